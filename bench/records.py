@@ -1,0 +1,202 @@
+"""One versioned JSON record per cell, and a compact file with its per-sample scores.
+
+Layout of a result folder: ``records/STEM.json`` and ``samples/STEM.jsonl.gz``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench.serving import ServingResult
+from replaceme.errors import InputError, OutputError
+
+SCHEMA_VERSION = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Prune(_Part):
+    """What was removed and how well the transform fits."""
+
+    block: tuple[int, int] | None = Field(
+        description="removed layers, 0-based, half-open; null: the baseline"
+    )
+    distance: float | None = Field(None, description="angular distance over the block, 0 to 1")
+    runner_up: tuple[int, int] | None = Field(None, description="the block with the next distance")
+    runner_up_distance: float | None = None
+    relative_error: tuple[float, float] | None = Field(
+        None, description="√(Σ‖prediction − L‖² / Σ‖L‖²) with plain removal, and with the transform"
+    )
+    mean_cosine: tuple[float, float] | None = Field(
+        None, description="mean cos(prediction, L) with plain removal, and with the transform"
+    )
+    warning: str | None = Field(None, description="why the fit should not be trusted")
+    notes: dict[str, Any] = Field(default={}, description="the solver's own notes")
+    solve_seconds: float | None = None
+    calibration_tokens: int | None = Field(None, description="real tokens, padding not counted")
+    calibration_seconds: float | None = Field(
+        None, description="all passes, shared by the model's cells"
+    )
+    peak_memory_bytes: int | None = Field(
+        None, description="peak resident bytes of the process up to the end of this stage"
+    )
+    dtype: str = Field(description="of the saved weights")
+    parameters: int = Field(description="stored parameters, tied ones once")
+    checkpoint_bytes: int = Field(description="bytes of the safetensors files")
+
+
+class Metric(_Part):
+    value: float
+    stderr: float | None
+    higher_is_better: bool | None
+
+
+class Task(_Part):
+    """One task's scores."""
+
+    identity: dict[str, Any]
+    primary: str = Field(description="the metric that counts")
+    average: bool = Field(description="whether it counts in the average")
+    metrics: dict[str, Metric] = Field(description="accuracies as fractions of 1")
+    items: int
+    version: str | None = Field(description="lm-eval's version of the task")
+    num_fewshot: int
+    seconds: float
+
+
+class Serving(_Part):
+    """A serving measurement; ``measured_on`` names the cell whose checkpoint was served."""
+
+    identity: dict[str, Any]
+    measured_on: str
+    result: ServingResult
+
+
+class Failure(_Part):
+    stage: str = Field(description="prune, score:TASK, or serve")
+    error: str
+    traceback: str | None = None
+
+
+class Record(_Part):
+    """Everything known about one cell."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    model_id: str
+    layers: int = Field(description="decoder layers removed; 0: the baseline")
+    label: str
+    identity: dict[str, Any]
+    status: Literal["complete", "failed", "started"] = "started"
+    failures: list[Failure] = []
+    prune: Prune | None = None
+    quality: dict[str, Task] = {}
+    serving: Serving | None = None
+    environment: dict[str, Any] = {}
+    runtime: dict[str, Any] = Field(
+        default={}, description="what does not change numbers: batch sizes …"
+    )
+    updated: str | None = Field(None, description="UTC time of the last change")
+
+    def failed(self, stage: str) -> Failure | None:
+        return next((failure for failure in self.failures if failure.stage == stage), None)
+
+
+class Store:
+    """The records of one result folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, stem: str) -> Path:
+        return self.folder / "records" / f"{stem}.json"
+
+    def read(self, stem: str) -> Record | None:
+        path = self.path(stem)
+        return read_record(path) if path.is_file() else None
+
+    def all(self) -> dict[str, Record]:
+        """Stem → record.
+
+        Raises:
+            InputError: a file that is not a record, or one of a newer schema.
+        """
+        paths = sorted((self.folder / "records").glob("*.json"))
+        return {path.stem: read_record(path) for path in paths}
+
+    def write(self, stem: str, record: Record) -> None:
+        text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False)
+        write_atomically(self.path(stem), text.encode() + b"\n")
+
+    def read_samples(self, stem: str) -> dict[str, dict[str, list[Any]]]:
+        """Task → {"doc_id": […], metric: […]}."""
+        path = self.folder / "samples" / f"{stem}.jsonl.gz"
+        if not path.is_file():
+            return {}
+        lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+        return {entry["task"]: entry["samples"] for entry in map(json.loads, lines)}
+
+    def write_samples(self, stem: str, samples: dict[str, dict[str, list[Any]]]) -> None:
+        lines = [
+            json.dumps({"task": task, "samples": columns}, separators=(",", ":"))
+            for task, columns in samples.items()
+        ]
+        content = gzip.compress("\n".join(lines).encode(), mtime=0)
+        write_atomically(self.folder / "samples" / f"{stem}.jsonl.gz", content)
+
+
+def read_record(path: Path) -> Record:
+    """A record from its file.
+
+    Raises:
+        InputError: not JSON, not a record, or of a newer schema.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        version = content["schema_version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path} is not a record; remove it to compute the cell again.") from None
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: schema_version is {version}, and this release reads up to {SCHEMA_VERSION}; "
+            f"use a newer release, or another folder."
+        )
+    try:
+        return Record.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise InputError(
+            f"{path}: {key}: {problem['msg']}; remove it to compute the cell again."
+        ) from None
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    part = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(part).chmod(0o644)
+        Path(part).replace(path)
+    except OSError as error:
+        if part:
+            Path(part).unlink(missing_ok=True)
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error

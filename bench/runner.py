@@ -1,0 +1,365 @@
+"""Plan → records: prune, score and serve what is not recorded yet, one record per cell.
+
+A stage that fails is noted in its cell's record and tried again by the next run; it never stops the
+others. Only an output that cannot be written ends the run.
+"""
+
+from __future__ import annotations
+
+import resource
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench import environment, records
+from bench.matrix import Cell, Plan, Task, serving_identity
+from bench.records import Failure, Record, Store
+from bench.serving import ServingError, measure
+from bench.suite import ModelSpec
+from replaceme import models, tensorfile
+from replaceme.architectures import architecture_of
+from replaceme.calibration import Batches, load_sequences
+from replaceme.errors import InputError, OutputError
+from replaceme.selection import check_count
+
+
+@dataclass(frozen=True)
+class Events:
+    """How a run tells what it does."""
+
+    step: Callable[[str], None]
+    done: Callable[[int], None]
+    say: Callable[[str], None]
+
+
+SILENT = Events(*[lambda _: None] * 3)
+
+
+def tasks_left(cell_record: Record | None, tasks: list[Task]) -> list[Task]:
+    """The tasks that a record does not answer."""
+    quality = cell_record.quality if cell_record else {}
+    return [
+        t for t in tasks if t.spec.task not in quality or quality[t.spec.task].identity != t.identity
+    ]
+
+
+def serving_left(record: Record | None, plan: Plan) -> bool:
+    """Whether a record lacks the serving measurement that the plan wants."""
+    if plan.suite.serve is None:
+        return False
+    if record is None or record.serving is None:
+        return True
+    known = record.serving.identity
+    return known != serving_identity({}, plan.suite.serve, "") | {
+        "config": known.get("config"),
+        "checkpoint": known.get("checkpoint") if plan.suite.serve.per_checkpoint else None,
+    }
+
+
+def stages_left(record: Record | None, plan: Plan) -> list[str]:
+    """Names of the stages that a run would do for a cell."""
+    left = [] if record and record.prune else ["prune"]
+    left += [f"score:{task.spec.task}" for task in tasks_left(record, plan.tasks)]
+    return left + ["serve"] * serving_left(record, plan)
+
+
+class Run:
+    """One run of a plan into a result folder."""
+
+    def __init__(self, plan: Plan, out: Path) -> None:
+        self.plan, self.out, self.events = plan, out, SILENT
+        self.store = Store(out)
+        self.records = {cell: self._known(cell) for cell in plan.cells}
+        self.device = plan.suite.device or models.default_device()
+
+    def _known(self, cell: Cell) -> Record:
+        record = self.store.read(cell.stem)
+        if record is None:
+            return Record(
+                model=cell.model.name,
+                model_id=cell.model.id,
+                layers=cell.layers,
+                label=cell.label,
+                identity=cell.identity,
+            )
+        record.label, record.model = cell.label, cell.model.name
+        for task in self.plan.tasks:
+            if (known := record.quality.get(task.spec.task)) and known.identity == task.identity:
+                known.average = task.spec.average
+        return record
+
+    @property
+    def steps(self) -> int:
+        """Number of stages that this run will do."""
+        return sum(len(stages_left(record, self.plan)) for record in self.records.values())
+
+    def execute(self, events: Events = SILENT) -> None:
+        """Do everything that is left.
+
+        Raises:
+            OutputError: the result folder cannot be written.
+        """
+        self.events = events
+        for model in self.plan.suite.models:
+            cells = [cell for cell in self.plan.cells if cell.model == model]
+            if any(stages_left(self.records[cell], self.plan) for cell in cells):
+                self._model(model, cells)
+
+    def _model(self, model: ModelSpec, cells: list[Cell]) -> None:
+        self.events.step(f"{model.name}: locating the model")
+        try:
+            source = models.locate(model.id, model.revision)
+            config = models.read_config(source)
+            architecture_of(config, f"model {model.id!r}")
+        except OutputError:
+            raise
+        except Exception as error:
+            for cell in cells:
+                self._fail(cell, "prune", error)
+            return
+        missing = [cell for cell in cells if self._needs_checkpoint(cell)]
+        if pruned := [cell for cell in missing if cell.solver]:
+            self._prune(model, source, pruned)
+        for cell in missing:
+            if not cell.solver:
+                self._attempt(cell, "prune", partial(self._baseline, cell, source))
+        for cell in cells:
+            if self.records[cell].prune:
+                self._score(cell, source)
+        for cell in cells:
+            if self.records[cell].prune:
+                self._serve(cell, source)
+        for cell in cells:
+            self._finish(cell)
+
+    # ---- prune
+
+    def checkpoint(self, cell: Cell, source: Path) -> Path:
+        """Folder of the cell's checkpoint; the baseline's is the source itself unless it is cast."""
+        dtype = cell.model.dtype
+        if cell.solver is None and dtype in (None, models.checkpoint_dtype(models.read_config(source))):
+            return source
+        return self.out / "checkpoints" / cell.stem
+
+    def _needs_checkpoint(self, cell: Cell) -> bool:
+        record = self.records[cell]
+        left = stages_left(record, self.plan)
+        folder = self.out / "checkpoints" / cell.stem
+        return "prune" in left or (bool(left) and cell.solver is not None and not folder.is_dir())
+
+    def _prune(self, model: ModelSpec, source: Path, cells: list[Cell]) -> None:
+        suite = self.plan.suite
+        from replaceme.pruning import calibrate
+
+        self.events.step(f"{model.name}: calibrating")
+        num_layers = models.read_config(source)["num_hidden_layers"]
+        fitting = []
+        for cell in cells:
+            try:
+                check_count(cell.layers, num_layers, f"prune.layers, model {model.id!r}")
+                fitting.append(cell)
+            except InputError as error:
+                self._fail(cell, "prune", error)
+        try:
+            loaded, tokenizer = models.load(source, model.dtype, self.device, model.trust_remote_code)
+            sequences = load_sequences(suite.calibration, tokenizer)
+            batches = Batches(sequences, suite.prune.batch_size, suite.calibration.seed)
+            calibration = calibrate(
+                loaded,
+                batches,
+                counts=[cell.layers for cell in fitting],
+                solvers=[cell.solver.solver for cell in fitting if cell.solver],
+                compat_reference=suite.prune.compat == "reference",
+            )
+        except OutputError:
+            raise
+        except Exception as error:
+            for cell in fitting:
+                self._fail(cell, "prune", error)
+            return
+        del loaded
+        for cell in fitting:
+            self.events.step(f"{cell.name}: fitting and saving")
+            self._attempt(cell, "prune", partial(self._write, cell, source, calibration))
+
+    def _write(self, cell: Cell, source: Path, calibration: Any) -> None:
+        from replaceme import Fit, fit, write_checkpoint
+
+        assert cell.solver is not None
+        choice = calibration.choices[cell.layers]
+        found: Fit = fit(
+            cell.solver.solver, calibration.moments[choice.block], self.plan.suite.calibration.seed
+        )
+        out = self.checkpoint(cell, source)
+        provenance = {
+            "model": cell.model.id,
+            "removed_layers": list(choice.block),
+            "identity": cell.identity,
+            "environment": environment.describe(),
+        }
+        write_checkpoint(
+            source,
+            out,
+            choice.block,
+            found.transform,
+            provenance,
+            dtype=cell.model.dtype,
+            overwrite=True,
+        )
+        self.records[cell].prune = records.Prune(
+            block=tuple(choice.block),
+            distance=choice.distance,
+            runner_up=choice.runner_up,
+            runner_up_distance=choice.runner_up_distance,
+            relative_error=found.relative_error,
+            mean_cosine=found.mean_cosine,
+            warning=found.warning,
+            notes=found.notes,
+            solve_seconds=found.seconds,
+            calibration_tokens=calibration.tokens,
+            calibration_seconds=calibration.seconds,
+            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            **_size(out),
+        )
+        if found.warning:
+            self.events.say(f"warning: {cell.name}: {found.warning}")
+
+    def _baseline(self, cell: Cell, source: Path) -> None:
+        from replaceme import write_checkpoint
+
+        out = self.checkpoint(cell, source)
+        if out != source:
+            write_checkpoint(source, out, None, None, {}, dtype=cell.model.dtype, overwrite=True)
+        self.records[cell].prune = records.Prune(block=None, **_size(out))
+
+    # ---- score
+
+    def _score(self, cell: Cell, source: Path) -> None:
+        record = self.records[cell]
+        left = tasks_left(record, self.plan.tasks)
+        if not left:
+            return
+        from bench.scoring.harness import CheckpointScorer
+
+        assert self.plan.suite.score is not None
+        assert record.prune is not None
+        self.events.step(f"{cell.name}: loading for scoring")
+        try:
+            scorer = CheckpointScorer(
+                self.checkpoint(cell, source),
+                dtype=record.prune.dtype,
+                device=self.device,
+                batch_size=self.plan.suite.score.batch_size,
+                trust_remote_code=cell.model.trust_remote_code,
+            )
+        except Exception as error:
+            for task in left:
+                self._fail(cell, f"score:{task.spec.task}", error)
+            return
+        for task in left:
+            self.events.step(f"{cell.name}: {task.spec.task}")
+            self._attempt(cell, f"score:{task.spec.task}", partial(self._task, cell, scorer, task))
+        scorer.close()
+
+    def _task(self, cell: Cell, scorer: Any, task: Task) -> None:
+        score = scorer.score(task.spec, task.source, task.limit)
+        samples = self.store.read_samples(cell.stem) | {task.spec.task: score.samples}
+        self.store.write_samples(cell.stem, samples)
+        self.records[cell].quality[task.spec.task] = records.Task(
+            identity=task.identity,
+            primary=score.primary,
+            average=task.spec.average,
+            metrics={name: records.Metric(**metric) for name, metric in score.metrics.items()},
+            items=score.items,
+            version=score.version,
+            num_fewshot=score.num_fewshot,
+            seconds=score.seconds,
+        )
+
+    # ---- serve
+
+    def _serve(self, cell: Cell, source: Path) -> None:
+        if serving_left(self.records[cell], self.plan):
+            self._attempt(cell, "serve", partial(self._measure, cell, source))
+
+    def _measure(self, cell: Cell, source: Path) -> None:
+        settings = self.plan.suite.serve
+        assert settings is not None
+        folder = self.checkpoint(cell, source)
+        identity = serving_identity(models.read_config(folder), settings, cell.stem)
+        for other, record in self.records.items():
+            if record.serving and record.serving.identity == identity:
+                self.records[cell].serving = record.serving
+                return
+            failure = record.failed("serve")
+            if failure and other != cell and (other.model, other.layers) == (cell.model, cell.layers):
+                raise ServingError(failure.error)
+        self.events.step(f"{cell.name}: serving with {settings.engine}")
+        log = self.out / "logs" / f"serve-{cell.stem}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        result = measure(folder, settings, log)
+        self.records[cell].serving = records.Serving(
+            identity=identity, measured_on=cell.name, result=result
+        )
+
+    # ---- records
+
+    def _attempt(self, cell: Cell, stage: str, work: Callable[[], None]) -> None:
+        record = self.records[cell]
+        try:
+            work()
+        except OutputError:
+            raise
+        except Exception as error:
+            self._fail(cell, stage, error)
+            return
+        record.failures = [failure for failure in record.failures if failure.stage != stage]
+        self._save(cell)
+        self.events.done(1)
+
+    def _fail(self, cell: Cell, stage: str, error: Exception) -> None:
+        text = str(error).strip() or type(error).__name__
+        known = isinstance(error, InputError | ServingError)
+        trace = None if known else "".join(traceback.format_exception(error)[-6:])
+        record = self.records[cell]
+        record.failures = [failure for failure in record.failures if failure.stage != stage]
+        record.failures.append(Failure(stage=stage, error=text, traceback=trace))
+        self._save(cell)
+        self.events.say(f"failed: {cell.name}, {stage}: {text.splitlines()[0]}")
+        self.events.done(1)
+
+    def _save(self, cell: Cell) -> None:
+        record = self.records[cell]
+        if record.failures:
+            record.status = "failed"
+        else:
+            record.status = "started" if stages_left(record, self.plan) else "complete"
+        record.environment = environment.describe()
+        record.updated = datetime.now(UTC).isoformat(timespec="seconds")
+        record.runtime = {
+            "device": self.device,
+            "calibration_batch_size": self.plan.suite.prune.batch_size,
+            "score_batch_size": self.plan.suite.score.batch_size if self.plan.suite.score else None,
+        }
+        self.store.write(cell.stem, record)
+
+    def _finish(self, cell: Cell) -> None:
+        """Drop failures of stages that the plan no longer has."""
+        record = self.records[cell]
+        left = stages_left(record, self.plan)
+        kept = [failure for failure in record.failures if failure.stage in left]
+        if kept != record.failures:
+            record.failures = kept
+            self._save(cell)
+
+
+def _size(folder: Path) -> dict[str, Any]:
+    return {
+        "dtype": models.checkpoint_dtype(models.read_config(folder)),
+        "parameters": tensorfile.count_parameters(folder),
+        "checkpoint_bytes": tensorfile.weight_bytes(folder),
+    }

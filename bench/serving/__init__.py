@@ -1,0 +1,18 @@
+"""Latency and memory of a checkpoint in vLLM, measured in a process of its own."""
+
+from bench.serving.device import device_name, engine_version
+from bench.serving.launch import EngineMissingError, ServingError, measure
+from bench.serving.result import ServingResult, WorkloadResult
+from bench.serving.spec import ServeSettings, Workload
+
+__all__ = [
+    "EngineMissingError",
+    "ServeSettings",
+    "ServingError",
+    "ServingResult",
+    "Workload",
+    "WorkloadResult",
+    "device_name",
+    "engine_version",
+    "measure",
+]

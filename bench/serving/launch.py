@@ -1,0 +1,113 @@
+"""Starts the worker that runs the engine, and makes sure that nothing of it survives."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from bench.serving.device import engine_version
+from bench.serving.result import ServingResult
+from bench.serving.spec import ServeSettings
+
+_ERROR = re.compile(r"(?:^|[\s.])([A-Z]\w*(?:Error|Exception|Interrupt|Exit)): (.+)")
+_POINTER = re.compile(
+    r"see (the )?(root cause|stack trace)|failed to start|initialization failed", re.IGNORECASE
+)
+
+
+class ServingError(Exception):
+    """A measurement that did not happen; `reason` is one sentence."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class EngineMissingError(ServingError):
+    """vLLM is not installed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "vLLM is not installed: run `pip install 'replaceme[vllm]'` on a machine with an NVIDIA "
+            "GPU, or `make` in the repository on a CPU."
+        )
+
+
+class WorkerSpec(BaseModel):
+    """What the worker reads."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    checkpoint: Path
+    settings: ServeSettings
+
+
+def measure(
+    checkpoint: Path, settings: ServeSettings, log_file: Path, work_dir: Path | None = None
+) -> ServingResult:
+    """Measure a checkpoint folder's latency and memory in a fresh engine process.
+
+    All output of the process goes to `log_file`, replacing what was there; its scratch files lie
+    in `work_dir` (default: the system's folder) and are removed. Raises `EngineMissingError` where
+    vLLM is not installed, and `ServingError` when the engine fails or takes longer than
+    `settings.timeout` seconds. Whatever happens, no process is left.
+    """
+    if engine_version() is None:
+        raise EngineMissingError
+    if not checkpoint.is_dir():
+        raise ServingError(f"{checkpoint} is not a checkpoint folder.")
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="serving-", dir=work_dir) as scratch:
+        spec, result = Path(scratch, "spec.json"), Path(scratch, "result.json")
+        spec.write_text(WorkerSpec(checkpoint=checkpoint.resolve(), settings=settings).model_dump_json())
+        status = _run_worker(spec, result, log_file, settings.timeout)
+        if status != 0 or not result.exists():
+            raise ServingError(f"{_failure(status, log_file)} (log: {log_file.name})")
+        return ServingResult.model_validate_json(result.read_bytes())
+
+
+def _run_worker(spec: Path, result: Path, log_file: Path, timeout: float) -> int:
+    """Run the worker to its end; its process group dies when its standard input, our pipe, closes."""
+    command = [sys.executable, "-P", "-m", "bench.serving.worker", str(spec), str(result)]
+    with log_file.open("wb") as log:
+        worker = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        return worker.wait(timeout)
+    except subprocess.TimeoutExpired:
+        raise ServingError(
+            f"The engine did not finish within {timeout:g} s and was killed (log: {log_file.name})"
+        ) from None
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
+        if worker.stdin:
+            worker.stdin.close()
+
+
+def _failure(status: int, log_file: Path) -> str:
+    """Why the worker ended with `status`, from the last error in its log where there is one."""
+    if status < 0:
+        return f"The engine was killed by {signal.Signals(-status).name}"
+    lines = [line.strip() for line in log_file.read_text(errors="replace").splitlines() if line.strip()]
+    found = [(match, after) for line, after in pairwise([*lines, ""]) if (match := _ERROR.search(line))]
+    telling = [error for error in found if not _POINTER.search(error[0][2])] or found
+    if not telling:
+        return f"The engine ended with status {status}" + (f": {lines[-1]}" if lines else "")
+    match, after = telling[-1]
+    if match[1] == "ValidationError":  # pydantic's: the message is on the next line
+        return re.sub(r"^(Value error|Assertion failed), | \[type=.*", "", after)
+    return f"{match[1]}: {match[2]}"

@@ -1,0 +1,111 @@
+"""What was measured. Unknown is null, never 0."""
+
+from collections.abc import Sequence
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.serving.spec import Workload
+
+
+class _Result(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Distribution(_Result):
+    """Raw values and their percentiles, interpolated linearly between neighbours."""
+
+    values: list[float] = Field(min_length=1, description="Every raw value, in the order measured.")
+    p50: float = Field(description="Median of the values.")
+    p90: float = Field(description="90th percentile of the values.")
+    p99: float = Field(description="99th percentile of the values.")
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """Summarise `values` (not empty, any unit)."""
+        import numpy as np
+
+        p50, p90, p99 = np.percentile(values, [50, 90, 99]).tolist()
+        return cls(values=list(values), p50=p50, p90=p90, p99=p99)
+
+
+class WorkloadResult(_Result):
+    """Times of one workload's timed runs."""
+
+    workload: Workload = Field(description="The load.")
+    latency_seconds: Distribution = Field(
+        description="Seconds from submitting a batch to its last token; one value per timed run."
+    )
+    ttft_seconds: Distribution = Field(
+        description="Seconds from submitting the batch to a request's first token, waiting for the "
+        "rest of the batch included; one value per request, run after run."
+    )
+    tpot_seconds: Distribution = Field(
+        description="Seconds per token after the first, (last − first token time) / (tokens − 1); "
+        "one value per request, run after run."
+    )
+    output_tokens_per_second: float = Field(
+        description="Generated tokens of all timed runs per second of their latencies."
+    )
+    requests_per_second: float = Field(
+        description="Requests of all timed runs per second of their latencies."
+    )
+
+
+class Memory(_Result):
+    """Memory the engine holds, over all its devices."""
+
+    weights_bytes: int | None = Field(
+        description="Bytes of the model's parameters as the engine loaded them, before its kernels "
+        "repack them: tied weights once, the vocabulary padded to a multiple of 64 rows."
+    )
+    kv_bytes_per_token: int | None = Field(
+        description="Bytes of KV cache one more token of context takes, over all attention layers."
+    )
+    kv_capacity_tokens: int | None = Field(
+        description="Tokens the KV pool holds in sequences of max_model_len tokens, as the engine "
+        "reports it; a sequence takes whole blocks."
+    )
+    kv_pool_bytes: int | None = Field(description="Bytes of the tensors the KV cache lies in.")
+    peak_process_memory_bytes: int | None = Field(
+        description="Peak resident bytes of the engine's worker processes, libraries included; on a "
+        "CPU also weights and KV pool."
+    )
+    peak_device_memory_bytes: int | None = Field(
+        description="Peak bytes torch allocated on the GPUs since the engine's start; null on a CPU."
+    )
+
+
+class EngineSettings(_Result):
+    """The settings the engine reports it runs with."""
+
+    max_model_len: int = Field(description="Longest sequence, in tokens.")
+    max_num_seqs: int = Field(description="Most sequences of one step.")
+    max_num_batched_tokens: int = Field(description="Most tokens of one step.")
+    block_size: int = Field(description="Tokens of one KV cache block.")
+    kv_cache_dtype: str = Field(description="Type of the KV cache; auto: the model's.")
+    enable_prefix_caching: bool = Field(description="Whether KV blocks of earlier prompts are reused.")
+    enable_chunked_prefill: bool = Field(description="Whether a long prompt may be split over steps.")
+    enforce_eager: bool = Field(description="Whether compilation and CUDA graphs are off.")
+    compilation_mode: str = Field(description="The engine's name for how it compiles the model.")
+    tensor_parallel_size: int = Field(description="Devices the weights are split over.")
+
+
+class ServingResult(_Result):
+    """One measurement: an engine process, its memory and the times of every workload."""
+
+    engine: str = Field(description="The inference engine.")
+    engine_version: str = Field(description="The engine's version.")
+    device: str = Field(description="CPU model and its physical cores, or GPU name.")
+    dtype: str = Field(description="Type of weights and activations.")
+    threads: int | None = Field(description="CPU threads of the engine's computations; null on a GPU.")
+    start_seconds: float = Field(
+        description="Seconds to construct the engine: weights, KV pool, compilation; not the imports."
+    )
+    engine_settings: EngineSettings = Field(description="What the engine reports it runs with.")
+    memory: Memory = Field(description="Memory the engine holds.")
+    workloads: list[WorkloadResult] = Field(description="Times, one entry per workload, in order.")
+    replay_cached_tokens: int = Field(
+        description="Tokens of a prompt sent a second time that the engine took from a prefix cache; "
+        "0 shows that the cache is off."
+    )

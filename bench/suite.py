@@ -1,0 +1,232 @@
+"""The suite file: what to prune, how to score it, how to serve it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from bench import yaml_source
+from bench.scoring.presets import PRESETS
+from bench.serving.spec import ServeSettings
+from replaceme.calibration import CalibrationData
+from replaceme.errors import InputError
+from replaceme.models import short_name
+from replaceme.solvers import SOLVERS, Solver, make_solver
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSpec(_Section):
+    """A model to prune; a bare string means its id."""
+
+    id: str = Field(
+        min_length=1, description="hub id, local folder, GGUF file, or package:NAME/FILE.gguf"
+    )
+    revision: str | None = Field(None, description="revision of a hub model")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None, description="dtype to calibrate and save in; null: the checkpoint's own"
+    )
+    trust_remote_code: bool = Field(False, description="run code that comes with the model")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return {"id": value} if isinstance(value, str) else value
+
+    @property
+    def name(self) -> str:
+        return short_name(self.id)
+
+
+class SolverSpec(_Section):
+    """A solver with its parameters and the label it has in tables; a bare string means its name."""
+
+    label: str
+    solver: Solver
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = {"name": value}
+        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+            raise ValueError("a solver is a name, or a mapping with name, its parameters, and as")
+        parameters = {key: item for key, item in value.items() if key not in ("name", "as")}
+        label = value.get("as", value["name"])
+        if not isinstance(label, str) or not label:
+            raise ValueError("as: the label of a solver must be a text")
+        try:
+            return {"label": label, "solver": make_solver(value["name"], **parameters)}
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        except ValidationError as error:
+            raise ValueError(_parameter_message(value["name"], error)) from None
+
+
+def _parameter_message(name: str, error: ValidationError) -> str:
+    problem = error.errors()[0]
+    key, allowed = problem["loc"][0], list(SOLVERS[name].model_fields)
+    if problem["type"] == "extra_forbidden":
+        return f"solver {name!r} has no parameter {key!r}; it has {', '.join(allowed) or 'none'}."
+    return f"solver {name!r}, parameter {key}: {problem['msg']}; got {problem['input']!r}."
+
+
+class PruneSpec(_Section):
+    """Which variants to make: every layer count with every solver."""
+
+    layers: list[int] = Field(min_length=1, description="numbers of layers to remove")
+    solvers: list[SolverSpec] = Field(min_length=1, description="how to compensate for them")
+    selector: Literal["angular"] = Field("angular", description="how the block is chosen")
+    compat: Literal["reference"] | None = Field(
+        None, description="reference: compare the last block with the state after the final norm"
+    )
+    batch_size: int = Field(8, gt=0, description="calibration sequences per forward")
+
+    @field_validator("layers")
+    @classmethod
+    def _distinct(cls, layers: list[int]) -> list[int]:
+        for count in layers:
+            if count < 1:
+                raise ValueError(f"{count} layers cannot be removed; the least is 1")
+        if len(set(layers)) < len(layers):
+            raise ValueError("the same layer count stands twice, which would make duplicate cells")
+        return layers
+
+    @field_validator("solvers")
+    @classmethod
+    def _labelled(cls, solvers: list[SolverSpec]) -> list[SolverSpec]:
+        labels = [spec.label for spec in solvers]
+        if twice := {label for label in labels if labels.count(label) > 1}:
+            raise ValueError(
+                f"the label {sorted(twice)[0]!r} stands twice, which would make duplicate cells; "
+                f"give one of them another with 'as: NAME'"
+            )
+        return solvers
+
+
+class TaskSpec(_Section):
+    """An lm-eval task; a bare string means its name."""
+
+    task: str = Field(min_length=1, description="name of an lm-eval task")
+    num_fewshot: int | None = Field(
+        None, ge=0, description="examples in the prompt; null: the task's own"
+    )
+    metric: str | None = Field(
+        None, description="the metric that counts; null: acc_norm, acc or exact_match, the first it has"
+    )
+    average: bool = Field(True, description="whether it counts in the average")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return {"task": value} if isinstance(value, str) else value
+
+
+class ScoreSpec(_Section):
+    """Quality: lm-eval tasks."""
+
+    tasks: list[TaskSpec] = Field(min_length=1, description="task names or presets")
+    include_path: list[Path] = Field(default=[], description="folders with lm-eval task YAMLs")
+    limit: int | None = Field(None, gt=0, description="items of each task at most")
+    batch_size: int = Field(16, gt=0, description="requests per forward")
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _presets(cls, tasks: Any) -> Any:
+        if not isinstance(tasks, list):
+            return tasks
+        return [entry for task in tasks for entry in PRESETS.get(str(task), [task])]
+
+    @field_validator("tasks")
+    @classmethod
+    def _distinct(cls, tasks: list[TaskSpec]) -> list[TaskSpec]:
+        names = [task.task for task in tasks]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"the task {sorted(twice)[0]!r} stands twice")
+        return tasks
+
+    @field_validator("include_path", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("include_path")
+    @classmethod
+    def _from_suite(cls, paths: list[Path], info: ValidationInfo) -> list[Path]:
+        folder = (info.context or {}).get("folder", Path())
+        paths = [(folder / path.expanduser()).resolve() for path in paths]
+        for path in paths:
+            if not path.is_dir():
+                raise ValueError(f"there is no folder {path}")
+        return paths
+
+
+class Suite(_Section):
+    """A whole suite file."""
+
+    name: str = Field(pattern=r"^[\w.-]+$", description="also the name of the default output folder")
+    models: list[ModelSpec] = Field(min_length=1, description="models to prune")
+    prune: PruneSpec
+    calibration: CalibrationData = Field(default_factory=CalibrationData)
+    score: ScoreSpec | None = Field(None, description="null: no quality is measured")
+    serve: ServeSettings | None = Field(None, description="null: no latency and memory are measured")
+    device: str | None = Field(None, description="torch device; null: the GPU where there is one")
+
+    @field_validator("models")
+    @classmethod
+    def _from_suite(cls, models: list[ModelSpec], info: ValidationInfo) -> list[ModelSpec]:
+        folder = (info.context or {}).get("folder", Path())
+        models = [_resolve_path(model, "id", folder) for model in models]
+        names = [model.name for model in models]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(
+                f"two models are named {sorted(twice)[0]!r}, which would make duplicate cells"
+            )
+        return models
+
+    @field_validator("calibration")
+    @classmethod
+    def _calibration_path(cls, data: CalibrationData, info: ValidationInfo) -> CalibrationData:
+        data = _resolve_path(data, "dataset", (info.context or {}).get("folder", Path()))
+        try:
+            data.local_file()
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return data
+
+    @model_validator(mode="after")
+    def _measures_something(self) -> Self:
+        if self.score is None and self.serve is None:
+            raise ValueError("the suite measures nothing; give it a 'score' or a 'serve' section")
+        return self
+
+
+def _resolve_path(section: Any, field: str, folder: Path) -> Any:
+    """The section with a path relative to the suite file made absolute; other names stay."""
+    value = getattr(section, field)
+    path = folder / Path(value).expanduser()
+    local = value.startswith((".", "/", "~")) or path.suffix in {".gguf", ".jsonl", ".parquet", ".txt"}
+    if ":" not in value and (local or path.is_dir()):
+        return section.model_copy(update={field: str(path.resolve())})
+    return section
+
+
+def load(path: Path) -> Suite:
+    """A suite from its file.
+
+    Raises:
+        InputError: with file, line, key, what is wrong, and what is allowed.
+    """
+    return yaml_source.load(path, Suite)

@@ -1,0 +1,237 @@
+"""A dataset → token sequences → batches.
+
+Rules, the same for every source:
+
+* A row of text gets the special tokens that its tokenizer adds by default. A row of messages goes
+  through the model's chat template, which writes its own special tokens.
+* A ``.txt`` file (or a built-in text) is cut into consecutive windows of ``max_length`` tokens; each
+  starts with the tokenizer's BOS where the tokenizer would put one.
+* Batches are padded on the right. Attention is causal, so padding cannot reach a real token, and no
+  statistic reads a padded position.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from replaceme.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BUILTIN_PREFIX = "builtin:"
+BUILTINS = {"prose": "prose.txt"}
+TABLES = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
+
+
+class CalibrationData(BaseModel):
+    """Which text the statistics are taken from; the ``calibration`` section of a suite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset: str = Field(
+        "builtin:prose",
+        description="hub id, local folder, .jsonl/.parquet/.txt file, or builtin:prose",
+    )
+    subset: str | None = Field(None, description="configuration name of a hub data set")
+    split: str = Field("train", description="split of a hub data set")
+    revision: str | None = Field(None, description="revision of a hub data set")
+    column: str = Field("text", description="column with a text, or with a list of chat messages")
+    samples: int = Field(192, gt=0, description="number of sequences at most")
+    max_length: int = Field(256, gt=1, description="tokens per sequence at most")
+    seed: int = Field(42, ge=0, description="seed of the choice of rows and of sampled tokens")
+
+    def local_file(self) -> Path | None:
+        """The file behind ``dataset``, or ``None`` for a hub data set.
+
+        Raises:
+            InputError: an unknown built-in, or a missing file.
+        """
+        if self.dataset.startswith(BUILTIN_PREFIX):
+            return builtin(self.dataset.removeprefix(BUILTIN_PREFIX))
+        path = Path(self.dataset).expanduser()
+        if path.suffix in {*TABLES, ".txt"}:
+            if not path.is_file():
+                raise InputError(f"calibration dataset {self.dataset!r}: no such file.")
+            return path
+        return None
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the local file, or the hub id with its revision (nothing is downloaded)."""
+        if (path := self.local_file()) is not None:
+            return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+        if Path(self.dataset).expanduser().is_dir():
+            return "folder:" + folder_hash(Path(self.dataset).expanduser())
+        return f"hub:{self.dataset}@{self.revision or 'main'}"
+
+
+def builtin(name: str) -> Path:
+    """Path of a calibration text that ships with the package."""
+    if name not in BUILTINS:
+        raise InputError(
+            f"calibration dataset 'builtin:{name}' does not exist; built in are "
+            f"{', '.join(BUILTIN_PREFIX + known for known in BUILTINS)}."
+        )
+    return Path(str(resources.files("replaceme") / "data" / BUILTINS[name]))
+
+
+def folder_hash(folder: Path) -> str:
+    """SHA-256 over names and contents of the data files of a local data set folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not any(part.startswith(".") for part in path.parts):
+            digest.update(str(path.relative_to(folder)).encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def load_sequences(data: CalibrationData, tokenizer: Any) -> list[list[int]]:
+    """Token ids of the calibration sequences, ready for :func:`batches`.
+
+    Returns:
+        At most ``data.samples`` lists of 1 to ``data.max_length`` token ids.
+
+    Raises:
+        InputError: the data set cannot be read, lacks the column, or holds no text.
+    """
+    path = data.local_file()
+    if path is not None and path.suffix == ".txt":
+        sequences = windows(path.read_text("utf-8"), tokenizer, data.max_length, data.samples)
+    else:
+        sequences = tokenize(_rows(data, path), tokenizer, data.max_length)
+    if not sequences:
+        raise InputError(f"calibration dataset {data.dataset!r} holds no text.")
+    return sequences
+
+
+def tokenize(rows: Sequence[Any], tokenizer: Any, max_length: int) -> list[list[int]]:
+    """Token ids of texts or message lists, cut to ``max_length``; empty ones are left out."""
+    encoded = (_encode(row, tokenizer) for row in rows)
+    return [ids[:max_length] for ids in encoded if ids]
+
+
+def windows(text: str, tokenizer: Any, max_length: int, count: int | None = None) -> list[list[int]]:
+    """Consecutive windows of ``max_length`` tokens; a shorter rest is left out unless it is all."""
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    start = tokenizer("x")["input_ids"][:1]
+    bos = start if start == [tokenizer.bos_token_id] else []
+    size = max_length - len(bos)
+    cut = [bos + ids[i : i + size] for i in range(0, len(ids) - size + 1, size)]
+    return (cut or [bos + ids] * bool(ids))[:count]
+
+
+def _encode(row: Any, tokenizer: Any) -> list[int]:
+    if isinstance(row, str):
+        return tokenizer(row, verbose=False)["input_ids"] if row.strip() else []
+    if isinstance(row, list) and row and isinstance(row[0], dict):
+        if not tokenizer.chat_template:
+            raise InputError(
+                "the calibration column holds chat messages, but the model's tokenizer has no chat "
+                "template; name a column of plain text."
+            )
+        return tokenizer.apply_chat_template(_messages(row), tokenize=True, return_dict=False)
+    if not row:
+        return []
+    raise InputError(
+        f"the calibration column holds {type(row).__name__} values; allowed are texts, and lists of "
+        f"messages with role and content."
+    )
+
+
+def _messages(row: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Messages with ``role`` and ``content``; the from/value form of ShareGPT is translated."""
+    return [
+        message
+        if "role" in message
+        else {"role": ROLES.get(message["from"], message["from"]), "content": message["value"]}
+        for message in row
+    ]
+
+
+def _rows(data: CalibrationData, path: Path | None) -> list[Any]:
+    """The wanted column of a seeded choice of rows."""
+    import datasets
+
+    where = f"calibration dataset {data.dataset!r}"
+    try:
+        if path is not None:
+            table = datasets.load_dataset(TABLES[path.suffix], data_files=str(path), split="train")
+        else:
+            table = datasets.load_dataset(
+                data.dataset, data.subset, split=data.split, revision=data.revision
+            )
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{where} cannot be read: {reason}") from error
+    if data.column not in table.column_names:
+        raise InputError(
+            f"{where} has no column {data.column!r}{nearest(data.column, table.column_names)} Its "
+            f"columns are {', '.join(table.column_names)}."
+        )
+    if len(table) > data.samples:
+        table = table.shuffle(seed=data.seed).select(range(data.samples))
+    return list(table[data.column])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded token ids.
+
+    Attributes:
+        ids: [sequences, tokens] int64.
+        lengths: [sequences] int64, number of real tokens in each row.
+        ranks: [real tokens] int64, place of each real token (row by row) in a seeded random order of
+            all calibration tokens; the tokens with rank < k are a uniform sample of k tokens.
+    """
+
+    ids: Tensor
+    lengths: Tensor
+    ranks: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """[sequences, tokens] bool, true at real tokens."""
+        import torch
+
+        return torch.arange(self.ids.shape[1]) < self.lengths[:, None]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """All calibration tokens; can be iterated any number of times."""
+
+    sequences: list[list[int]]
+    batch_size: int = 8
+    seed: int = 42
+
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.sequences))
+
+    def __len__(self) -> int:
+        return -(-len(self.sequences) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches of sequences of similar length, longest first."""
+        import torch
+
+        ordered = sorted(self.sequences, key=len, reverse=True)
+        ranks = torch.randperm(self.tokens, generator=torch.Generator().manual_seed(self.seed))
+        seen = 0
+        for start in range(0, len(ordered), self.batch_size):
+            rows = ordered[start : start + self.batch_size]
+            lengths = torch.tensor([len(row) for row in rows])
+            ids = torch.zeros(len(rows), len(rows[0]), dtype=torch.long)
+            for line, row in zip(ids, rows, strict=True):
+                line[: len(row)] = torch.tensor(row)
+            count = int(lengths.sum())
+            yield Batch(ids, lengths, ranks[seen : seen + count])
+            seen += count

@@ -1,0 +1,17 @@
+"""The two errors that are the user's to solve; everything else is a defect of ours."""
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong. The message is complete: what, where, what is allowed."""
+
+
+class OutputError(RuntimeError):
+    """A result cannot be written. The message names the file or folder and the reason."""
+
+
+def nearest(name: str, allowed: list[str]) -> str:
+    """The closest of ``allowed`` to ``name`` as the tail of a message, or an empty string."""
+    import difflib
+
+    close = difflib.get_close_matches(name, allowed, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,267 @@
+"""A model's name → a Hugging Face folder → a loaded model.
+
+A name is a hub id, a local folder, a GGUF file, or ``package:NAME/FILE.gguf`` for a file inside an
+installed package. A GGUF file is converted once, into a cache folder named after its content, so that
+every later step sees an ordinary folder with ``config.json`` and safetensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from replaceme.errors import InputError, OutputError
+from replaceme.tensorfile import read_header
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PACKAGE_PREFIX = "package:"
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def cache_folder() -> Path:
+    """Where conversions are kept: ``$REPLACEME_CACHE``, or ``replaceme`` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("REPLACEME_CACHE") or Path(base) / "replaceme")
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a name means a model on the hub rather than something on this machine."""
+    return not (
+        source.startswith((PACKAGE_PREFIX, "."))
+        or source.endswith(".gguf")
+        or Path(source).expanduser().exists()
+        or not HUB_ID.fullmatch(source)
+    )
+
+
+def short_name(source: str) -> str:
+    """A readable name for tables and files: the last part of an id or path, without quantisation."""
+    name = source.rstrip("/").rpartition("/")[2].removesuffix(".gguf")
+    return re.sub(r"\.(I?Q\d\w*|[FB]F?(16|32))$", "", name) or source
+
+
+def local_file(source: str) -> Path:
+    """The GGUF file or folder that a local name means.
+
+    Raises:
+        InputError: there is no such file, folder or package.
+    """
+    if source.startswith(PACKAGE_PREFIX):
+        package, _, inside = source.removeprefix(PACKAGE_PREFIX).partition("/")
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+        if spec is None or not spec.submodule_search_locations:
+            raise InputError(
+                f"model {source!r}: the package {package!r} is not installed in this environment."
+            )
+        path = Path(next(iter(spec.submodule_search_locations))) / inside
+    else:
+        path = Path(source).expanduser()
+    if not path.exists():
+        raise InputError(f"model {source!r}: no such file or folder, and not a hub id.")
+    return path
+
+
+def locate(source: str, revision: str | None = None) -> Path:
+    """The Hugging Face folder of a model; downloads or converts it where necessary.
+
+    Raises:
+        InputError: nothing there, not a checkpoint, or not reachable.
+    """
+    if is_hub_id(source):
+        return _download(source, revision)
+    path = local_file(source)
+    folder = convert_gguf(path) if path.is_file() else path
+    check_folder(folder, source)
+    return folder
+
+
+def known_folder(source: str) -> Path | None:
+    """The folder of a model if it is on this machine already; nothing is downloaded or converted."""
+    if is_hub_id(source):
+        return None
+    path = local_file(source)
+    folder = _conversion_folder(path) if path.is_file() else path
+    return folder if (folder / "config.json").is_file() else None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a folder."""
+    return json.loads((folder / "config.json").read_text("utf-8"))
+
+
+def check_folder(folder: Path, source: str) -> None:
+    """Refuse a folder that is not a whole safetensors checkpoint; reads only headers.
+
+    Raises:
+        InputError: no or broken config, no safetensors, or a damaged weight file.
+    """
+    where = f"model {source!r}"
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{where} is not a checkpoint: {folder} has no config.json.")
+    try:
+        read_config(folder)
+    except ValueError as error:
+        raise InputError(f"{where}: {folder / 'config.json'} is not valid JSON ({error}).") from None
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickled = any(folder.glob("*.bin"))
+        reason = "only pickled weights (.bin), which are never read" if pickled else "no weights"
+        raise InputError(
+            f"{where} is not a usable checkpoint: {folder} has {reason}; needed are .safetensors."
+        )
+    for file in files:
+        read_header(file)
+
+
+def _download(source: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = [*WEIGHT_FILES, "*.json", "*.txt", "*.model", "*.jinja", "LICENSE*"]
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(f"model {source!r} cannot be had from the hub: {reason}") from error
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, remembered in the cache by path, size and time of change."""
+    stat = path.stat()
+    key = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()
+    memo = cache_folder() / "hashes" / key
+    if memo.is_file():
+        return memo.read_text()
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        part = memo.with_suffix(f".{os.getpid()}")
+        part.write_text(digest)
+        part.replace(memo)
+    except OSError:
+        return digest  # a cache that cannot be written costs time, not correctness
+    return digest
+
+
+def fingerprint(source: str, revision: str | None = None) -> str:
+    """What identifies a model's weights without loading or downloading them.
+
+    The content of a GGUF file, or of a folder's config and safetensors; for a hub id its revision.
+    """
+    if is_hub_id(source):
+        return f"hub:{source}@{revision or 'main'}"
+    path = local_file(source)
+    if path.is_file():
+        return f"gguf:{file_hash(path)}"
+    digest = hashlib.sha256()
+    for file in [path / "config.json", *sorted(path.glob("*.safetensors"))]:
+        if file.is_file():
+            digest.update(f"{file.name}:{file_hash(file)}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _conversion_folder(gguf: Path) -> Path:
+    return cache_folder() / "models" / f"{short_name(gguf.name)}-{file_hash(gguf)[:12]}"
+
+
+def convert_gguf(gguf: Path) -> Path:
+    """An ordinary bfloat16 checkpoint with the weights of a GGUF file, made once and then kept.
+
+    Raises:
+        InputError: the file is damaged, or of a family that transformers cannot convert.
+        OutputError: the cache folder cannot be written.
+    """
+    folder = _conversion_folder(gguf)
+    if (folder / "config.json").is_file():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    except OSError as error:
+        raise OutputError(
+            f"the cache folder {folder.parent} cannot be written: {error.strerror}."
+        ) from error
+    try:
+        _write_conversion(gguf, part)
+        if not folder.exists():
+            part.replace(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def _write_conversion(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    named = {"gguf_file": gguf.name, "local_files_only": True}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.bfloat16,
+            **named,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **named)
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(f"the GGUF file {gguf} cannot be converted: {reason}") from error
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except OSError as error:
+        raise OutputError(f"the converted model cannot be written to {folder}: {error}.") from error
+
+
+def load(
+    folder: Path, dtype: str | None = None, device: str = "cpu", trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a checkpoint folder, in evaluation mode.
+
+    Args:
+        dtype: one of ``DTYPES``; ``None`` takes the checkpoint's own.
+        device: a torch device, or ``auto`` to spread the layers over all GPUs.
+
+    Raises:
+        InputError: transformers cannot load the folder.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype or "auto",
+            device_map=device if device != "cpu" else None,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+        )
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(f"model {folder} cannot be loaded: {reason}") from error
+    return model.eval(), tokenizer
+
+
+def default_device() -> str:
+    """``cuda`` where there is a GPU, else ``cpu``."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def checkpoint_dtype(config: dict[str, Any]) -> str:
+    """The dtype that a config declares for its weights; transformers' default is float32."""
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32")

@@ -1,0 +1,138 @@
+"""Safetensors files read and written as streams of tensors.
+
+The format: eight bytes with the length of a JSON header, the header (name → dtype, shape, offsets),
+the tensors' bytes (https://github.com/huggingface/safetensors#format).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from replaceme.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FLOATS = {"F32": ("float32", 4), "BF16": ("bfloat16", 2), "F16": ("float16", 2)}
+SHORT_NAMES = {name: short for short, (name, _) in FLOATS.items()}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a file: its name, dtype (``BF16`` …), shape, and byte range in the file."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor to write; ``read`` makes its ``size`` bytes when their turn comes."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+    size: int
+    read: Callable[[], bytes]
+
+
+def read_header(file: Path) -> tuple[list[Entry], dict[str, str]]:
+    """The tensors of a file in the order of their bytes, and its metadata.
+
+    Raises:
+        InputError: the header is damaged, or the file is shorter than it says.
+    """
+    try:
+        with file.open("rb") as stream:
+            (size,) = struct.unpack("<Q", stream.read(8))
+            if size > file.stat().st_size:
+                raise ValueError
+            header: dict[str, Any] = json.loads(stream.read(size))
+        metadata = header.pop("__metadata__", {})
+        entries = [
+            Entry(
+                name,
+                tensor["dtype"],
+                tensor["shape"],
+                *(8 + size + o for o in tensor["data_offsets"]),
+            )
+            for name, tensor in header.items()
+        ]
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{file} is damaged: its safetensors header cannot be read.") from None
+    if entries and file.stat().st_size < max(entry.end for entry in entries):
+        raise InputError(f"{file} is damaged: it is shorter than its safetensors header says.")
+    return sorted(entries, key=lambda entry: entry.start), metadata
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[mmap.mmap]:
+    """The bytes of a file, mapped read-only."""
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        yield data
+
+
+def copied(entry: Entry, name: str, data: mmap.mmap) -> Piece:
+    """The tensor under another name, its bytes as they are."""
+    size = entry.end - entry.start
+    return Piece(name, entry.dtype, entry.shape, size, lambda: data[entry.start : entry.end])
+
+
+def changed(
+    entry: Entry, name: str, data: mmap.mmap, change: Callable[[Tensor], Tensor], dtype: str
+) -> Piece:
+    """The tensor under another name, sent through ``change``, which keeps its shape.
+
+    Args:
+        dtype: torch name of the dtype that ``change`` returns.
+    """
+    short = SHORT_NAMES[dtype]
+
+    def read() -> bytes:
+        import torch
+
+        raw = torch.frombuffer(
+            bytearray(data[entry.start : entry.end]), dtype=getattr(torch, FLOATS[entry.dtype][0])
+        )
+        result = change(raw.reshape(entry.shape)).contiguous().reshape(-1)
+        return result.view(torch.uint8).numpy().tobytes()
+
+    return Piece(name, short, entry.shape, math.prod(entry.shape) * FLOATS[short][1], read)
+
+
+def write(file: Path, pieces: list[Piece], metadata: dict[str, str]) -> None:
+    """Write tensors to a file, one in memory at a time."""
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    offset = 0
+    for piece in pieces:
+        offsets = [offset, offset + piece.size]
+        header[piece.name] = {"dtype": piece.dtype, "shape": piece.shape, "data_offsets": offsets}
+        offset += piece.size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as target:
+        target.write(struct.pack("<Q", len(text)) + text)
+        for piece in pieces:
+            target.write(piece.read())
+
+
+def count_parameters(folder: Path) -> int:
+    """Number of parameters stored in a checkpoint folder (tied weights are stored once)."""
+    files = folder.glob("*.safetensors")
+    return sum(math.prod(entry.shape) for file in files for entry in read_header(file)[0])
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the safetensors files of a checkpoint folder."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
