@@ -17,6 +17,7 @@ from bench.scoring.catalog import TaskSource, find
 from bench.serving import ServeSettings, device_name, engine_version
 from bench.suite import ModelSpec, SolverSpec, Suite, TaskSpec
 from replaceme import models
+from replaceme.architectures import architecture_of
 from replaceme.errors import InputError
 from replaceme.selection import check_count
 
@@ -120,7 +121,7 @@ def expand(suite: Suite, only: tuple[str, ...] = ()) -> Plan:
     cells = []
     for model in suite.models:
         weights = {"weights": models.fingerprint(model.id, model.revision), "dtype": model.dtype}
-        _check_counts(suite, model)
+        _check_model(suite, model)
         cells.append(Cell(model, 0, None, {"model": weights}))
         cells += [
             Cell(model, count, solver, _identity(suite, weights, calibration, count, solver))
@@ -135,14 +136,16 @@ def expand(suite: Suite, only: tuple[str, ...] = ()) -> Plan:
     return Plan(suite, kept, tasks)
 
 
-def _check_counts(suite: Suite, model: ModelSpec) -> None:
+def _check_model(suite: Suite, model: ModelSpec) -> None:
+    """Refuse what can be seen to be wrong with a model that is on this machine already."""
     folder = models.known_folder(model.id)
     if folder is None:
         return
-    num_layers = models.read_config(folder).get("num_hidden_layers")
-    if isinstance(num_layers, int):
-        for count in suite.prune.layers:
-            check_count(count, num_layers, f"prune.layers, model {model.id!r}")
+    models.check_folder(folder, model.id)
+    config = models.read_config(folder)
+    architecture_of(config, f"model {model.id!r}")
+    for count in suite.prune.layers:
+        check_count(count, config["num_hidden_layers"], f"prune.layers, model {model.id!r}")
 
 
 def _identity(

@@ -176,7 +176,7 @@ class ScoreSpec(_Section):
 class Suite(_Section):
     """A whole suite file."""
 
-    name: str = Field(pattern=r"^[\w.-]+$", description="also the name of the default output folder")
+    name: str = Field(pattern=r"^\w[\w.-]*$", description="also the name of the default output folder")
     models: list[ModelSpec] = Field(min_length=1, description="models to prune")
     prune: PruneSpec
     calibration: CalibrationData = Field(default_factory=CalibrationData)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 PACKAGE_PREFIX = "package:"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]
-DTYPES = ("float32", "bfloat16", "float16")
+GGUF_MAGIC = b"GGUF"
+INDEX = "model.safetensors.index.json"
 
 
 def cache_folder() -> Path:
@@ -87,12 +88,21 @@ def locate(source: str, revision: str | None = None) -> Path:
 
 
 def known_folder(source: str) -> Path | None:
-    """The folder of a model if it is on this machine already; nothing is downloaded or converted."""
+    """The folder of a model if it is on this machine already; nothing is downloaded or converted.
+
+    Raises:
+        InputError: a local name that means nothing, or a file that is not GGUF.
+    """
     if is_hub_id(source):
         return None
     path = local_file(source)
-    folder = _conversion_folder(path) if path.is_file() else path
-    return folder if (folder / "config.json").is_file() else None
+    if not path.is_file():
+        return path
+    with path.open("rb") as file:
+        if file.read(4) != GGUF_MAGIC:
+            raise InputError(f"model {source!r}: {path} is neither a folder nor a GGUF file.")
+    folder = _conversion_folder(path)
+    return folder if folder.is_dir() else None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -110,9 +120,11 @@ def check_folder(folder: Path, source: str) -> None:
     if not (folder / "config.json").is_file():
         raise InputError(f"{where} is not a checkpoint: {folder} has no config.json.")
     try:
-        read_config(folder)
+        config = read_config(folder)
     except ValueError as error:
         raise InputError(f"{where}: {folder / 'config.json'} is not valid JSON ({error}).") from None
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise InputError(f"{where}: {folder / 'config.json'} does not say its model_type.")
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         pickled = any(folder.glob("*.bin"))
@@ -120,8 +132,25 @@ def check_folder(folder: Path, source: str) -> None:
         raise InputError(
             f"{where} is not a usable checkpoint: {folder} has {reason}; needed are .safetensors."
         )
+    if missing := [name for name in indexed_shards(folder) if not (folder / name).is_file()]:
+        raise InputError(f"{where} is not whole: {folder / missing[0]} is missing.")
     for file in files:
         read_header(file)
+
+
+def indexed_shards(folder: Path) -> list[str]:
+    """Names of the weight files that a sharded checkpoint's index lists; empty without an index.
+
+    Raises:
+        InputError: the index cannot be read.
+    """
+    index = folder / INDEX
+    if not index.is_file():
+        return []
+    try:
+        return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{index} is damaged: it has no weight_map from tensors to files.") from None
 
 
 def _download(source: str, revision: str | None) -> Path:
@@ -232,7 +261,7 @@ def load(
     """Model and tokenizer of a checkpoint folder, in evaluation mode.
 
     Args:
-        dtype: one of ``DTYPES``; ``None`` takes the checkpoint's own.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; ``None`` takes the checkpoint's own.
         device: a torch device, or ``auto`` to spread the layers over all GPUs.
 
     Raises:

@@ -26,7 +26,7 @@ from replaceme.architectures import (
     pruned_config,
 )
 from replaceme.errors import InputError, OutputError
-from replaceme.models import read_config
+from replaceme.models import INDEX, indexed_shards, read_config
 from replaceme.tensorfile import FLOATS, Entry, Piece
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from replaceme.selection import Block
 
-INDEX = "model.safetensors.index.json"
 NOT_CARRIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
 PROVENANCE = "replaceme.json"
 
@@ -106,7 +105,7 @@ def write_checkpoint(
     check_free(out, overwrite)
     config = read_config(source)
     architecture = architecture_of(config, str(source))
-    edit = _Edit(architecture, config["num_hidden_layers"], block, transform, dtype)
+    edit = _Edit(architecture, block, transform, dtype)
     new_config = pruned_config(config, block) if block else dict(config)
     if dtype:
         new_config["dtype"] = dtype
@@ -154,7 +153,6 @@ class _Edit:
     """What happens to each tensor of a checkpoint, told from its name."""
 
     architecture: Architecture
-    num_layers: int
     block: Block | None
     transform: Tensor | None
     dtype: str | None
@@ -193,11 +191,8 @@ class _Edit:
 
 
 def _write_weights(source: Path, out: Path, edit: _Edit) -> None:
-    index = source / INDEX
-    shards = sorted(source.glob("*.safetensors"))
-    if index.is_file():
-        used = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-        shards = [shard for shard in shards if shard.name in used]
+    indexed = [source / name for name in indexed_shards(source)]
+    shards = indexed or sorted(source.glob("*.safetensors"))
     weight_map: dict[str, str] = {}
     total = 0
     for shard in shards:
@@ -208,5 +203,5 @@ def _write_weights(source: Path, out: Path, edit: _Edit) -> None:
                 tensorfile.write(out / shard.name, pieces, metadata)
         weight_map |= {piece.name: shard.name for piece in pieces}
         total += sum(piece.size for piece in pieces)
-    if index.is_file():
+    if indexed:
         _write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})

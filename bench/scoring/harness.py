@@ -65,7 +65,7 @@ class CheckpointScorer:
 
         start = time.perf_counter()
         manager = TaskManager(include_defaults=False)
-        path = yaml_of(source)
+        path = yaml_of(source).resolve()
         with contextlib.chdir(path.parent):  # relative data_files are relative to the YAML
             (loaded,) = manager.load([str(path)])["tasks"].values()
         shots = task.num_fewshot if task.num_fewshot is not None else loaded.get_config("num_fewshot")

@@ -70,4 +70,4 @@ class Cosine(Solver):
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-        return transform.detach().double(), float(loss)
+        return transform.detach().double(), loss.item()

@@ -1,0 +1,93 @@
+"""A suite on the small model, and the command line as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+COMMAND = str(Path(sys.executable).with_name("replaceme-bench"))
+COLOURS = ["red", "blue", "green", "white", "black", "brown"]
+
+
+@pytest.fixture(scope="session")
+def call() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs ``replaceme-bench`` with some arguments in a process of its own."""
+
+    def call(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+        options["env"] = os.environ | {"COLUMNS": "200"} | options.pop("env", {})
+        command = [COMMAND, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two lm-eval tasks: ``colours`` (two choices) and ``endings`` (last word)."""
+    folder = tmp_path_factory.mktemp("tasks")
+    items = [
+        {"question": f"Box {i} is {COLOURS[i % 6]}. The colour of box {i} is", "answer": i % 2}
+        | {"choices": sorted([COLOURS[i % 6], COLOURS[(i + 1) % 6]], reverse=i % 6 == 5)}
+        for i in range(24)
+    ]
+    lines = "\n".join(json.dumps(item) for item in items)
+    (folder / "colours.jsonl").write_text(lines)
+    for name, changes in TASKS.items():
+        shared = {
+            "task": name,
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": "colours.jsonl"}},
+            "test_split": "test",
+            "doc_to_text": "{{question}}",
+            "metadata": {"version": 1.0},
+        }
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(shared | changes))
+    return folder
+
+
+TASKS: dict[str, dict[str, Any]] = {
+    "colours": {
+        "output_type": "multiple_choice",
+        "doc_to_choice": "choices",
+        "doc_to_target": "answer",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+    },
+    "endings": {
+        "output_type": "loglikelihood",
+        "doc_to_target": "{{' ' + choices[0]}}",
+        "metric_list": [{"metric": "perplexity"}, {"metric": "acc"}],
+    },
+}
+
+
+@pytest.fixture
+def content(tiny: Path, task_folder: Path) -> dict[str, Any]:
+    """The mapping of a valid suite of a baseline and two variants, without serving."""
+    return {
+        "name": "small",
+        "models": [str(tiny)],
+        "prune": {"layers": [2], "solvers": ["uidl", "lstsq"]},
+        "calibration": {"samples": 16, "max_length": 32},
+        "score": {"tasks": ["colours", "endings"], "include_path": str(task_folder)},
+        "device": "cpu",
+    }
+
+
+@pytest.fixture
+def write_suite(tmp_path: Path, content: dict[str, Any]) -> Callable[..., Path]:
+    """Writes the suite with some of its sections replaced: ``write_suite(prune={…})``."""
+
+    def write(**changes: Any) -> Path:
+        path = tmp_path / "suite.yaml"
+        path.write_text(yaml.safe_dump(content | changes, sort_keys=False))
+        return path
+
+    return write
