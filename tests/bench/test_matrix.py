@@ -1,0 +1,135 @@
+"""Cells and their identities."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from bench import matrix, suite
+from bench.matrix import IDENTITY, RUNTIME
+from bench.serving import spec as serving_spec
+
+WriteSuite = Callable[..., Path]
+CLASSIFIED = [
+    suite.Suite,
+    suite.ModelSpec,
+    suite.PruneSpec,
+    suite.SolverSpec,
+    suite.ScoreSpec,
+    suite.TaskSpec,
+]
+
+
+def cells(path: Path) -> dict[str, matrix.Cell]:
+    return {cell.name: cell for cell in matrix.expand(suite.load(path)).cells}
+
+
+@pytest.mark.parametrize("section", CLASSIFIED, ids=lambda section: section.__name__)
+def test_every_suite_field_is_classified_as_identity_or_runtime(section: type[BaseModel]) -> None:
+    identity, runtime = IDENTITY[section.__name__], RUNTIME.get(section.__name__, set())
+    assert not identity & runtime
+    assert identity | runtime == set(section.model_fields), (
+        "a new field of a suite changes numbers or it does not: add it to IDENTITY in bench/matrix.py "
+        "(and to the identity that is computed there) or to RUNTIME"
+    )
+
+
+def test_every_serving_field_is_classified_as_identity_or_runtime() -> None:
+    identity, runtime = serving_spec.IDENTITY_FIELDS, serving_spec.RUNTIME_FIELDS
+    assert not identity & runtime
+    assert identity | runtime == set(serving_spec.ServeSettings.model_fields), (
+        "a new field of ServeSettings changes what is measured or it does not: add it to "
+        "IDENTITY_FIELDS or to RUNTIME_FIELDS in bench/serving/spec.py"
+    )
+
+
+IDENTITY_CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "layers": lambda c: c["prune"].update(layers=[3]),
+    "solver parameter": lambda c: c["prune"].update(solvers=["uidl", {"name": "lstsq", "ridge": 0.1}]),
+    "compat": lambda c: c["prune"].update(compat="reference"),
+    "calibration samples": lambda c: c["calibration"].update(samples=17),
+    "calibration length": lambda c: c["calibration"].update(max_length=33),
+    "calibration seed": lambda c: c["calibration"].update(seed=7),
+    "dtype": lambda c: c.update(models=[{"id": c["models"][0], "dtype": "bfloat16"}]),
+}
+RUNTIME_CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "name": lambda c: c.update(name="other"),
+    "batch sizes": lambda c: (c["prune"].update(batch_size=1), c["score"].update(batch_size=1)),
+    "device": lambda c: c.update(device="cuda"),
+    "label of a solver": lambda c: c["prune"].update(solvers=["uidl", {"name": "lstsq", "as": "ls"}]),
+    "tasks": lambda c: c["score"].update(tasks=["colours"], limit=3),
+}
+
+
+@pytest.mark.parametrize("change", IDENTITY_CHANGES.values(), ids=IDENTITY_CHANGES.keys())
+def test_what_changes_the_variant_changes_its_identity(
+    write_suite: WriteSuite, content: dict[str, Any], change: Callable[[dict[str, Any]], Any]
+) -> None:
+    before = cells(write_suite())["tiny/2/lstsq"].identity
+    change(content)
+    assert before not in [cell.identity for cell in cells(write_suite()).values()]
+
+
+@pytest.mark.parametrize("change", RUNTIME_CHANGES.values(), ids=RUNTIME_CHANGES.keys())
+def test_what_does_not_change_the_variant_keeps_its_identity(
+    write_suite: WriteSuite, content: dict[str, Any], change: Callable[[dict[str, Any]], Any]
+) -> None:
+    before = cells(write_suite())["tiny/2/lstsq"].identity
+    change(content)
+    assert before in [cell.identity for cell in cells(write_suite()).values()]
+
+
+def test_weights_are_known_by_content_not_by_path(
+    write_suite: WriteSuite, tiny: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny, tmp_path / "elsewhere" / "tiny")
+    here = cells(write_suite())["tiny/2/uidl"].identity
+    moved = write_suite(models=[str(tmp_path / "elsewhere" / "tiny")])
+    assert cells(moved)["tiny/2/uidl"].identity == here
+    config = tmp_path / "elsewhere" / "tiny" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"rope_theta": 5}))
+    assert cells(moved)["tiny/2/uidl"].identity != here
+
+
+def test_task_identity_follows_its_data(
+    write_suite: WriteSuite, task_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tasks"
+    shutil.copytree(task_folder, folder)
+    path = write_suite(score={"tasks": ["colours"], "include_path": str(folder)})
+    (before,) = matrix.expand(suite.load(path)).tasks
+    (folder / "colours.jsonl").write_text((folder / "colours.jsonl").read_text() + "\n")
+    (after,) = matrix.expand(suite.load(path)).tasks
+    assert before.identity["data"] != after.identity["data"]
+
+
+def test_only_keeps_matching_cells(write_suite: WriteSuite) -> None:
+    plan = matrix.expand(suite.load(write_suite()), ("*/baseline", "*lstsq"))
+    assert [cell.name for cell in plan.cells] == ["tiny/baseline", "tiny/2/lstsq"]
+
+
+def test_paper_preset_names_the_published_tasks(write_suite: WriteSuite) -> None:
+    path = write_suite(score={"tasks": ["paper"]})
+    tasks = suite.load(path).score.tasks  # type: ignore[union-attr]
+    assert [task.task for task in tasks if task.average] == [
+        "race",
+        "winogrande",
+        "piqa",
+        "boolq",
+        "openbookqa",
+        "sciq",
+    ]
+    assert {task.task: task.num_fewshot for task in tasks}["winogrande"] == 5
+
+
+def test_shipped_suites_are_valid() -> None:
+    root = Path(__file__).parents[2]
+    for path in (root / "suites").glob("*.yaml"):
+        assert suite.load(path).name == yaml.safe_load(path.read_text())["name"] == path.stem

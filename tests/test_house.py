@@ -1,0 +1,85 @@
+"""The rules of the house: walls between packages, quick start-up, style, types."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("replaceme", "bench")
+LIGHT = ["cli", "suite", "matrix", "records", "leaderboard", "listing", "render", "yaml_source"]
+HEAVY = ["torch", "transformers", "lm_eval", "vllm", "datasets"]
+VERBS = ["--help", "run --help", "plan suites/demo.yaml", "plan suites/llama.yaml", "list solvers"]
+
+
+def imports(file: Path) -> set[str]:
+    """Modules that a file imports, at any depth of its code."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def importers(package: str) -> set[str]:
+    """Files of the project that import ``package``, relative to the root."""
+    files = [file for name in PACKAGES for file in (ROOT / name).rglob("*.py")]
+    assert len(files) > 30
+    return {
+        str(file.relative_to(ROOT))
+        for file in files
+        if any(name.split(".")[0] == package for name in imports(file))
+    }
+
+
+def test_the_pruner_knows_nothing_of_the_harness() -> None:
+    assert not [file for file in importers("bench") if file.startswith("replaceme/")]
+
+
+def test_only_scoring_imports_lm_eval() -> None:
+    assert importers("lm_eval") == {"bench/scoring/harness.py"}
+
+
+def test_only_the_serving_worker_imports_vllm() -> None:
+    assert importers("vllm") == {"bench/serving/worker.py", "bench/serving/probe.py"}
+    inside = {"bench.serving.worker", "bench.serving.probe"}
+    for file in (ROOT / "bench").rglob("*.py"):
+        if file.parent.name != "serving":
+            assert not imports(file) & inside
+
+
+def test_nothing_reads_pickles() -> None:
+    assert not importers("pickle")
+    for name in PACKAGES:
+        for file in (ROOT / name).rglob("*.py"):
+            assert "torch.load" not in file.read_text("utf-8")
+
+
+def loads_nothing_heavy(program: str) -> None:
+    check = f"\nimport sys\nassert not set({HEAVY}) & set(sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program + check], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_modules_import_neither_torch_nor_transformers(module: str) -> None:
+    loads_nothing_heavy(f"import bench.{module}")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_quick_verbs_import_nothing_heavy(verb: str) -> None:
+    loads_nothing_heavy(f"from bench.cli import main\nmain({verb.split()}, standalone_mode=False)")
+
+
+@pytest.mark.parametrize("check", [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]])
+def test_code_passes(check: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", *check], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
