@@ -119,16 +119,14 @@ def report(folder: Path, kind: str, output: Path | None) -> None:
     if not records:
         raise InputError(f"{folder} holds no records; name a folder that 'replaceme-bench run' wrote.")
     table = leaderboard.build(records.values())
-    if kind == "table":
-        console = Console(record=output is not None, highlight=False, quiet=output is not None)
-        terminal.render(table, console)
-        text = console.export_text() if output else ""
-    else:
-        text = FORMATS[kind](table)
-        if output is None:
-            click.echo(text, nl=False)
+    if kind == "table" and output is None:
+        terminal.render(table, Console(highlight=False))
+        return
+    text = terminal.text(table) if kind == "table" else FORMATS[kind](table)
     if output:
         write_atomically(output, text.encode())
+    else:
+        click.echo(text, nl=False)
 
 
 @main.command("list")

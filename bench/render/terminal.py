@@ -1,5 +1,7 @@
 """Leaderboard as Rich tables that fit the terminal."""
 
+import io
+
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -32,6 +34,13 @@ def render(table: Table, console: Console) -> None:
             Text(f"Not shown at this width: {', '.join(hidden)}.", style="dim"),
             soft_wrap=not console.is_terminal,
         )
+
+
+def text(table: Table) -> str:
+    """The table with every column, without colours."""
+    file = io.StringIO()
+    render(table, Console(file=file, highlight=False))
+    return file.getvalue()
 
 
 def fitting(table: Table, width: int) -> list[Column]:
