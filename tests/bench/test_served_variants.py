@@ -1,0 +1,138 @@
+"""Prune, score and serve in one run; transformers and vLLM agree on what the checkpoints say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.records import Record, Store
+
+PROMPTS = [
+    "My grandmother kept the good plates",
+    "When the bell rang that Sunday",
+    "The capital of France is",
+    "It had not rained for months, so the river",
+    "She reached behind her for the bread",
+]
+NEW_TOKENS = 16
+GENERATE = """
+import json, sys
+from vllm import LLM, SamplingParams
+folder, dtype, prompts, new = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4])
+engine = LLM(model=folder, dtype=dtype, enforce_eager=True, max_model_len=128, kv_cache_memory_bytes=2**27)
+found = engine.generate(
+    [{"prompt_token_ids": ids} for ids in prompts],
+    SamplingParams(temperature=0, max_tokens=new, ignore_eos=True),
+)
+print("TOKENS", json.dumps([list(output.outputs[0].token_ids) for output in found]))
+"""
+
+
+def vllm_tokens(folder: Path, dtype: str, prompts: list[list[int]]) -> list[list[int]]:
+    """Greedy tokens of vLLM, in a process of its own."""
+    arguments = [str(folder), dtype, json.dumps(prompts), str(NEW_TOKENS)]
+    done = subprocess.run([sys.executable, "-c", GENERATE, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    line = next(line for line in done.stdout.splitlines() if line.startswith("TOKENS "))
+    found: list[list[int]] = json.loads(line.removeprefix("TOKENS "))
+    return found
+
+
+def disagreements(folder: Path) -> list[tuple[str, float]]:
+    """Prompts where vLLM leaves transformers' greedy path, and by how much it is the worse choice there.
+
+    The second value is (best logit − logit of vLLM's token) at the first token that differs, in units
+    of the spacing of the checkpoint's dtype at that logit.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+    prompts = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
+    found = []
+    answers = vllm_tokens(folder, str(model.dtype).removeprefix("torch."), prompts)
+    for text, ids, theirs in zip(PROMPTS, prompts, answers, strict=True):
+        assert len(theirs) == NEW_TOKENS
+        sequence = list(ids)
+        for token in theirs:
+            with torch.no_grad():
+                logits = model(torch.tensor([sequence])).logits[0, -1]
+            best = int(logits.argmax())
+            if best != token:
+                spacing = torch.finfo(logits.dtype).eps * float(logits[best].abs())
+                found.append((text, float(logits[best] - logits[token]) / spacing))
+                break
+            sequence.append(token)
+    return found
+
+
+@pytest.fixture(scope="module")
+def served(
+    call: Callable[..., subprocess.CompletedProcess[str]],
+    tiny: Path,
+    task_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, str]:
+    """The result folder of a run with serving, and what it printed."""
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "suite.yaml").write_text(
+        f"""
+name: served
+models: [{tiny}]
+prune: {{layers: [3], solvers: [uidl, lstsq]}}
+calibration: {{samples: 16, max_length: 32}}
+score: {{tasks: [colours], include_path: {task_folder}}}
+serve:
+  enforce_eager: true
+  repeats: 2
+  kv_cache_gib: 0.0625
+  workloads: [{{input_len: 16, output_len: 8, batch_size: 1}}]
+device: cpu
+"""
+    )
+    result = call("run", folder / "suite.yaml", "--out", folder / "out")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder / "out", result.stdout
+
+
+def by_label(out: Path) -> dict[str, Record]:
+    return {record.label: record for record in Store(out).all().values()}
+
+
+def test_each_shape_is_measured_once_and_shared(served: tuple[Path, str]) -> None:
+    records = by_label(served[0])
+    serving: dict[str, Any] = {label: record.serving for label, record in records.items()}
+    assert serving["lstsq"] == serving["uidl"]
+    assert serving["baseline"] != serving["uidl"]
+    assert serving["lstsq"].measured_on == "tiny/3/uidl"
+    assert len(list((served[0] / "logs").glob("serve-*.log"))) == 2
+
+
+def test_pruned_shape_needs_less_memory(served: tuple[Path, str]) -> None:
+    records = by_label(served[0])
+    whole, pruned = (records[label].serving for label in ("baseline", "lstsq"))
+    assert whole and pruned
+    before, after = whole.result.memory, pruned.result.memory
+    assert before.kv_bytes_per_token and after.kv_bytes_per_token
+    assert 5 * before.kv_bytes_per_token == 8 * after.kv_bytes_per_token
+    assert before.weights_bytes and after.weights_bytes
+    assert before.weights_bytes > after.weights_bytes
+
+
+def test_table_shows_serving_beside_quality(served: tuple[Path, str]) -> None:
+    for header in ("in16-out8-b1", "speed-up", "weights", "KV/token", "RP"):
+        assert header in served[1]
+
+
+def test_vllm_and_transformers_generate_the_same_tokens(served: tuple[Path, str]) -> None:
+    (folder,) = (served[0] / "checkpoints").glob("*lstsq*")
+    parted = disagreements(folder)
+    assert len(parted) <= 1
+    assert all(gap <= 16 for _, gap in parted), parted
