@@ -25,7 +25,8 @@ GENERATE = """
 import json, sys
 from vllm import LLM, SamplingParams
 folder, dtype, prompts, new = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4])
-engine = LLM(model=folder, dtype=dtype, enforce_eager=True, max_model_len=128, kv_cache_memory_bytes=2**27)
+limits = {"max_model_len": 128, "kv_cache_memory_bytes": 2**27}
+engine = LLM(model=folder, dtype=dtype, enforce_eager=True, **limits)
 found = engine.generate(
     [{"prompt_token_ids": ids} for ids in prompts],
     SamplingParams(temperature=0, max_tokens=new, ignore_eos=True),
