@@ -102,7 +102,7 @@ def plan(suite: Path, out: Path | None, only: tuple[str, ...], as_json: bool) ->
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["table", "markdown", "csv", "json"]),
+    type=click.Choice(["table", "markdown", "csv", "json", "svg"]),
     default="table",
     show_default=True,
 )

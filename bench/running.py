@@ -15,7 +15,7 @@ from bench.render import FORMATS, terminal
 from bench.runner import Events, Run
 from replaceme.errors import InputError, OutputError
 
-SUFFIXES = {"markdown": "md", "csv": "csv", "json": "json"}
+SUFFIXES = {name: "md" if name == "markdown" else name for name in FORMATS}
 
 
 def run_plan(plan: Plan, out: Path) -> bool:

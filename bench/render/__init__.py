@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 from bench.leaderboard import Table
-from bench.render import csv_format, json_format, markdown
+from bench.render import csv_format, json_format, markdown, picture
 
 FORMATS: dict[str, Callable[[Table], str]] = {
     "markdown": markdown.render,
     "csv": csv_format.render,
     "json": json_format.render,
+    "svg": picture.render,
 }
