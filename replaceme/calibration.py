@@ -87,8 +87,9 @@ def folder_hash(folder: Path) -> str:
     """SHA-256 over names and contents of the data files of a local data set folder."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not any(part.startswith(".") for part in path.parts):
-            digest.update(str(path.relative_to(folder)).encode())
+        inside = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in inside.parts):
+            digest.update(str(inside).encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -104,7 +105,13 @@ def load_sequences(data: CalibrationData, tokenizer: Any) -> list[list[int]]:
     """
     path = data.local_file()
     if path is not None and path.suffix == ".txt":
-        sequences = windows(path.read_text("utf-8"), tokenizer, data.max_length, data.samples)
+        try:
+            text = path.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"calibration dataset {data.dataset!r} cannot be read: it is not UTF-8 text ({error})."
+            ) from None
+        sequences = windows(text, tokenizer, data.max_length, data.samples)
     else:
         sequences = tokenize(_rows(data, path), tokenizer, data.max_length)
     if not sequences:
@@ -120,7 +127,7 @@ def tokenize(rows: Sequence[Any], tokenizer: Any, max_length: int) -> list[list[
 
 def windows(text: str, tokenizer: Any, max_length: int, count: int | None = None) -> list[list[int]]:
     """Consecutive windows of ``max_length`` tokens; a shorter rest is left out unless it is all."""
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text.strip() else []
     start = tokenizer("x")["input_ids"][:1]
     bos = start if start == [tokenizer.bos_token_id] else []
     size = max_length - len(bos)
@@ -148,6 +155,12 @@ def _encode(row: Any, tokenizer: Any) -> list[int]:
 
 def _messages(row: list[dict[str, str]]) -> list[dict[str, str]]:
     """Messages with ``role`` and ``content``; the from/value form of ShareGPT is translated."""
+    for message in row:
+        if not ({"role", "content"} <= message.keys() or {"from", "value"} <= message.keys()):
+            raise InputError(
+                f"the calibration column holds messages with {', '.join(message)}; needed are role and "
+                f"content, or from and value."
+            )
     return [
         message
         if "role" in message

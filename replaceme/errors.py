@@ -10,8 +10,8 @@ class OutputError(RuntimeError):
 
 
 def nearest(name: str, allowed: list[str]) -> str:
-    """The closest of ``allowed`` to ``name`` as the tail of a message, or an empty string."""
+    """The end of a sentence about ``name``: the closest of ``allowed`` if there is one."""
     import difflib
 
     close = difflib.get_close_matches(name, allowed, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {close[0]!r}?" if close else "."

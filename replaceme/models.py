@@ -80,9 +80,10 @@ def locate(source: str, revision: str | None = None) -> Path:
         InputError: nothing there, not a checkpoint, or not reachable.
     """
     if is_hub_id(source):
-        return _download(source, revision)
-    path = local_file(source)
-    folder = convert_gguf(path) if path.is_file() else path
+        folder = _download(source, revision)
+    else:
+        path = local_file(source)
+        folder = convert_gguf(path) if path.is_file() else path
     check_folder(folder, source)
     return folder
 

@@ -11,7 +11,7 @@ from replaceme.architectures import Architecture, architecture_of
 from replaceme.calibration import Batches, tokenize
 from replaceme.errors import InputError
 from replaceme.fitting import DIAGNOSED_TOKENS, Fit, fit
-from replaceme.selection import Block, Choice, check_count, closest_block
+from replaceme.selection import Block, Choice, check_block, check_count, closest_block
 from replaceme.solvers import Solver, make_solver
 from replaceme.statistics import Moments, Probe, Report, collect_moments, layer_distances, no_report
 from replaceme.surgery import prune_model
@@ -69,13 +69,15 @@ def calibrate(
         report: called after every batch of a pass.
 
     Raises:
-        InputError: unsupported architecture, or a count that does not fit the model.
+        InputError: unsupported architecture, or a count or block that does not fit the model.
     """
     start = time.perf_counter()
     probe = Probe(model, architecture(model), after_norm=compat_reference)
     counts, given = list(dict.fromkeys(counts)), list(dict.fromkeys(blocks))
     for count in counts:
         check_count(count, len(probe.layers))
+    for block in given:
+        check_block(block, len(probe.layers))
     distances, choices = None, {}
     if counts:
         distances = layer_distances(probe, batches, report)

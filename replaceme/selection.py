@@ -39,12 +39,8 @@ class Block(NamedTuple):
             raise InputError(
                 f"block {text!r} is not START:END with two whole numbers, such as 13:19."
             ) from None
-        if not 1 <= start < end <= num_layers:
-            raise InputError(
-                f"block {text!r} does not fit a model of {num_layers} layers: START is at least 1, END "
-                f"is larger than START and at most {num_layers} (END itself is kept)."
-            )
-        return cls(start, end)
+        check_block(block := cls(start, end), num_layers)
+        return block
 
 
 class Choice(NamedTuple):
@@ -66,6 +62,19 @@ def check_count(count: int, num_layers: int, where: str = "layers") -> None:
         raise InputError(
             f"{where}: {count} layers cannot be removed from a model of {num_layers}; allowed are 1 "
             f"to {num_layers - 1}."
+        )
+
+
+def check_block(block: Block, num_layers: int) -> None:
+    """Refuse a block that does not lie inside a model of ``num_layers``.
+
+    Raises:
+        InputError: unless ``1 <= start < end <= num_layers``.
+    """
+    if not 1 <= block.start < block.end <= num_layers:
+        raise InputError(
+            f"block '{block.start}:{block.end}' does not fit a model of {num_layers} layers: START is "
+            f"at least 1, END is larger than START and at most {num_layers} (END itself is kept)."
         )
 
 

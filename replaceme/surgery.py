@@ -26,7 +26,8 @@ from replaceme.architectures import (
     pruned_config,
 )
 from replaceme.errors import InputError, OutputError
-from replaceme.models import INDEX, indexed_shards, read_config
+from replaceme.models import INDEX, check_folder, indexed_shards, read_config
+from replaceme.selection import check_block
 from replaceme.tensorfile import FLOATS, Entry, Piece
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def prune_model(
             if hasattr(module, "layer_idx"):
                 module.layer_idx = index  # type: ignore[assignment]
     for key, value in pruned_config(model.config.to_dict(), block).items():
-        if key in ("num_hidden_layers", *PER_LAYER_KEYS):
+        if key in ("num_hidden_layers", "max_window_layers", *PER_LAYER_KEYS):
             setattr(model.config, key, value)
 
 
@@ -103,8 +104,11 @@ def write_checkpoint(
         OutputError: ``out`` cannot be written.
     """
     check_free(out, overwrite)
+    check_folder(source, str(source))
     config = read_config(source)
     architecture = architecture_of(config, str(source))
+    if block is not None:
+        check_block(block, config["num_hidden_layers"])
     edit = _Edit(architecture, block, transform, dtype)
     new_config = pruned_config(config, block) if block else dict(config)
     if dtype:
@@ -193,10 +197,13 @@ class _Edit:
 def _write_weights(source: Path, out: Path, edit: _Edit) -> None:
     indexed = [source / name for name in indexed_shards(source)]
     shards = indexed or sorted(source.glob("*.safetensors"))
+    headers = {shard: tensorfile.read_header(shard) for shard in shards}
+    names = {entry.name for entries, _ in headers.values() for entry in entries}
+    if (target := edit.merge_target) and target not in names:
+        raise InputError(f"{source}: the weights have no tensor {target}.")
     weight_map: dict[str, str] = {}
     total = 0
-    for shard in shards:
-        entries, metadata = tensorfile.read_header(shard)
+    for shard, (entries, metadata) in headers.items():
         with tensorfile.opened(shard) as data:
             pieces = [piece for entry in entries if (piece := edit.piece(entry, data))]
             if pieces:

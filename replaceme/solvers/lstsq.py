@@ -49,7 +49,8 @@ def solve_psd(matrix: Tensor, rhs: Tensor) -> tuple[Tensor, dict[str, Any]]:
     """Solve ``matrix @ x = rhs`` for a symmetric positive semi-definite matrix.
 
     By Cholesky; a numerically singular matrix gets the minimum-norm solution over the eigenvectors
-    whose eigenvalue exceeds ``RANK_CUTOFF`` times the largest.
+    whose eigenvalue exceeds ``RANK_CUTOFF`` times the largest. Where ``matrix`` is not finite, neither
+    is the result.
 
     Args:
         matrix: [n, n] float64.
@@ -60,6 +61,8 @@ def solve_psd(matrix: Tensor, rhs: Tensor) -> tuple[Tensor, dict[str, Any]]:
     """
     import torch
 
+    if not bool(matrix.isfinite().all()):
+        return torch.full_like(rhs, torch.nan), {"rank": None, "condition": None}
     values = torch.linalg.eigvalsh(matrix)
     kept = values > RANK_CUTOFF * values[-1]
     rank = int(kept.sum())

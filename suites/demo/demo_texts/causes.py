@@ -580,4 +580,40 @@ The shoes were very uncomfortable, so they | were left in the closet.
 
 The winter storm broke the power lines, so we | lit candles.
 The winter sun was warm at noon, so we | took off our jackets.
+
+The envelope had no stamp, so it | came back to the sender.
+The kettle was forgotten on the stove, so it | boiled dry.
+
+The sculptor dropped his chisel, so it | landed on his toe.
+The mouse was quicker than the cat, so it | got away.
+
+Olga spoke no Chinese, so in Beijing she | needed an interpreter.
+Olga had a fear of heights, so on the tower she | felt dizzy.
+
+The soldiers saw the white flag, so they | stopped shooting.
+The sailors saw the lighthouse, so they | knew that the coast was near.
+
+The candle stood too near the curtain, so the cloth | caught fire.
+The scissors were very blunt, so the cloth | could not be cut.
+
+The library was about to close, so the reader | took the book home.
+The print was extremely small, so the reader | used a magnifying glass.
+
+The moon was hidden behind clouds, so the hikers | lost their way in the dark.
+The berries were poisonous, so the hikers | did not eat any of them.
+
+The crowd was cheering because | the home team had scored.
+The crowd was running because | a bomb had been found.
+
+The ice on the lake cracked because | it was too thin.
+The string of the guitar snapped because | it was pulled too tight.
+
+He wore gloves because | he did not want to leave fingerprints.
+He wore a tie because | he was going to a wedding.
+
+The apprentice was praised because | he finished the work early.
+The apprentice was sent home because | he came to work drunk.
+
+The cellar was under water because | a pipe had burst.
+The cellar was full of rats because | nobody had set any traps.
 """

@@ -6,55 +6,71 @@ hold several forms, split by ``/``; ``<name.2>`` is the second form of the entry
 """
 
 WORDS: dict[str, str] = {
-    "noun": """teacher/teachers; doctor/doctors; farmer/farmers; student/students; singer/singers;
-        neighbour/neighbours; driver/drivers; child/children; woman/women; man/men; nurse/nurses;
-        lawyer/lawyers; painter/painters; waiter/waiters; guest/guests; dancer/dancers; baker/bakers;
-        writer/writers; boy/boys; girl/girls""",
-    "other": """manager/managers; friend/friends; customer/customers; visitor/visitors; parent/parents;
+    "noun": """
+        teacher/teachers; doctor/doctors; farmer/farmers; student/students; singer/singers;
+        neighbour/neighbours; driver/drivers; child/children; woman/women; man/men;
+        nurse/nurses; lawyer/lawyers; painter/painters; waiter/waiters; guest/guests;
+        dancer/dancers; baker/bakers; writer/writers; boy/boys; girl/girls""",
+    "other": """
+        manager/managers; friend/friends; customer/customers; visitor/visitors; parent/parents;
         cousin/cousins; actor/actors; sailor/sailors; worker/workers; uncle/uncles; lady/ladies;
         king/kings; guard/guards; judge/judges""",
-    "thing": """key/keys; picture/pictures; letter/letters; box/boxes; lamp/lamps; book/books; cup/cups;
-        knife/knives; bottle/bottles; plate/plates; coat/coats; ticket/tickets; basket/baskets; toy/toys;
-        map/maps; chair/chairs; shoe/shoes; shirt/shirts; clock/clocks; mirror/mirrors""",
-    "place": """kitchen; garden; office; school; museum; hotel; market; hospital; library; station""",
-    "near": """door/doors; window/windows; table/tables; tree/trees; car/cars; shelf/shelves; bed/beds;
+    "thing": """
+        key/keys; picture/pictures; letter/letters; box/boxes; lamp/lamps; book/books; cup/cups;
+        knife/knives; bottle/bottles; plate/plates; coat/coats; ticket/tickets; basket/baskets;
+        toy/toys; map/maps; chair/chairs; shoe/shoes; shirt/shirts; clock/clocks; mirror/mirrors""",
+    "place": """
+        kitchen; garden; office; school; museum; hotel; market; hospital; library; station""",
+    "near": """
+        door/doors; window/windows; table/tables; tree/trees; car/cars; shelf/shelves; bed/beds;
         wall/walls; house/houses; tower/towers""",
-    "adj": """happy; tired; angry; hungry; busy; late; kind; sick; famous; quiet; lonely; proud""",
-    "tadj": """old; new; broken; dirty; heavy; small; expensive; wet; clean; beautiful""",
-    "verb": """sing/sings/sang/singing; work/works/worked/working; sleep/sleeps/slept/sleeping;
-        laugh/laughs/laughed/laughing; run/runs/ran/running; travel/travels/travelled/travelling;
-        cook/cooks/cooked/cooking; dance/dances/danced/dancing; swim/swims/swam/swimming;
-        smile/smiles/smiled/smiling; talk/talks/talked/talking; wait/waits/waited/waiting;
-        write/writes/wrote/writing; read/reads/read/reading; drive/drives/drove/driving;
-        paint/paints/painted/painting""",
+    "adj": """
+        happy; tired; angry; hungry; busy; late; kind; sick; famous; quiet; lonely; proud""",
+    "tadj": """
+        old; new; broken; dirty; heavy; small; expensive; wet; clean; beautiful""",
+    "verb": """
+        sing/sings/sang/singing; work/works/worked/working; sleep/sleeps/slept/sleeping;
+        laugh/laughs/laughed/laughing; run/runs/ran/running;
+        travel/travels/travelled/travelling; cook/cooks/cooked/cooking;
+        dance/dances/danced/dancing; swim/swims/swam/swimming; smile/smiles/smiled/smiling;
+        talk/talks/talked/talking; wait/waits/waited/waiting; write/writes/wrote/writing;
+        read/reads/read/reading; drive/drives/drove/driving; paint/paints/painted/painting""",
     "female": "mother; sister; queen; actress; girl; woman; grandmother; aunt; daughter; waitress",
     "male": "father; brother; king; actor; boy; man; grandfather; uncle; son; waiter",
     "her": "Anna; Mary; Julia; Sarah; Emma; Laura; Helen; Alice",
     "him": "Tom; Peter; David; Paul; James; Robert; Daniel; Mark",
     "reflex": "hurt; saw; blamed; admired; hid; washed; embarrassed; taught; dressed; surprised",
-    "vowel": """apple; orange; egg; umbrella; onion; elephant; island; engine; octopus; eagle; oven; airplane;
-        arrow; envelope; ant""",
-    "conson": """banana; potato; knife; bicycle; carrot; tiger; river; machine; dolphin; hawk; table; rocket;
-        sword; letter; spider""",
+    "vowel": """
+        apple; orange; egg; umbrella; onion; elephant; island; engine; octopus; eagle; oven;
+        airplane; arrow; envelope; ant""",
+    "conson": """
+        banana; potato; knife; bicycle; carrot; tiger; river; machine; dolphin; hawk; table;
+        rocket; sword; letter; spider""",
     "count": "friends; books; cars; houses; ideas; children; coins; trees; problems; tickets",
     "mass": "water; money; milk; sugar; time; rice; snow; furniture; luggage; advice",
-    "past": """bought a new car/buys a new car; wrote a long letter/writes a long letter;
-        lost the keys/loses the keys; went to the beach/goes to the beach; met an old friend/meets an old friend;
-        broke a window/breaks a window; won the race/wins the race; saw a bear/sees a bear;
+    "past": """
+        bought a new car/buys a new car; wrote a long letter/writes a long letter;
+        lost the keys/loses the keys; went to the beach/goes to the beach;
+        met an old friend/meets an old friend; broke a window/breaks a window;
+        won the race/wins the race; saw a bear/sees a bear;
         caught a big fish/catches a big fish; built a small boat/builds a small boat;
         sold the house/sells the house; ate at the new restaurant/eats at the new restaurant""",
-    "compar": """tall/taller/tallest; fast/faster/fastest; old/older/oldest; strong/stronger/strongest;
-        rich/richer/richest; small/smaller/smallest; young/younger/youngest; quick/quicker/quickest;
-        kind/kinder/kindest; short/shorter/shortest""",
+    "compar": """
+        tall/taller/tallest; fast/faster/fastest; old/older/oldest; strong/stronger/strongest;
+        rich/richer/richest; small/smaller/smallest; young/younger/youngest;
+        quick/quicker/quickest; kind/kinder/kindest; short/shorter/shortest""",
     "num": "two; three; four; five; six; seven; ten; twelve",
-    "animal": """dog/dogs; cat/cats; horse/horses; cow/cows; bird/birds; goat/goats; duck/ducks; pig/pigs;
-        rabbit/rabbits; monkey/monkeys; mouse/mice; wolf/wolves; goose/geese""",
+    "animal": """
+        dog/dogs; cat/cats; horse/horses; cow/cows; bird/birds; goat/goats; duck/ducks;
+        pig/pigs; rabbit/rabbits; monkey/monkeys; mouse/mice; wolf/wolves; goose/geese""",
     "size": "big; small; huge; tiny; large; little",
     "colour": "red; blue; green; yellow; brown; white; black",
     "adverb": "always; never; often; usually; sometimes; rarely",
-    "drink": """drinks/coffee in the morning; reads/the newspaper at breakfast; walks/the dog after dinner;
-        eats/fish on Friday; visits/old friends on Sunday; washes/the dishes at night; plays/tennis on Saturday;
-        takes/the bus to work; forgets/the keys at home; wears/a hat in winter""",
+    "drink": """
+        drinks/coffee in the morning; reads/the newspaper at breakfast;
+        walks/the dog after dinner; eats/fish on Friday; visits/old friends on Sunday;
+        washes/the dishes at night; plays/tennis on Saturday; takes/the bus to work;
+        forgets/the keys at home; wears/a hat in winter""",
 }
 
 PARADIGMS: dict[str, tuple[str, ...]] = {
