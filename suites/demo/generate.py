@@ -25,10 +25,8 @@ from demo_texts import causes, facts, grammar, lastword, retrieval
 Item = dict[str, Any]
 
 FOLDER = Path(__file__).resolve().parent
-SEED = 20250
-FACTS = 400
-GRAMMAR = 500
-RETRIEVAL = 500
+SEED = 20254
+ITEMS = 400  # of every task but causes, which has all its pairs
 CHOICES = 4  # choices of a fact, and facts of a passage
 GAP = re.compile(r"\{([^|{}]*)\|([^|{}]*)\}")  # {good|bad}
 WORD = re.compile(r"<(\w+?)(?:\.(\d))?>")  # <list> or <list.form>
@@ -53,8 +51,8 @@ def fact_items(rng: random.Random) -> Iterator[Item]:
         for prompt, table in facts.RELATIONS.items()
         for pair in words(table)
     ]
-    chosen = rng.sample(known, FACTS)
-    golds = shuffled_golds(rng, FACTS, CHOICES)
+    chosen = rng.sample(known, ITEMS)
+    golds = shuffled_golds(rng, ITEMS, CHOICES)
     for (prompt, subject, answer, answers), gold in zip(chosen, golds, strict=True):
         rng.shuffle(answers)  # an answer that is often right is also often a wrong choice
         choices = [other for other in dict.fromkeys(answers) if other != answer][: CHOICES - 1]
@@ -67,7 +65,7 @@ def grammar_items(rng: random.Random) -> Iterator[Item]:
     patterns = [(kind, text) for kind, texts in grammar.PARADIGMS.items() for text in texts]
     lists = {name: words(entries) for name, entries in grammar.WORDS.items()}
     seen: set[str] = set()
-    for number, gold in enumerate(shuffled_golds(rng, GRAMMAR, 2)):
+    for number, gold in enumerate(shuffled_golds(rng, ITEMS, 2)):
         if number % len(patterns) == 0:
             rng.shuffle(patterns)
         kind, pattern = patterns[number % len(patterns)]
@@ -94,14 +92,13 @@ def lastword_items(rng: random.Random) -> Iterator[Item]:
             filled = " ".join(text.split()).format(*row.split("/"), **names)
             prompt, _, target = filled.rpartition(" ")
             items.append({"prompt": prompt, "target": f" {target.rstrip('.')}"})
-    rng.shuffle(items)
-    yield from items
+    yield from rng.sample(items, ITEMS)
 
 
 def retrieval_items(rng: random.Random) -> Iterator[Item]:
     """A passage of four made-up facts and the cue for one of them; the asked place is balanced."""
     scenes = [scene.splitlines() for scene in retrieval.SCENES.strip().split("\n\n")]
-    for number, asked in enumerate(shuffled_golds(rng, RETRIEVAL, CHOICES)):
+    for number, asked in enumerate(shuffled_golds(rng, ITEMS, CHOICES)):
         opening, aside, *known = scenes[number % len(scenes)]
         told = [words(line, "|") for line in rng.sample(known, CHOICES)]
         values = [rng.choice(words(retrieval.VALUES[WORD.search(fact)[1]])) for fact, _ in told]
