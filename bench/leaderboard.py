@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from bench.records import Record
+from bench.serving import Workload
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def show(value: Value, column: Column) -> str:
         return value.text
     if value.number is None:
         return "–"
-    number = f"{value.number:,.{column.digits}f}"
+    digits = column.digits if abs(value.number) < 1000 else 0
+    number = f"{value.number:,.{digits}f}"
     return number if value.stderr is None else f"{number} ±{value.stderr:.{column.digits}f}"
 
 
@@ -95,6 +97,16 @@ def _tasks(records: list[Record]) -> dict[str, str]:
     return {name: task.primary for record in records for name, task in record.quality.items()}
 
 
+def _workloads(records: list[Record]) -> list[Workload]:
+    """The workloads measured, in the order of the suite."""
+    measured = [record.serving.result.workloads for record in records if record.serving]
+    return list(dict.fromkeys(load.workload for loads in measured for load in loads))
+
+
+def _head(load: Workload) -> str:
+    return f"b{load.batch_size} {load.input_len}→{load.output_len}"
+
+
 def _columns(records: list[Record]) -> list[Column]:
     columns = [Column("label", "variant", "", 0), Column("layers", "cut", "", 0, digits=0)]
     columns.append(Column("block", "layers out", "", 6))
@@ -111,21 +123,16 @@ def _columns(records: list[Record]) -> list[Column]:
         ):
             short = name.removeprefix("demo_")
             columns.append(Column(f"ppl:{name}", f"{short} ppl", "", 5, "lower"))
-    labels = dict.fromkeys(
-        load.workload.label
-        for record in records
-        if record.serving
-        for load in record.serving.result.workloads
-    )
-    for position, label in enumerate(labels):
-        first = 0 if position == 0 else 3
+    loads = _workloads(records)
+    for load in loads:
+        head, priority = _head(load), 2 + (load != loads[0])
         columns += [
-            Column(f"latency:{label}", f"{label} p50", "ms", 2 if position == 0 else 3, "lower", 0),
-            Column(f"throughput:{label}", f"{label}", "tok/s", first + 2, "higher", 0),
-            Column(f"ttft:{label}", f"{label} TTFT", "ms", 7, "lower", 1),
-            Column(f"tpot:{label}", f"{label} TPOT", "ms", 7, "lower", 2),
+            Column(f"latency:{load.label}", f"{head} p50", "ms", priority, "lower", 0),
+            Column(f"throughput:{load.label}", head, "tok/s", priority, "higher", 0),
+            Column(f"ttft:{load.label}", f"{head} TTFT", "ms", 7, "lower", 1),
+            Column(f"tpot:{load.label}", f"{head} TPOT", "ms", 7, "lower", 2),
         ]
-    if labels:
+    if loads:
         columns.append(Column("speedup", "speed-up", "×", 1, "higher", 2))
         columns.append(Column("weights", "weights", "MB", 1, "lower", 0))
         columns.append(Column("kv", "KV/token", "kB", 5, "lower"))
@@ -267,17 +274,21 @@ def _notes(records: list[Record], older: int) -> list[str]:
     notes = []
     if tasks:
         named = ", ".join(f"{name} ({metric})" for name, metric in tasks.items() if name in counted)
-        notes.append(f"avg: mean of {named}, ± one standard error; RP: avg relative to the baseline's.")
-    if any(record.serving for record in records):
         notes.append(
-            "p50: median time of one batch, end to end; speed-up: geometric mean over the workloads. "
-            "Serving is measured once per shape and shared by the solvers."
+            f"avg: mean of {named}, ± one standard error; RP: avg relative to the baseline's; "
+            f"★: best avg of its cut."
         )
-    uncertain: Callable[[Record], bool] = lambda record: bool(record.prune and record.prune.warning)  # noqa: E731
+    if loads := _workloads(records):
+        load = loads[-1]
+        notes.append(
+            f"{_head(load)}: batches of {load.batch_size} prompts of {load.input_len} tokens with "
+            f"{load.output_len} generated tokens each; p50: median time of a batch, end to end; "
+            f"speed-up: geometric mean over the workloads. Measured once per shape, for all solvers."
+        )
     notes += [
         f"! {record.label} at {record.layers}: {record.prune.warning}."
         for record in records
-        if uncertain(record) and record.prune
+        if record.prune and record.prune.warning
     ]
     if older:
         notes.append(f"{older} older records of the same cells are not shown.")

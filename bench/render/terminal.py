@@ -44,15 +44,20 @@ def text(table: Table) -> str:
 
 
 def fitting(table: Table, width: int) -> list[Column]:
-    """The columns of highest priority that fit ``width``, in table order."""
+    """The columns of highest priority that fit ``width``, in table order.
+
+    Columns of one kind and priority, such as those of all tasks, are shown together or not at all.
+    """
+    kinds: dict[tuple[int, str], list[Column]] = {}
+    for column in sorted(table.columns, key=lambda column: column.priority):
+        kinds.setdefault((column.priority, column.key.partition(":")[0]), []).append(column)
     kept: list[Column] = []
     used = 0
-    for column in sorted(table.columns, key=lambda column: column.priority):
-        needed = _width(table, column) + PADDING
-        if column.priority and used + needed > width:
-            continue
-        kept.append(column)
-        used += needed
+    for (priority, _), columns in kinds.items():
+        needed = sum(_width(table, column) + PADDING for column in columns)
+        if priority == 0 or used + needed <= width:
+            kept += columns
+            used += needed
     return [column for column in table.columns if column in kept]
 
 

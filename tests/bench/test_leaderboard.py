@@ -188,6 +188,19 @@ def test_terminal_table_fits_and_names_what_it_leaves_out(records: list[Record],
     assert "…" not in file.getvalue()
 
 
+def test_columns_of_the_tasks_are_shown_together_or_not_at_all(records: list[Record]) -> None:
+    table = leaderboard.build(records)
+    for width in range(40, 300):
+        shown = [column.key.startswith("task:") for column in terminal.fitting(table, width)]
+        assert sum(shown) in (0, 3)
+
+
+def test_large_numbers_have_no_decimals() -> None:
+    column = leaderboard.Column("ppl", "ppl", "", 0)
+    shown = [leaderboard.show(leaderboard.Value(x), column) for x in (12.34, 999.96, 1234.5, 1e6)]
+    assert shown == ["12.3", "1,000.0", "1,234", "1,000,000"]
+
+
 def test_piped_table_has_every_column_and_no_escapes(records: list[Record]) -> None:
     table = leaderboard.build(records)
     text = terminal.text(table)

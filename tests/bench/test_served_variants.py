@@ -128,7 +128,7 @@ def test_pruned_shape_needs_less_memory(served: tuple[Path, str]) -> None:
 
 
 def test_table_shows_serving_beside_quality(served: tuple[Path, str]) -> None:
-    for header in ("in16-out8-b1", "speed-up", "weights", "KV/token", "RP"):
+    for header in ("16→8", "p50", "tok/s", "speed-up", "weights", "KV/token", "RP"):
         assert header in served[1]
 
 
