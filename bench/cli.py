@@ -73,7 +73,7 @@ def run(suite: Path, out: Path | None, only: tuple[str, ...]) -> None:
 def plan(suite: Path, out: Path | None, only: tuple[str, ...], as_json: bool) -> None:
     """Show the cells of a suite, what is done, and what would run; loads no model."""
     from bench.records import Store
-    from bench.runner import stages_left
+    from bench.resume import stages_left
 
     found, folder = _plan(suite, only, out)
     store = Store(folder)

@@ -18,6 +18,8 @@ from typing import Any
 from bench import environment, records
 from bench.matrix import Cell, Plan, Task, serving_identity
 from bench.records import Failure, Record, Store
+from bench.resume import serving_left, stages_left, tasks_left
+from bench.scoring.metrics import primary_metric
 from bench.serving import ServingError, measure
 from bench.suite import ModelSpec
 from replaceme import models, tensorfile
@@ -37,34 +39,6 @@ class Events:
 
 
 SILENT = Events(*[lambda _: None] * 3)
-
-
-def tasks_left(cell_record: Record | None, tasks: list[Task]) -> list[Task]:
-    """The tasks that a record does not answer."""
-    quality = cell_record.quality if cell_record else {}
-    return [
-        t for t in tasks if t.spec.task not in quality or quality[t.spec.task].identity != t.identity
-    ]
-
-
-def serving_left(record: Record | None, plan: Plan) -> bool:
-    """Whether a record lacks the serving measurement that the plan wants."""
-    if plan.suite.serve is None:
-        return False
-    if record is None or record.serving is None:
-        return True
-    known = record.serving.identity
-    return known != serving_identity({}, plan.suite.serve, "") | {
-        "config": known.get("config"),
-        "checkpoint": known.get("checkpoint") if plan.suite.serve.per_checkpoint else None,
-    }
-
-
-def stages_left(record: Record | None, plan: Plan) -> list[str]:
-    """Names of the stages that a run would do for a cell."""
-    left = [] if record and record.prune else ["prune"]
-    left += [f"score:{task.spec.task}" for task in tasks_left(record, plan.tasks)]
-    return left + ["serve"] * serving_left(record, plan)
 
 
 class Run:
@@ -89,6 +63,7 @@ class Run:
         record.label, record.model = cell.label, cell.model.name
         for task in self.plan.tasks:
             if (known := record.quality.get(task.spec.task)) and known.identity == task.identity:
+                known.primary = primary_metric(task.spec, known.metrics)
                 known.average = task.spec.average
         return record
 
@@ -104,6 +79,9 @@ class Run:
             OutputError: the result folder cannot be written.
         """
         self.events = events
+        for cell, record in self.records.items():
+            if self.store.read(cell.stem) not in (None, record):
+                self.store.write(cell.stem, record)
         for model in self.plan.suite.models:
             cells = [cell for cell in self.plan.cells if cell.model == model]
             if any(stages_left(self.records[cell], self.plan) for cell in cells):

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.scoring.catalog import TaskSource, yaml_of
+from bench.scoring.metrics import primary_metric
 from bench.suite import TaskSpec
 
-PREFERRED = ("acc_norm", "acc", "exact_match")
 BOOTSTRAPS = 1000  # resamples for the standard error of metrics that are not means
 
 
@@ -57,7 +57,7 @@ class CheckpointScorer:
         """Run a task, as lm-eval's ``simple_evaluate`` does but for its seconds of environment report.
 
         Raises:
-            ValueError: the task does not report ``task.metric``.
+            InputError: the task does not report ``task.metric``.
         """
         from lm_eval import evaluate
         from lm_eval.defaults import DEFAULT_OTHER_SEED
@@ -119,15 +119,3 @@ def _task_score(task: TaskSpec, output: dict[str, Any], seconds: float) -> TaskS
         columns,
         seconds,
     )
-
-
-def primary_metric(task: TaskSpec, metrics: dict[str, Any]) -> str:
-    """The metric that counts: the one the suite names, else the first of ``PREFERRED`` reported."""
-    if task.metric:
-        if task.metric not in metrics:
-            raise ValueError(
-                f"task {task.task!r} does not report the metric {task.metric!r}; it reports "
-                f"{', '.join(metrics)}."
-            )
-        return task.metric
-    return next((name for name in PREFERRED if name in metrics), next(iter(metrics)))

@@ -182,6 +182,28 @@ def test_editing_a_suite_reruns_only_what_changed(
     assert set(new) == {"baseline", "uidl", "lstsq", "ridge"}
 
 
+def test_labels_and_counting_metrics_can_change_without_computing_anything(
+    call: Call, finished: Finished, write_suite: WriteSuite, task_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished[1], out)
+    tasks = [{"task": "colours", "metric": "acc"}, {"task": "endings", "average": False}]
+    score = {"tasks": tasks, "include_path": str(task_folder)}
+    solvers = ["uidl", {"name": "lstsq", "as": "least squares"}]
+    suite = write_suite(score=score, prune={"layers": [2], "solvers": solvers})
+    assert call("run", suite, "--out", out).returncode == 0
+    before, after = by_label(finished[1]), by_label(out)
+    assert after["least squares"].updated == before["lstsq"].updated
+    report = call("report", out).stdout
+    assert "mean of colours (acc)," in report
+    assert "least squares" in report
+    wrong = {"tasks": [{"task": "colours", "metric": "f1"}], "include_path": str(task_folder)}
+    result = call("run", write_suite(score=wrong), "--out", out)
+    assert result.returncode == 2
+    assert "does not report the metric 'f1'; it reports acc, acc_norm" in result.stderr
+    assert by_label(out)["uidl"] == after["uidl"]
+
+
 def test_changed_limit_rescores_but_does_not_prune_again(
     call: Call, finished: Finished, write_suite: WriteSuite, task_folder: Path, tmp_path: Path
 ) -> None:

@@ -85,10 +85,10 @@ def copy(tiny: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny, tmp_path / "copy"))
 
 
-def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file below a folder with its inode and time of change."""
-    files = {str(path.relative_to(folder)): path.stat() for path in folder.rglob("*") if path.is_file()}
-    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in files.items()}
+def snapshot(folder: Path) -> dict[Path, tuple[int, int]]:
+    """A folder and everything below it with inode and time of change."""
+    stats = {path: path.stat() for path in [folder, *folder.rglob("*")]}
+    return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in stats.items()}
 
 
 # GGUF
