@@ -12,16 +12,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("replaceme", "bench")
 LIGHT = "cli suite matrix records leaderboard listing render resume yaml_source".split()
-    "cli",
-    "suite",
-    "matrix",
-    "records",
-    "leaderboard",
-    "listing",
-    "render",
-    "resume",
-    "yaml_source",
-]
 HEAVY = ["torch", "transformers", "lm_eval", "vllm", "datasets"]
 VERBS = ["--help", "run --help", "plan suites/demo.yaml", "plan suites/llama.yaml", "list solvers"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,15 @@ def load_and_save(source: Path, out: Path, transform: torch.Tensor) -> None:
     prune_model(model, LLAMA, BLOCKS[0], transform)
     shutil.rmtree(out, ignore_errors=True)
     model.save_pretrained(out)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Times of one thread do not depend on what else the machine does with its other cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
