@@ -177,13 +177,14 @@ def average(record: Record) -> Value:
     The error is √(Σ sᵢ²)/k for k tasks; unknown where one task's is.
     """
     primary = [task.metrics[task.primary] for task in record.quality.values() if task.average]
-    if not primary or any(failure.stage.startswith("score") for failure in record.failures):
+    values = [metric.value for metric in primary if metric.value is not None]
+    failed = any(failure.stage.startswith("score") for failure in record.failures)
+    if not primary or failed or len(values) < len(primary):
         return Value()
-    errors = [metric.stderr for metric in primary]
-    stderr = None
-    if all(error is not None for error in errors):
-        stderr = 100 * math.sqrt(sum(error**2 for error in errors if error is not None)) / len(errors)
-    return Value(100 * sum(metric.value for metric in primary) / len(primary), stderr)
+    errors = [metric.stderr for metric in primary if metric.stderr is not None]
+    known = len(errors) == len(primary)
+    stderr = 100 * math.hypot(*errors) / len(errors) if known else None
+    return Value(100 * sum(values) / len(values), stderr)
 
 
 def _row(record: Record, baseline: Record | None, columns: list[Column]) -> Row:
@@ -209,8 +210,7 @@ def _quality(record: Record, baseline: Record | None, values: dict[str, Value]) 
     values["rp"] = Value(_ratio(values["average"].number, whole, 100))
     for name, task in record.quality.items():
         metric = task.metrics[task.primary]
-        stderr = None if metric.stderr is None else 100 * metric.stderr
-        values[f"task:{name}"] = Value(100 * metric.value, stderr)
+        values[f"task:{name}"] = Value(_scaled(metric.value, 100), _scaled(metric.stderr, 100))
         if perplexity := task.metrics.get("perplexity"):
             values[f"ppl:{name}"] = Value(perplexity.value)
 
@@ -231,7 +231,7 @@ def _serving(record: Record, baseline: Record | None, values: dict[str, Value]) 
         ("peak", result.memory.peak_process_memory_bytes, 1e6),
     ]
     for key, number, unit in scaled:
-        values[key] = Value(None if number is None else number / unit)
+        values[key] = Value(_scaled(number, 1 / unit))
     values["speedup"] = Value(_speedup(record, baseline))
 
 
@@ -262,6 +262,10 @@ def _size(record: Record, baseline: Record | None, values: dict[str, Value]) -> 
     if baseline and baseline.prune:
         kept = record.prune.parameters / baseline.prune.parameters
         values["compression"] = Value(100 * (1 - kept))
+
+
+def _scaled(number: float | None, factor: float) -> float | None:
+    return None if number is None else number * factor
 
 
 def _ratio(part: float | None, whole: float | None, scale: float) -> float | None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from bench.serving import ServingResult
 from replaceme.errors import InputError, OutputError
@@ -24,6 +25,13 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_finite)]  # None: unknown, or not finite
+
+
 class Prune(_Part):
     """What was removed and how well the transform fits."""
 
@@ -33,10 +41,10 @@ class Prune(_Part):
     distance: float | None = Field(None, description="angular distance over the block, 0 to 1")
     runner_up: tuple[int, int] | None = Field(None, description="the block with the next distance")
     runner_up_distance: float | None = None
-    relative_error: tuple[float, float] | None = Field(
+    relative_error: tuple[Number, Number] | None = Field(
         None, description="√(Σ‖prediction − L‖² / Σ‖L‖²) with plain removal, and with the transform"
     )
-    mean_cosine: tuple[float, float] | None = Field(
+    mean_cosine: tuple[Number, Number] | None = Field(
         None, description="mean cos(prediction, L) with plain removal, and with the transform"
     )
     warning: str | None = Field(None, description="why the fit should not be trusted")
@@ -55,8 +63,8 @@ class Prune(_Part):
 
 
 class Metric(_Part):
-    value: float
-    stderr: float | None
+    value: Number
+    stderr: Number
     higher_is_better: bool | None
 
 
@@ -134,8 +142,7 @@ class Store:
         return {path.stem: read_record(path) for path in paths}
 
     def write(self, stem: str, record: Record) -> None:
-        text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False)
-        write_atomically(self.path(stem), text.encode() + b"\n")
+        write_atomically(self.path(stem), record.model_dump_json(indent=1).encode() + b"\n")
 
     def read_samples(self, stem: str) -> dict[str, dict[str, list[Any]]]:
         """Task → {"doc_id": […], metric: […]}."""

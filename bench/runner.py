@@ -336,8 +336,9 @@ class Run:
 
 
 def _size(folder: Path) -> dict[str, Any]:
+    files = models.weight_files(folder)
     return {
         "dtype": models.checkpoint_dtype(models.read_config(folder)),
-        "parameters": tensorfile.count_parameters(folder),
-        "checkpoint_bytes": tensorfile.weight_bytes(folder),
+        "parameters": tensorfile.count_parameters(files),
+        "checkpoint_bytes": sum(file.stat().st_size for file in files),
     }

@@ -126,30 +126,31 @@ def check_folder(folder: Path, source: str) -> None:
         raise InputError(f"{where}: {folder / 'config.json'} is not valid JSON ({error}).") from None
     if not isinstance(config, dict) or "model_type" not in config:
         raise InputError(f"{where}: {folder / 'config.json'} does not say its model_type.")
-    files = sorted(folder.glob("*.safetensors"))
+    files = weight_files(folder)
     if not files:
         pickled = any(folder.glob("*.bin"))
         reason = "only pickled weights (.bin), which are never read" if pickled else "no weights"
         raise InputError(
             f"{where} is not a usable checkpoint: {folder} has {reason}; needed are .safetensors."
         )
-    if missing := [name for name in indexed_shards(folder) if not (folder / name).is_file()]:
-        raise InputError(f"{where} is not whole: {folder / missing[0]} is missing.")
     for file in files:
+        if not file.is_file():
+            raise InputError(f"{where} is not whole: {file} is missing.")
         read_header(file)
 
 
-def indexed_shards(folder: Path) -> list[str]:
-    """Names of the weight files that a sharded checkpoint's index lists; empty without an index.
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint: those its index lists, or all where it has no index.
 
     Raises:
         InputError: the index cannot be read.
     """
     index = folder / INDEX
     if not index.is_file():
-        return []
+        return sorted(folder.glob("*.safetensors"))
     try:
-        return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
+        return [folder / name for name in sorted(set(weight_map.values()))]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{index} is damaged: it has no weight_map from tensors to files.") from None
 
@@ -195,7 +196,7 @@ def fingerprint(source: str, revision: str | None = None) -> str:
     if path.is_file():
         return f"gguf:{file_hash(path)}"
     digest = hashlib.sha256()
-    for file in [path / "config.json", *sorted(path.glob("*.safetensors"))]:
+    for file in [path / "config.json", *weight_files(path)]:
         if file.is_file():
             digest.update(f"{file.name}:{file_hash(file)}\n".encode())
     return f"sha256:{digest.hexdigest()}"

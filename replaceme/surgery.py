@@ -26,7 +26,7 @@ from replaceme.architectures import (
     pruned_config,
 )
 from replaceme.errors import InputError, OutputError
-from replaceme.models import INDEX, check_folder, indexed_shards, read_config
+from replaceme.models import INDEX, check_folder, read_config, weight_files
 from replaceme.selection import check_block
 from replaceme.tensorfile import FLOATS, Entry, Piece
 
@@ -195,8 +195,7 @@ class _Edit:
 
 
 def _write_weights(source: Path, out: Path, edit: _Edit) -> None:
-    indexed = [source / name for name in indexed_shards(source)]
-    shards = indexed or sorted(source.glob("*.safetensors"))
+    shards = weight_files(source)
     headers = {shard: tensorfile.read_header(shard) for shard in shards}
     names = {entry.name for entries, _ in headers.values() for entry in entries}
     if (target := edit.merge_target) and target not in names:
@@ -210,5 +209,5 @@ def _write_weights(source: Path, out: Path, edit: _Edit) -> None:
                 tensorfile.write(out / shard.name, pieces, metadata)
         weight_map |= {piece.name: shard.name for piece in pieces}
         total += sum(piece.size for piece in pieces)
-    if indexed:
+    if (source / INDEX).is_file():
         _write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})

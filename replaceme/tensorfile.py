@@ -127,12 +127,6 @@ def write(file: Path, pieces: list[Piece], metadata: dict[str, str]) -> None:
             target.write(piece.read())
 
 
-def count_parameters(folder: Path) -> int:
-    """Number of parameters stored in a checkpoint folder (tied weights are stored once)."""
-    files = folder.glob("*.safetensors")
+def count_parameters(files: list[Path]) -> int:
+    """Number of parameters stored in weight files (tied weights are stored once)."""
     return sum(math.prod(entry.shape) for file in files for entry in read_header(file)[0])
-
-
-def weight_bytes(folder: Path) -> int:
-    """Bytes of the safetensors files of a checkpoint folder."""
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("replaceme", "bench")
-LIGHT = "cli suite matrix records leaderboard listing render resume yaml_source".split()
+LIGHT = ["cli", "suite", "matrix", "records", "resume", "leaderboard", "render", "listing"]
 HEAVY = ["torch", "transformers", "lm_eval", "vllm", "datasets"]
 VERBS = ["--help", "run --help", "plan suites/demo.yaml", "plan suites/llama.yaml", "list solvers"]
 
