@@ -48,8 +48,11 @@ def fit(solver: Solver, moments: Moments, seed: int = 42) -> Fit:
         transform, warning = None, "the solution was not finite; the identity was used instead"
     identity, fitted = _relative_error(None, moments), _relative_error(transform, moments)
     cosines = _mean_cosine(None, moments), _mean_cosine(transform, moments)
-    if warning is None and fitted > identity and cosines[1] < cosines[0]:
-        warning = "the fit is worse than plain removal on its own calibration tokens"
+    if warning is None and (fitted > identity or cosines[1] < cosines[0]):
+        measure = "mean cosine" if cosines[1] < cosines[0] else "relative error"
+        warning = (
+            f"on its calibration tokens the fit's {measure} is worse than that of plain removal"
+        )
     return Fit(transform, (identity, fitted), cosines, warning, notes, seconds)
 
 

@@ -204,7 +204,21 @@ def test_fit_worse_than_removal_is_kept_with_a_warning(moments: Moments) -> None
     fitted = fit(Lstsq(alpha=1e9), moments)
     assert fitted.transform is not None
     assert fitted.relative_error[1] > fitted.relative_error[0]
-    assert fitted.warning == "the fit is worse than plain removal on its own calibration tokens"
+    assert fitted.warning
+    assert "the fit's mean cosine is worse than that of plain removal" in fitted.warning
+
+
+def test_fit_owned_by_one_massive_token_is_warned_of(
+    make_moments: Callable[..., Moments], states: States
+) -> None:
+    mlp, before, after = (state.clone() for state in states)
+    after[:] = before + 0.01 * after
+    after[0] += 1e5
+    fitted = fit(Lstsq(), make_moments(mlp, before, after))
+    assert fitted.relative_error[1] < fitted.relative_error[0]
+    assert fitted.mean_cosine[1] < fitted.mean_cosine[0]
+    assert fitted.warning
+    assert "mean cosine" in fitted.warning
 
 
 @pytest.mark.parametrize("solver", [Lstsq(), Cosine()], ids=repr)
