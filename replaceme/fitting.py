@@ -50,9 +50,7 @@ def fit(solver: Solver, moments: Moments, seed: int = 42) -> Fit:
     cosines = _mean_cosine(None, moments), _mean_cosine(transform, moments)
     if warning is None and (fitted > identity or cosines[1] < cosines[0]):
         measure = "mean cosine" if cosines[1] < cosines[0] else "relative error"
-        warning = (
-            f"on its calibration tokens the fit's {measure} is worse than that of plain removal"
-        )
+        warning = f"on its calibration tokens the fit's {measure} is worse than that of plain removal"
     return Fit(transform, (identity, fitted), cosines, warning, notes, seconds)
 
 
