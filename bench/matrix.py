@@ -88,8 +88,9 @@ class Cell:
 
     @property
     def stem(self) -> str:
-        """Name of the cell's files."""
-        readable = re.sub(r"[^\w.]+", "-", self.name).strip("-").lower()
+        """Name of the cell's files; independent of the label, which may change."""
+        kind = f"{self.layers} {self.solver.solver.name}" if self.solver else "baseline"
+        readable = re.sub(r"[^\w.]+", "-", f"{self.model.name} {kind}").strip("-").lower()
         return f"{readable}-{digest(self.identity)[:8]}"
 
 
@@ -128,12 +129,23 @@ def expand(suite: Suite, only: tuple[str, ...] = ()) -> Plan:
             for count in suite.prune.layers
             for solver in suite.prune.solvers
         ]
+    _check_distinct(cells)
     kept = [cell for cell in cells if not only or any(fnmatch(cell.name, glob) for glob in only)]
     if not kept:
         raise InputError(
             f"--only {' '.join(only)} matches no cell; cells are named like {cells[-1].name!r}."
         )
     return Plan(suite, kept, tasks)
+
+
+def _check_distinct(cells: list[Cell]) -> None:
+    names: dict[str, str] = {}
+    for cell in cells:
+        if (other := names.setdefault(cell.stem, cell.name)) != cell.name:
+            raise InputError(
+                f"the cells {other!r} and {cell.name!r} are duplicates: the same solver with the same "
+                f"parameters on the same model; keep one of them."
+            )
 
 
 def _check_model(suite: Suite, model: ModelSpec) -> None:

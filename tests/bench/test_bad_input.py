@@ -50,6 +50,10 @@ def refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
         ({"prune": {"layers": [8], "solvers": ["uidl"]}}, ["8 layers cannot", "of 8", "1 to 7"]),
         ({"prune": {"layers": [2, 2], "solvers": ["uidl"]}}, ["prune.layers", "duplicate cells"]),
         ({"prune": {"layers": [2], "solvers": ["uidl", "uidl"]}}, ["'uidl' stands twice", "as: NAME"]),
+        (
+            {"prune": {"layers": [2], "solvers": ["lstsq", {"name": "lstsq", "as": "again"}]}},
+            ["'tiny/2/lstsq' and 'tiny/2/again' are duplicates"],
+        ),
         ({"models": ["./nowhere"]}, ["nowhere", "no such file or folder"]),
         ({"models": ["package:no_such_package/x.gguf"]}, ["'no_such_package' is not installed"]),
         (
