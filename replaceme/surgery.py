@@ -19,12 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replaceme import tensorfile
-from replaceme.architectures import (
-    PER_LAYER_KEYS,
-    Architecture,
-    architecture_of,
-    pruned_config,
-)
+from replaceme.architectures import Architecture, architecture_of, pruned_config
 from replaceme.errors import InputError, OutputError
 from replaceme.models import INDEX, check_folder, read_config, weight_files
 from replaceme.selection import check_block
@@ -73,8 +68,9 @@ def prune_model(
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
                 module.layer_idx = index  # type: ignore[assignment]
-    for key, value in pruned_config(model.config.to_dict(), block).items():
-        if key in ("num_hidden_layers", "max_window_layers", *PER_LAYER_KEYS):
+    config = model.config.to_dict()
+    for key, value in pruned_config(config, block).items():
+        if value != config[key]:
             setattr(model.config, key, value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -13,18 +14,24 @@ from typing import Any
 import pytest
 import yaml
 
-COMMAND = str(Path(sys.executable).with_name("replaceme-bench"))
 COLOURS = ["red", "blue", "green", "white", "black", "brown"]
 
 
 @pytest.fixture(scope="session")
-def call() -> Callable[..., subprocess.CompletedProcess[str]]:
+def command() -> str:
+    """Path of the installed ``replaceme-bench``."""
+    return str(Path(sys.executable).with_name("replaceme-bench"))
+
+
+@pytest.fixture(scope="session")
+def call(command: str) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs ``replaceme-bench`` with some arguments in a process of its own."""
 
     def call(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
         options["env"] = os.environ | {"COLUMNS": "200"} | options.pop("env", {})
-        command = [COMMAND, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+        return subprocess.run(
+            [command, *map(str, arguments)], capture_output=True, text=True, timeout=300, **options
+        )
 
     return call
 
@@ -68,9 +75,9 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture
-def content(tiny: Path, task_folder: Path) -> dict[str, Any]:
-    """The mapping of a valid suite of a baseline and two variants, without serving."""
+@pytest.fixture(scope="session")
+def small_suite(tiny: Path, task_folder: Path) -> dict[str, Any]:
+    """The mapping of a valid suite: a baseline and two variants, no serving; not to be changed."""
     return {
         "name": "small",
         "models": [str(tiny)],
@@ -79,6 +86,12 @@ def content(tiny: Path, task_folder: Path) -> dict[str, Any]:
         "score": {"tasks": ["colours", "endings"], "include_path": str(task_folder)},
         "device": "cpu",
     }
+
+
+@pytest.fixture
+def content(small_suite: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the small suite that a test may change."""
+    return copy.deepcopy(small_suite)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from bench.records import Record, Store
 
@@ -38,9 +39,8 @@ def by_label(out: Path) -> dict[str, Record]:
     return {record.label: record for record in Store(out).all().values()}
 
 
-def running(suite: Path, out: Path, until: str) -> subprocess.Popen[str]:
+def running(command: str, suite: Path, out: Path, until: str) -> subprocess.Popen[str]:
     """A run that has just said on stderr that it does ``until``."""
-    command = Path(sys.executable).with_name("replaceme-bench")
     run = subprocess.Popen(
         [command, "run", suite, "--out", out],
         stderr=subprocess.PIPE,
@@ -54,21 +54,12 @@ def running(suite: Path, out: Path, until: str) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def finished(
-    call: Call, tiny: Path, task_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    call: Call, small_suite: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path, subprocess.CompletedProcess[str]]:
     """A suite, its finished result folder, and what the run printed; not to be changed."""
     folder = tmp_path_factory.mktemp("finished")
     suite = folder / "suite.yaml"
-    suite.write_text(
-        f"""
-name: small
-models: [{tiny}]
-prune: {{layers: [2], solvers: [uidl, lstsq]}}
-calibration: {{samples: 16, max_length: 32}}
-score: {{tasks: [colours, endings], include_path: {task_folder}}}
-device: cpu
-"""
-    )
+    suite.write_text(yaml.safe_dump(small_suite))
     result = call("run", suite, "--out", folder / "out")
     assert result.returncode == 0, result.stderr
     return suite, folder / "out", result
@@ -217,12 +208,12 @@ def test_changed_limit_rescores_but_does_not_prune_again(
 
 
 def test_killed_run_goes_on_and_ends_with_the_same_records(
-    call: Call, finished: Finished, tmp_path: Path
+    call: Call, command: str, finished: Finished, tmp_path: Path
 ) -> None:
     suite, whole, _ = finished
     out = tmp_path / "out"
     for stage in ("uidl: fitting", "endings"):
-        run = running(suite, out, until=stage)
+        run = running(command, suite, out, until=stage)
         time.sleep(0.05)
         run.send_signal(signal.SIGKILL)
         run.wait()
@@ -230,9 +221,11 @@ def test_killed_run_goes_on_and_ends_with_the_same_records(
     assert stable(out) == stable(whole)
 
 
-def test_interrupt_keeps_what_is_done_and_exits_with_130(finished: Finished, tmp_path: Path) -> None:
+def test_interrupt_keeps_what_is_done_and_exits_with_130(
+    command: str, finished: Finished, tmp_path: Path
+) -> None:
     suite, out = finished[0], tmp_path / "out"
-    run = running(suite, out, until="baseline: endings")
+    run = running(command, suite, out, until="baseline: endings")
     run.send_signal(signal.SIGINT)
     _, message = run.communicate()
     assert run.returncode == 130

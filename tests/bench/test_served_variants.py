@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from bench.records import Record, Store
 
@@ -77,27 +78,21 @@ def disagreements(folder: Path) -> list[tuple[str, float]]:
 @pytest.fixture(scope="module")
 def served(
     call: Callable[..., subprocess.CompletedProcess[str]],
-    tiny: Path,
-    task_folder: Path,
+    small_suite: dict[str, Any],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, str]:
     """The result folder of a run with serving, and what it printed."""
     folder = tmp_path_factory.mktemp("served")
-    (folder / "suite.yaml").write_text(
-        f"""
-name: served
-models: [{tiny}]
-prune: {{layers: [3], solvers: [uidl, lstsq]}}
-calibration: {{samples: 16, max_length: 32}}
-score: {{tasks: [colours], include_path: {task_folder}}}
-serve:
-  enforce_eager: true
-  repeats: 2
-  kv_cache_gib: 0.0625
-  workloads: [{{input_len: 16, output_len: 8, batch_size: 1}}]
-device: cpu
-"""
-    )
+    changes = {
+        "prune": {"layers": [3], "solvers": ["uidl", "lstsq"]},
+        "serve": {
+            "enforce_eager": True,
+            "repeats": 2,
+            "kv_cache_gib": 0.0625,
+            "workloads": [{"input_len": 16, "output_len": 8, "batch_size": 1}],
+        },
+    }
+    (folder / "suite.yaml").write_text(yaml.safe_dump(small_suite | changes))
     result = call("run", folder / "suite.yaml", "--out", folder / "out")
     assert result.returncode == 0, result.stdout + result.stderr
     return folder / "out", result.stdout
