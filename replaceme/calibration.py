@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,6 +210,17 @@ class Batch:
     lengths: Tensor
     ranks: Tensor
 
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]], ranks: Tensor | None = None) -> Batch:
+        """A batch of token sequences; without ``ranks`` the tokens are ranked as they come."""
+        import torch
+
+        lengths = torch.tensor([len(row) for row in rows])
+        ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+        for line, row in zip(ids, rows, strict=True):
+            line[: len(row)] = torch.tensor(row)
+        return cls(ids, lengths, torch.arange(int(lengths.sum())) if ranks is None else ranks)
+
     @property
     def mask(self) -> Tensor:
         """[sequences, tokens] bool, true at real tokens."""
@@ -241,10 +253,27 @@ class Batches:
         seen = 0
         for start in range(0, len(ordered), self.batch_size):
             rows = ordered[start : start + self.batch_size]
-            lengths = torch.tensor([len(row) for row in rows])
-            ids = torch.zeros(len(rows), len(rows[0]), dtype=torch.long)
-            for line, row in zip(ids, rows, strict=True):
-                line[: len(row)] = torch.tensor(row)
-            count = int(lengths.sum())
-            yield Batch(ids, lengths, ranks[seen : seen + count])
+            count = sum(map(len, rows))
+            yield Batch.of(rows, ranks[seen : seen + count])
             seen += count
+
+    def first(self, tokens: int) -> Batches:
+        """The first sequences, of ``tokens`` tokens at most (but one sequence at least)."""
+        totals = accumulate(map(len, self.sequences))
+        count = sum(total <= tokens for total in totals)
+        return replace(self, sequences=self.sequences[: max(1, count)])
+
+    def held_back(self, tokens: int) -> tuple[Batches, Batches]:
+        """Two disjoint parts: the sequences to fit on, and about ``tokens`` tokens to judge on.
+
+        The judging part is taken evenly from the whole; it is at most a tenth of the sequences, and
+        empty where that is less than one.
+        """
+        mean = max(1, self.tokens // max(1, len(self.sequences)))
+        count = min(-(-tokens // mean), len(self.sequences) // 10)
+        judged = {round((i + 0.5) * len(self.sequences) / count - 0.5) for i in range(count)}
+        split = [
+            [row for i, row in enumerate(self.sequences) if (i in judged) == side] for side in (0, 1)
+        ]
+        fitted, held = (replace(self, sequences=rows) for rows in split)
+        return fitted, held

@@ -1,70 +1,111 @@
-"""A solver applied to the moments of a block, and how good the fit is."""
+"""A solver applied to a calibrated model, and how good the fit is."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from replaceme.solvers import Solver
-from replaceme.statistics import Moments
+from replaceme.solvers.base import Problem
+from replaceme.statistics import DIAGNOSED_TOKENS, TokenSample
+from replaceme.surgery import Edit
 
-DIAGNOSED_TOKENS = 4096
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from replaceme.decoder import Decoder
+    from replaceme.pruning import Calibration
+    from replaceme.selection import Block
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A transform with its diagnostics.
+    """An edit with its diagnostics; the pairs are (plain removal, with the edit).
 
     Attributes:
-        transform: [d, d] float64, or ``None`` for the identity.
-        relative_error: (before, after): √(Σ‖prediction − L_out‖² / Σ‖L_out‖²) over all tokens, with
-            the identity and with the transform.
-        mean_cosine: (before, after): cos(prediction, L_out), mean over ``DIAGNOSED_TOKENS`` tokens.
-        warning: why the transform should not be trusted, or ``None``.
+        edit: what to do to the model.
+        relative_error: √(Σ‖prediction − L_out‖² / Σ‖L_out‖²) at the first block's end, over
+            ``DIAGNOSED_TOKENS`` calibration tokens at most.
+        mean_cosine: cos(prediction, L_out), mean over the same tokens.
+        loss: nats per held-back token; ``None`` where none was held back.
+        intact_loss: the same of the intact model.
+        warning: why the variant should not be trusted, or ``None``.
         notes: the solver's own notes.
         seconds: time of the solve.
     """
 
-    transform: Tensor | None
+    edit: Edit
     relative_error: tuple[float, float]
     mean_cosine: tuple[float, float]
+    loss: tuple[float, float] | None = None
+    intact_loss: float | None = None
     warning: str | None = None
     notes: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
 
-def fit(solver: Solver, moments: Moments, seed: int = 42) -> Fit:
-    """Run ``solver``. A result that is not finite is replaced by the identity, and says so."""
+def fit(solver: Solver, calibration: Calibration, blocks: tuple[Block, ...], seed: int = 42) -> Fit:
+    """Run ``solver``. A result that is not finite is replaced by plain removal, and says so."""
+    problem = Problem(blocks, calibration.statistics, calibration.decoder, calibration.batches, seed)
     start = time.perf_counter()
-    transform, notes = solver.solve(moments, seed)
+    edit, notes = solver.solve(problem)
     seconds = time.perf_counter() - start
     warning = None
-    if transform is not None and not bool(transform.isfinite().all()):
-        transform, warning = None, "the solution was not finite; the identity was used instead"
-    identity, fitted = _relative_error(None, moments), _relative_error(transform, moments)
-    cosines = _mean_cosine(None, moments), _mean_cosine(transform, moments)
-    if warning is None and (fitted > identity or cosines[1] < cosines[0]):
-        measure = "mean cosine" if cosines[1] < cosines[0] else "relative error"
-        warning = f"on its calibration tokens the fit's {measure} is worse than that of plain removal"
-    return Fit(transform, (identity, fitted), cosines, warning, notes, seconds)
+    changed = [*edit.transforms.values(), *edit.weights.values()]
+    if not all(bool(values.isfinite().all()) for values in changed):
+        edit, warning = Edit(blocks), "the solution was not finite; plain removal was used instead"
+    errors, cosines = _diagnose(problem, edit)
+    removal, loss = calibration.removal_loss(blocks), calibration.held_back.loss(edit)
+    losses = None if removal is None or loss is None else (removal, loss)
+    if warning is None:
+        warning = _doubt(errors, cosines, losses)
+    return Fit(edit, errors, cosines, losses, calibration.held_back.intact, warning, notes, seconds)
 
 
-def _relative_error(transform: Tensor | None, moments: Moments) -> float:
-    """From the moments: ‖M C − D‖² = tr(Cᵀ MᵀM C) − 2 tr(Cᵀ MᵀD) + ‖D‖² with C = T − I, D = L − L_in."""
-    error = moments.change
-    if transform is not None:
-        correction = transform - torch.eye(len(transform), dtype=transform.dtype).to(transform)
-        error += float((correction * (moments.gram @ correction - 2 * moments.cross)).sum())
-    return (max(error, 0.0) / moments.energy) ** 0.5
+def _doubt(
+    errors: tuple[float, float], cosines: tuple[float, float], losses: tuple[float, float] | None
+) -> str | None:
+    """Why a fit is worse than plain removal, if it is: by the loss where that is known."""
+    if losses is not None:
+        return _worse("loss on held-back tokens", *losses)
+    return _worse("mean cosine", -cosines[0], -cosines[1]) or _worse("relative error", *errors)
 
 
-def _mean_cosine(transform: Tensor | None, moments: Moments) -> float:
-    sample = moments.sample.first(DIAGNOSED_TOKENS)
-    mlp, before, after = (s.double() for s in (sample.mlp, sample.before, sample.after))
-    predicted = before if transform is None else before + mlp @ transform.to(mlp) - mlp
-    return float(cosine_similarity(predicted, after, dim=-1).mean())
+def _worse(measure: str, removal: float, fitted: float) -> str | None:
+    return f"its {measure} is worse than that of plain removal" if fitted > removal else None
+
+
+def _diagnose(problem: Problem, edit: Edit) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Relative error and mean cosine at the end of the first block, before and after."""
+    block = problem.blocks[0]
+    sample = problem.statistics[block].sample.first(DIAGNOSED_TOKENS)
+    before, after = sample.before.double(), sample.after.double()
+    fitted = before + _correction(problem.decoder, edit, block, sample)
+    errors, cosines = [], []
+    for predicted in (before, fitted):
+        errors.append(float((predicted - after).norm() / after.norm()))
+        cosines.append(float(cosine_similarity(predicted, after, dim=-1).mean()))
+    return (errors[0], errors[1]), (cosines[0], cosines[1])
+
+
+def _correction(decoder: Decoder, edit: Edit, block: Block, sample: TokenSample) -> Tensor | float:
+    """What the edit adds to the state that leaves layer ``start-1``, [tokens, d]."""
+    layer, path = block.start - 1, decoder.architecture.mlp
+    if layer in edit.transforms:
+        mlp = sample.mlp.double()
+        return mlp @ edit.transforms[layer].to(mlp) - mlp
+    if sample.inputs is None or not any(key[0] == layer for key in edit.weights):
+        return 0.0
+    total: Tensor | float = 0.0
+    inputs = sample.inputs.double()
+    for name, parameter in decoder.parameters(layer, path).items():
+        change = (edit.weights[layer, name].double() - parameter.data.double()).cpu()
+        if parameter.dim() == 1:
+            total = total + inputs[:, -1:] * change
+        else:
+            rows = change if decoder.architecture.input_major else change.mT
+            total = total + inputs[:, : len(rows)] @ rows
+    return total

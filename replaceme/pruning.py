@@ -1,49 +1,93 @@
-"""Calibration → statistics → block → transform → pruned model: the whole way, as a library."""
+"""Calibration → statistics → blocks → edit → pruned model: the whole way, as a library."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from replaceme.architectures import Architecture, architecture_of
 from replaceme.calibration import Batches, tokenize
+from replaceme.decoder import Decoder
 from replaceme.errors import InputError
-from replaceme.fitting import DIAGNOSED_TOKENS, Fit, fit
-from replaceme.selection import Block, Choice, check_block, check_count, closest_block
+from replaceme.evaluation import HeldBack
+from replaceme.fitting import Fit, fit
+from replaceme.selection import (
+    Block,
+    Choice,
+    check_blocks,
+    check_count,
+    closest_blocks,
+    lowest_loss_blocks,
+    merge_adjacent,
+)
 from replaceme.solvers import Solver, make_solver
-from replaceme.statistics import Moments, Probe, Report, collect_moments, layer_distances, no_report
-from replaceme.surgery import prune_model
+from replaceme.statistics import (
+    BlockStatistics,
+    Needs,
+    Report,
+    collect,
+    layer_distances,
+    no_report,
+)
+from replaceme.surgery import Edit, apply
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+HELD_BACK_TOKENS = 4096
+
 
 @dataclass(frozen=True)
+class Selection:
+    """How blocks are chosen for a layer count.
+
+    Attributes:
+        selector: ``angular``, ``angular-mean`` or ``perplexity``.
+        num_blocks: in how many blocks of the same size the layers are removed.
+        merge: make adjacent blocks one.
+    """
+
+    selector: str = "angular"
+    num_blocks: int = 1
+    merge: bool = True
+
+
+@dataclass
 class Calibration:
     """What one model's calibration yields for any number of layer counts and solvers.
 
     Attributes:
-        distances: [layers, layers] float64 (see :func:`replaceme.statistics.layer_distances`), or
+        decoder: of the intact model, which stays loaded.
+        batches: the tokens that are fitted on.
+        held_back: the loss on those that are not.
+        distances: two [layers, layers] float64 (see :func:`replaceme.statistics.layer_distances`), or
             ``None`` where the blocks were given.
-        choices: layer count → chosen block; empty where the blocks were given.
-        moments: block → its moments.
-        tokens: number of calibration tokens.
+        choices: layer count → what was chosen; empty where the blocks were given.
+        statistics: block → its statistics.
         seconds: time of the passes.
     """
 
-    distances: Tensor | None
+    decoder: Decoder
+    batches: Batches
+    held_back: HeldBack
+    distances: tuple[Tensor, Tensor] | None
     choices: dict[int, Choice]
-    moments: dict[Block, Moments]
-    tokens: int
+    statistics: dict[Block, BlockStatistics]
     seconds: float
+    _removal: dict[tuple[Block, ...], float | None] = field(default_factory=dict)
 
+    @property
+    def tokens(self) -> int:
+        """Number of calibration tokens that are fitted on."""
+        return self.batches.tokens
 
-def passes(blocks_given: bool) -> int:
-    """Number of forward passes that :func:`calibrate` makes over the batches."""
-    return 1 if blocks_given else 2
+    def removal_loss(self, blocks: tuple[Block, ...]) -> float | None:
+        """Held-back loss of plain removal, computed once."""
+        if blocks not in self._removal:
+            self._removal[blocks] = self.held_back.loss(Edit(blocks))
+        return self._removal[blocks]
 
 
 def calibrate(
@@ -51,55 +95,82 @@ def calibrate(
     batches: Batches,
     *,
     counts: Iterable[int] = (),
-    blocks: Iterable[Block] = (),
+    blocks: Iterable[tuple[Block, ...]] = (),
     solvers: Iterable[Solver] = (),
+    selection: Selection = Selection(),
+    held_back_tokens: int = HELD_BACK_TOKENS,
     compat_reference: bool = False,
     report: Report = no_report,
 ) -> Calibration:
-    """Choose blocks by angular distance and collect their moments.
+    """Choose blocks and collect their statistics.
 
-    Two passes: distances of all pairs of layers, then moments of the chosen blocks, which stops at
-    the deepest of them. With ``blocks`` given instead of ``counts`` the first is left out.
+    Two passes over the tokens: distances of all pairs of layers, then moments of the chosen blocks,
+    which stops at the deepest of them. With ``blocks`` given instead of ``counts`` the first is left
+    out.
 
     Args:
         counts: numbers of layers to remove.
-        blocks: blocks to use as they are.
-        solvers: those that will be applied; they say how large a token sample they want.
+        blocks: blocks to use as they are, each entry those of one variant.
+        solvers: those that will be applied; they say which statistics they want.
+        selection: how blocks are chosen for the counts.
+        held_back_tokens: about how many tokens to keep for the loss, a tenth of the sequences at most.
         compat_reference: read the last layer's state after the final norm, as the reference does.
         report: called after every batch of a pass.
 
     Raises:
-        InputError: unsupported architecture, or a count or block that does not fit the model.
+        InputError: unsupported architecture, a solver that does not work on it, or a count or block
+            that does not fit the model.
     """
     start = time.perf_counter()
-    probe = Probe(model, architecture(model), after_norm=compat_reference)
-    counts, given = list(dict.fromkeys(counts)), list(dict.fromkeys(blocks))
+    decoder = Decoder.of(model, after_norm=compat_reference)
+    counts, given, solvers = list(dict.fromkeys(counts)), list(dict.fromkeys(blocks)), list(solvers)
+    for solver in solvers:
+        solver.check(decoder.architecture)
     for count in counts:
-        check_count(count, len(probe.layers))
-    for block in given:
-        check_block(block, len(probe.layers))
+        check_count(count, len(decoder.layers), num_blocks=selection.num_blocks)
+    for variant in given:
+        check_blocks(variant, len(decoder.layers))
+    fitted, held = batches.held_back(held_back_tokens)
     distances, choices = None, {}
     if counts:
-        distances = layer_distances(probe, batches, report)
-        choices = {count: closest_block(distances, count) for count in counts}
-    wanted = [*given, *(choice.block for choice in choices.values())]
-    sample_tokens = max([DIAGNOSED_TOKENS, *(solver.sample_tokens for solver in solvers)])
-    moments = collect_moments(probe, batches, wanted, sample_tokens, report)
-    return Calibration(distances, choices, moments, batches.tokens, time.perf_counter() - start)
+        distances = layer_distances(decoder, fitted, report)
+        choices = {count: _choose(selection, distances, decoder, fitted, count) for count in counts}
+    variants = [*given, *(choice.blocks for choice in choices.values())]
+    needs = Needs(
+        frozenset(kind for solver in solvers for kind in solver.needs.moments),
+        max((solver.needs.sample_tokens for solver in solvers), default=0),
+    )
+    statistics = collect(decoder, fitted, (b for blocks in variants for b in blocks), needs, report)
+    seconds = time.perf_counter() - start
+    return Calibration(decoder, fitted, HeldBack(decoder, held), distances, choices, statistics, seconds)
 
 
-def architecture(model: PreTrainedModel) -> Architecture:
-    """The architecture row of a loaded model."""
-    return architecture_of(model.config.to_dict(), model.name_or_path or type(model).__name__)
+def _choose(
+    selection: Selection,
+    distances: tuple[Tensor, Tensor],
+    decoder: Decoder,
+    batches: Batches,
+    count: int,
+) -> Choice:
+    at_last, at_all = distances
+    if selection.selector == "perplexity":
+        judge = HeldBack(decoder, batches.first(HELD_BACK_TOKENS))
+
+        def loss(blocks: tuple[Block, ...]) -> float:
+            return judge.loss(Edit(blocks)) or 0.0
+
+        return lowest_loss_blocks(at_all, loss, count, selection.num_blocks)
+    chosen = at_all if selection.selector == "angular-mean" else at_last
+    return closest_blocks(chosen, count, selection.num_blocks, merge=selection.merge)
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """What :func:`prune` did: the model it changed, the block it removed, and the fit."""
+    """What :func:`prune` did: the model it changed, the blocks it removed, and the fit."""
 
     model: PreTrainedModel
-    block: Block
-    runner_up: Block | None
+    blocks: tuple[Block, ...]
+    choice: Choice | None
     fit: Fit
     tokens: int
 
@@ -110,46 +181,52 @@ def prune(
     texts: Sequence[Any],
     *,
     layers: int | None = None,
-    block: Block | None = None,
+    blocks: Sequence[Block] = (),
     solver: str | Solver = "lstsq",
+    selector: str = "angular",
+    num_blocks: int = 1,
     max_length: int = 256,
     batch_size: int = 8,
     seed: int = 42,
     compat_reference: bool = False,
 ) -> Pruned:
-    """Remove decoder layers from ``model``, in place, and fold the fitted transform into it.
+    """Remove decoder layers from ``model``, in place, and make up for them.
 
     Afterwards ``model.save_pretrained(folder)`` writes an ordinary checkpoint.
 
     Args:
         texts: calibration texts, or lists of chat messages.
-        layers: how many layers to remove; the block is chosen by angular distance.
-        block: the block to remove instead (0-based, half-open).
+        layers: how many layers to remove; the blocks are chosen.
+        blocks: the blocks to remove instead (0-based, half-open).
         solver: a solver's name, or a solver with parameters.
+        selector: how blocks are chosen, see :data:`replaceme.selection.SELECTORS`.
+        num_blocks: in how many blocks of the same size.
         max_length: tokens of a text at most.
         batch_size: texts per forward.
         seed: of the token sample and of solvers that draw at random.
         compat_reference: see :func:`calibrate`.
 
     Raises:
-        InputError: neither or both of ``layers`` and ``block``, an unsupported model, or no text.
+        InputError: neither or both of ``layers`` and ``blocks``, an unsupported model, or no text.
     """
-    if (layers is None) == (block is None):
-        raise InputError("give either the number of layers to remove or the block to remove.")
+    if (layers is None) == (not blocks):
+        raise InputError("give either the number of layers to remove or the blocks to remove.")
     solver = make_solver(solver) if isinstance(solver, str) else solver
     batches = Batches(tokenize(texts, tokenizer, max_length), batch_size, seed)
     if not batches.tokens:
         raise InputError("the calibration texts are empty.")
+    given = merge_adjacent(Block(*block) for block in blocks)
     result = calibrate(
         model,
         batches,
         counts=[layers] if layers is not None else [],
-        blocks=[block] if block is not None else [],
+        blocks=[given] if given else [],
         solvers=[solver],
+        selection=Selection(selector, num_blocks),
         compat_reference=compat_reference,
     )
-    chosen = block or result.choices[layers].block  # type: ignore[index]
-    fitted = fit(solver, result.moments[chosen], seed)
-    prune_model(model, architecture(model), chosen, fitted.transform)
-    runner_up = result.choices[layers].runner_up if layers is not None else None
-    return Pruned(model, chosen, runner_up, fitted, batches.tokens)
+    choice = result.choices[layers] if layers is not None else None
+    chosen = choice.blocks if choice else given
+    fitted = fit(solver, result, chosen, seed)
+    apply(model, result.decoder.architecture, fitted.edit)
+    return Pruned(model, chosen, choice, fitted, result.tokens)

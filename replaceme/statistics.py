@@ -7,27 +7,45 @@ token sample that some solvers ask for. Only real tokens count, never padding.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from replaceme.architectures import Architecture
 from replaceme.calibration import Batch, Batches
+from replaceme.decoder import Decoder, Read
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from replaceme.selection import Block
 
 Report = Callable[[], None]
 
+DIAGNOSED_TOKENS = 4096
+
 
 def no_report() -> None:
     """The default progress callback."""
+
+
+class Kind(NamedTuple):
+    """Which second moments.
+
+    Attributes:
+        of_input: of H, the input of the MLP's output projection, instead of M, its output.
+        relative: rows weighted by 1/‖L_out‖², so that errors count relative to the state.
+    """
+
+    of_input: bool = False
+    relative: bool = False
+
+
+class Needs(NamedTuple):
+    """What a solver reads: kinds of moments, and the size of the token sample."""
+
+    moments: frozenset[Kind] = frozenset()
+    sample_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,193 +56,219 @@ class TokenSample:
         mlp: [tokens, d], M_{start-1}: what the MLP of the layer before the block adds.
         before: [tokens, d], L_{start-1}: the residual stream that enters the block.
         after: [tokens, d], L_{end-1}: the residual stream that leaves it.
+        inputs: [at most DIAGNOSED_TOKENS, k], features as in :class:`Moments` for H; or ``None``.
     """
 
     mlp: Tensor
     before: Tensor
     after: Tensor
+    inputs: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.mlp)
 
     def first(self, count: int) -> TokenSample:
         """The first ``count`` tokens, themselves a uniform sample."""
-        return TokenSample(self.mlp[:count], self.before[:count], self.after[:count])
+        inputs = None if self.inputs is None else self.inputs[:count]
+        return TokenSample(self.mlp[:count], self.before[:count], self.after[:count], inputs)
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over all calibration tokens for one block, as far as the linear solvers need them.
+    """Weighted sums over all calibration tokens, as far as the linear solvers need them.
+
+    The features X are M [tokens, d], or H with a column of ones where the projection has a bias,
+    [tokens, k]; both times the residual multiplier. The target of the correction is
+    D = L_{end-1} − L_{start-1}: ``X C ≈ D``.
+
+    Attributes:
+        gram: [k, k] float64, Σ w XᵀX.
+        cross: [k, d] float64, Σ w XᵀD.
+    """
+
+    gram: Tensor
+    cross: Tensor
+
+
+@dataclass(frozen=True)
+class BlockStatistics:
+    """What one block's solvers are given.
 
     Attributes:
         tokens: number of tokens summed over.
-        gram: [d, d] float64, MᵀM.
-        cross: [d, d] float64, Mᵀ(L_{end-1} − L_{start-1}): the right-hand side of the correction T − I.
-        change: Σ‖L_{end-1} − L_{start-1}‖², the squared error of plain removal.
-        energy: Σ‖L_{end-1}‖².
+        moments: the kinds that were asked for.
         sample: bounded random sample of the same tokens.
     """
 
     tokens: int
-    gram: Tensor
-    cross: Tensor
-    change: float
-    energy: float
+    moments: dict[Kind, Moments]
     sample: TokenSample
 
 
-@dataclass(frozen=True)
-class Probe:
-    """Runs the decoder of a model and reads states inside it.
-
-    ``after_norm`` takes the last layer's state after the final norm, as the reference implementation
-    does, instead of the residual stream itself (``compat: reference``).
-    """
-
-    model: PreTrainedModel
-    architecture: Architecture
-    after_norm: bool = False
-
-    @property
-    def layers(self) -> nn.ModuleList:
-        return self.architecture.decoder_layers(self.model)
-
-    def output(self, layer: int) -> nn.Module:
-        """The module whose output is the residual stream after decoder layer ``layer``."""
-        if self.after_norm and layer == len(self.layers) - 1:
-            return self.model.get_submodule(self.architecture.final_norm)
-        return self.layers[layer]
-
-    def mlp(self, layer: int) -> nn.Module:
-        """The module whose output is M of decoder layer ``layer``."""
-        return self.architecture.mlp_output_of(self.layers[layer])
-
-    @torch.no_grad()
-    def run(self, batch: Batch, modules: dict[Any, nn.Module], until: int) -> dict[Any, Tensor]:
-        """Outputs [sequences, tokens, d] of ``modules`` in one forward of layers ``0 … until-1``.
-
-        Right padding and causal attention make an attention mask unnecessary for the real tokens.
-        """
-        with _captured(modules) as outputs, _truncated(self.model, self.architecture, until):
-            device = self.model.get_input_embeddings().weight.device
-            self.model.base_model(input_ids=batch.ids.to(device), use_cache=False)
-        return outputs
-
-
-@contextmanager
-def _captured(modules: dict[Any, nn.Module]) -> Iterator[dict[Any, Tensor]]:
-    outputs: dict[Any, Tensor] = {}
-
-    def keep(key: Any) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            outputs[key] = output[0] if isinstance(output, tuple) else output
-
-        return hook
-
-    handles = [module.register_forward_hook(keep(key)) for key, module in modules.items()]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _truncated(model: PreTrainedModel, architecture: Architecture, until: int) -> Iterator[None]:
-    """The model without its layers from ``until`` on, for as long as the context lasts."""
-    parent_name, _, name = architecture.layers.rpartition(".")
-    parent = model.get_submodule(parent_name)
-    layers = getattr(parent, name)
-    setattr(parent, name, layers[:until])
-    try:
-        yield
-    finally:
-        setattr(parent, name, layers)
-
-
-def layer_distances(probe: Probe, batches: Batches, report: Report = no_report) -> Tensor:
+def layer_distances(
+    decoder: Decoder, batches: Batches, report: Report = no_report
+) -> tuple[Tensor, Tensor]:
     """Angular distances between the outputs of all pairs of layers, in one pass.
 
-    Entry (i, j) is the mean over sequences of ``arccos(cos(L_i, L_j)) / π`` at the last real token
-    (UIDL, arXiv 2403.17887, eq. 7), so that ``Block(s, e)`` has the distance (s−1, e−1).
+    Entry (i, j) is the mean of ``arccos(cos(L_i, L_j)) / π`` (UIDL, arXiv 2403.17887, eq. 7), so that
+    ``Block(s, e)`` has the distance (s−1, e−1).
 
     Returns:
-        [layers, layers] float64 on the CPU, symmetric, values in [0, 1].
+        Two [layers, layers] float64 on the CPU, symmetric, values in [0, 1]: the mean over sequences at
+        the last real token, and the mean over all real tokens.
     """
-    count = len(probe.layers)
-    modules = {layer: probe.output(layer) for layer in range(count)}
-    total = torch.zeros(count, count, dtype=torch.float64)
+    count = len(decoder.layers)
+    reads = {layer: decoder.output(layer) for layer in range(count)}
+    at_last = torch.zeros(count, count, dtype=torch.float64)
+    at_all = torch.zeros(count, count, dtype=torch.float64)
     for batch in batches:
-        outputs = probe.run(batch, modules, until=count)
-        rows = torch.arange(len(batch.lengths))
-        states = torch.stack(
-            [outputs[i][rows, batch.lengths - 1].cpu().double() for i in range(count)], dim=1
-        )
-        states = nn.functional.normalize(states, dim=-1)
-        cosines = (states @ states.mT).clamp(-1, 1)
-        total += (cosines.arccos() / math.pi).sum(0)
+        outputs = decoder.run(batch, reads, until=count)
+        rows, ends = torch.arange(len(batch.lengths)), batch.lengths - 1
+        at_last += _angles(torch.stack([outputs[i][rows, ends].cpu().double() for i in range(count)], 1))
+        for row, length in enumerate(batch.lengths.tolist()):
+            states = [outputs[i][row, :length].float() for i in range(count)]
+            at_all += _angles(torch.stack([s.to(states[0].device) for s in states], dim=1)).cpu()
         report()
-    return total / len(batches.sequences)
+    return at_last / len(batches.sequences), at_all / batches.tokens
 
 
-def collect_moments(
-    probe: Probe,
+def _angles(states: Tensor) -> Tensor:
+    """Sum over tokens of the angles between the states [tokens, layers, d] of one token, float64."""
+    states = nn.functional.normalize(states, dim=-1)
+    cosines = (states @ states.mT).clamp(-1, 1)
+    return (cosines.arccos() / math.pi).sum(0, dtype=torch.float64)
+
+
+def collect(
+    decoder: Decoder,
     batches: Batches,
     blocks: Iterable[Block],
-    sample_tokens: int,
+    needs: Needs = Needs(),  # noqa: B008
     report: Report = no_report,
-) -> dict[Block, Moments]:
-    """Moments of all ``blocks`` in one pass that ends at the deepest of them.
+) -> dict[Block, BlockStatistics]:
+    """Statistics of all ``blocks`` in one pass that ends at the deepest of them.
 
-    Each chunk's products are formed in float32 from the native activations and added to float64
-    totals. Blocks that start at the same layer share M and MᵀM.
+    Each batch's products are formed in float32 from the native activations and added to float64
+    totals. The token sample has at least ``DIAGNOSED_TOKENS`` tokens (fewer where there are fewer).
+    """
+    totals = {block: _Totals() for block in dict.fromkeys(blocks)}
+    if not totals:
+        return {}
+    ends = {block.end - 1 for block in totals}
+    starts = {block.start - 1 for block in totals}
+    reads: dict[Any, Read] = {i: decoder.output(i) for i in starts | ends}
+    reads |= {("mlp", i): decoder.mlp(i) for i in starts}
+    if any(kind.of_input for kind in needs.moments):
+        reads |= {("input", i): decoder.mlp_input(i) for i in starts}
+    sample_tokens = max(needs.sample_tokens, DIAGNOSED_TOKENS)
+    for batch in batches:
+        outputs = decoder.run(batch, reads, until=max(ends) + 1)
+        states = {key: real_tokens(output, batch) for key, output in outputs.items()}
+        chosen = (batch.ranks < sample_tokens).nonzero().squeeze(1)
+        grams: dict[Any, Tensor] = {}
+        for block, total in totals.items():
+            features = _Features(decoder, states, block, grams)
+            for kind in needs.moments:
+                total.add(kind, *features.products(kind))
+            total.keep(features, batch.ranks, chosen)
+        report()
+    return {block: total.statistics(batches.tokens) for block, total in totals.items()}
+
+
+def real_tokens(states: Tensor, batch: Batch) -> Tensor:
+    """The rows [tokens, d] of states [sequences, tokens, d] that are not padding."""
+    mask = batch.mask.flatten()
+    return states.reshape(len(mask), -1)[mask.to(states.device)]
+
+
+def features_of(decoder: Decoder, layer: int, path: str, states: Tensor) -> Tensor:
+    """What a projection is linear in: its input, with ones for a bias, times the residual multiplier.
 
     Args:
-        sample_tokens: size of the token sample (fewer where there are fewer tokens).
+        path: the projection's name within the layer.
+        states: [tokens, inputs], what enters it.
+
+    Returns:
+        [tokens, inputs (+ 1)], in the states' dtype, or float32 where there is a multiplier.
     """
-    sums = {block: _Sums() for block in dict.fromkeys(blocks)}
-    ends = {block.end - 1 for block in sums}
-    starts = {block.start - 1 for block in sums}
-    modules: dict[Any, nn.Module] = {i: probe.output(i) for i in starts | ends}
-    modules |= {("mlp", i): probe.mlp(i) for i in starts}
-    grams: dict[int, Tensor | float] = dict.fromkeys(starts, 0.0)
-    for batch in batches:
-        outputs = probe.run(batch, modules, until=max(ends) + 1)
-        tokens = {key: value[batch.mask.to(value.device)] for key, value in outputs.items()}
-        chosen = (batch.ranks < sample_tokens).nonzero().squeeze(1)
-        for start in starts:
-            mlp = tokens["mlp", start].float()
-            grams[start] = grams[start] + (mlp.mT @ mlp).double()
-        for block, total in sums.items():
-            total.add(tokens, block, batch.ranks[chosen], chosen)
-        report()
-    return {
-        block: total.moments(batches.tokens, grams[block.start - 1])  # type: ignore[arg-type]
-        for block, total in sums.items()
-    }
+    if decoder.has_bias(layer, path):
+        states = nn.functional.pad(states, (0, 1), value=1.0)
+    return states if decoder.multiplier == 1.0 else states.float() * decoder.multiplier
 
 
-class _Sums:
+@dataclass
+class _Features:
+    """The states of one batch at one block; ``grams`` are shared by the blocks of one start."""
+
+    decoder: Decoder
+    states: dict[Any, Tensor]
+    block: Block
+    grams: dict[Any, Tensor]
+
+    def of(self, name: str) -> Tensor:
+        """M or H of the layer before the block, times the residual multiplier."""
+        layer, decoder = self.block.start - 1, self.decoder
+        states = self.states[name, layer]
+        if name == "input":
+            return features_of(decoder, layer, decoder.architecture.mlp, states)
+        return states if decoder.multiplier == 1.0 else states.float() * decoder.multiplier
+
+    @property
+    def before(self) -> Tensor:
+        return self.states[self.block.start - 1]
+
+    @property
+    def after(self) -> Tensor:
+        return self.states[self.block.end - 1].to(self.before.device)
+
+    def products(self, kind: Kind) -> tuple[Tensor, Tensor]:
+        """XᵀX and XᵀD of the batch, float32."""
+        x = self.of("input" if kind.of_input else "mlp").float()
+        change = self.after.float() - self.before.float()
+        if kind.relative:
+            scale = self.after.float().norm(dim=-1, keepdim=True).clamp_min(1e-20).reciprocal()
+            x, change = x * scale, change * scale
+        key = (kind, self.block if kind.relative else self.block.start)
+        if key not in self.grams:
+            self.grams[key] = x.mT @ x
+        return self.grams[key], x.mT @ change
+
+
+@dataclass
+class _Totals:
     """Running totals of one block."""
 
-    def __init__(self) -> None:
-        self.cross: Tensor | float = 0.0
-        self.change = 0.0
-        self.energy = 0.0
-        self.sample: list[tuple[Tensor, ...]] = []
+    gram: dict[Kind, Tensor] = field(default_factory=dict)
+    cross: dict[Kind, Tensor] = field(default_factory=dict)
+    sample: list[tuple[Tensor, ...]] = field(default_factory=list)
+    inputs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
-    def add(self, tokens: dict[Any, Tensor], block: Block, ranks: Tensor, chosen: Tensor) -> None:
-        mlp = tokens["mlp", block.start - 1]
-        before, after = tokens[block.start - 1], tokens[block.end - 1].to(mlp.device)
-        change = after.float() - before.float()
-        self.cross = self.cross + (mlp.float().mT @ change).double()
-        self.change += float(change.double().square().sum())
-        self.energy += float(after.double().square().sum())
+    def add(self, kind: Kind, gram: Tensor, cross: Tensor) -> None:
+        for totals, part in ((self.gram, gram), (self.cross, cross)):
+            if kind in totals:
+                totals[kind] += part
+            else:
+                totals[kind] = part.double()
+
+    def keep(self, features: _Features, ranks: Tensor, chosen: Tensor) -> None:
+        """Put the chosen tokens into the sample."""
+        mlp = features.of("mlp")
         rows = chosen.to(mlp.device)
-        self.sample.append((ranks, *(states[rows].cpu() for states in (mlp, before, after))))
+        parts = (mlp, features.before, features.after)
+        self.sample.append((ranks[chosen], *(part[rows].cpu() for part in parts)))
+        if ("input", features.block.start - 1) in features.states:
+            few = (ranks < DIAGNOSED_TOKENS).nonzero().squeeze(1)
+            inputs = features.of("input")
+            self.inputs.append((ranks[few], inputs[few.to(inputs.device)].cpu()))
 
-    def moments(self, tokens: int, gram: Tensor) -> Moments:
-        ranks, *states = (torch.cat(parts) for parts in zip(*self.sample, strict=True))
-        order = ranks.argsort()
-        sample = TokenSample(*(part[order] for part in states))
-        return Moments(tokens, gram, self.cross, self.change, self.energy, sample)  # type: ignore[arg-type]
+    def statistics(self, tokens: int) -> BlockStatistics:
+        moments = {kind: Moments(self.gram[kind], self.cross[kind]) for kind in self.gram}
+        states = _by_rank(self.sample)
+        inputs = _by_rank(self.inputs)[0] if self.inputs else None
+        return BlockStatistics(tokens, moments, TokenSample(*states, inputs))
+
+
+def _by_rank(parts: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
+    ranks, *columns = (torch.cat(part) for part in zip(*parts, strict=True))
+    order = ranks.argsort()
+    return [column[order] for column in columns]

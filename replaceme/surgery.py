@@ -1,8 +1,8 @@
-"""Block + transform → a pruned model, in memory or on disk.
+"""Edit → a pruned model, in memory or on disk.
 
-Both ways remove the layers of the block and merge T into the output projection of the MLP before it.
-On disk nothing is loaded: unchanged tensors are copied as bytes from file to file, so the peak memory
-is one tensor, whatever the model.
+Both ways remove the layers of the blocks and change the weights of layers that stay. On disk nothing is
+loaded: unchanged tensors are copied as bytes from file to file, so the peak memory is one tensor,
+whatever the model.
 """
 
 from __future__ import annotations
@@ -13,85 +13,155 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replaceme import tensorfile
-from replaceme.architectures import Architecture, architecture_of, pruned_config
+from replaceme.architectures import Architecture, Axis, architecture_of, layer_count, pruned_config
 from replaceme.errors import InputError, OutputError
 from replaceme.models import INDEX, check_folder, read_config, weight_files
-from replaceme.selection import check_block
+from replaceme.selection import Block, check_blocks
 from replaceme.tensorfile import FLOATS, Entry, Piece
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from replaceme.selection import Block
-
 NOT_CARRIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
 PROVENANCE = "replaceme.json"
+CARD = "README.md"
 
 
-def merged(weight: Tensor, transform: Tensor) -> Tensor:
-    """Tᵀ W, so that the projection's output x Wᵀ becomes x Wᵀ T.
+@dataclass(frozen=True)
+class Edit:
+    """What pruning does to a model; layers are numbered as in the intact model.
+
+    Attributes:
+        blocks: layers to remove, in ascending order, without overlap.
+        transforms: layer → T [d, d] float64, merged into whatever ends the layer's MLP.
+        weights: (layer, tensor) → new values in the tensor's shape, such as
+            ``(12, "mlp.down_proj.weight")``; they are rounded to the model's dtype.
+    """
+
+    blocks: tuple[Block, ...] = ()
+    transforms: dict[int, Tensor] = field(default_factory=dict)
+    weights: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+
+    def kept(self, layers: int) -> list[int]:
+        """Numbers of the layers that stay, of a model of ``layers`` layers."""
+        return [i for i in range(layers) if not any(b.start <= i < b.end for b in self.blocks)]
+
+    def changes(self, architecture: Architecture, layer: int, tensor: str) -> bool:
+        """Whether a tensor of a decoder layer gets other values."""
+        merge = layer in self.transforms and architecture.merge_axis(tensor) is not None
+        return merge or (layer, tensor) in self.weights
+
+    def changed(self, architecture: Architecture, layer: int, tensor: str, values: Tensor) -> Tensor:
+        """The values of a tensor of a decoder layer after the edit, in its dtype."""
+        if (layer, tensor) in self.weights:
+            values = self.weights[layer, tensor].to(values).reshape(values.shape)
+        axis = architecture.merge_axis(tensor)
+        if layer in self.transforms and axis is not None:
+            values = merged(values, self.transforms[layer], axis, architecture.norm_offset)
+        return values
+
+
+def merged(weight: Tensor, transform: Tensor, axis: Axis = -2, norm_offset: float = 0.0) -> Tensor:
+    """The weights with which a projection's output x becomes x T.
 
     Args:
-        weight: [d, d_ff], a ``nn.Linear`` weight (out, in).
+        weight: [(experts,) out, in] for axis -2 (Tᵀ W), [(experts,) in, out] or a bias for axis -1
+            (W T), [d] for ``scale``: a norm's weight, where T must be diagonal.
         transform: [d, d] float64.
+        norm_offset: what the norm adds to its weight (1 in Gemma).
 
     Returns:
-        [d, d_ff] in the dtype of ``weight``, computed in float64 and rounded once.
+        The shape and dtype of ``weight``, computed in float64 and rounded once.
     """
-    return (transform.to(weight.device).mT @ weight.to(transform.dtype)).to(weight.dtype)
+    transform, exact = transform.to(weight.device), weight.to(transform.dtype)
+    if axis == "scale":
+        result = (exact + norm_offset) * transform.diagonal() - norm_offset
+    else:
+        result = transform.mT @ exact if axis == -2 else exact @ transform
+    return result.to(weight.dtype)
 
 
-def prune_model(
-    model: PreTrainedModel, architecture: Architecture, block: Block, transform: Tensor | None
-) -> None:
-    """Remove ``block`` from a loaded model, in place, and merge ``transform`` before it.
+def apply(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> None:
+    """Prune a loaded model in place.
 
     Layer indices of the attention modules (``layer_idx``, the slots of the KV cache) and per-layer
-    lists of the config follow.
+    settings of the config follow.
     """
-    import torch
-
     layers = architecture.decoder_layers(model)
-    if transform is not None:
-        weight = architecture.mlp_output_of(layers[block.start - 1]).weight
-        with torch.no_grad():
-            weight.copy_(merged(weight, transform))  # type: ignore[arg-type, operator]
-    del layers[block.start : block.end]
+    kept = edit.kept(len(layers))
+    config = model.config.to_dict()
+    for layer, tensor, parameter in changed_parameters(model, architecture, edit):
+        parameter.data = edit.changed(architecture, layer, tensor, parameter.data)
+    for number in reversed(range(len(layers))):
+        if number not in kept:
+            del layers[number]
     for index, layer in enumerate(layers):
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
                 module.layer_idx = index  # type: ignore[assignment]
-    config = model.config.to_dict()
-    for key, value in pruned_config(config, block).items():
-        if value != config[key]:
+    for key, value in pruned_config(config, kept).items():
+        if value != config.get(key):
             setattr(model.config, key, value)
+
+
+def changed_parameters(
+    model: PreTrainedModel, architecture: Architecture, edit: Edit
+) -> Iterator[tuple[int, str, torch.nn.Parameter]]:
+    """(layer, tensor, parameter) of everything that an edit changes in a loaded model."""
+    layers = architecture.decoder_layers(model)
+    numbers = {*edit.transforms, *(layer for layer, _ in edit.weights)}
+    for layer in sorted(numbers):
+        for tensor, parameter in layers[layer].named_parameters():
+            if edit.changes(architecture, layer, tensor):
+                yield layer, tensor, parameter
+
+
+@contextmanager
+def edited(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> Iterator[list[int]]:
+    """The model with the edit's weights but still all its layers, for as long as the context lasts.
+
+    Yields:
+        Numbers of the layers that stay.
+    """
+    whole = [
+        (parameter, parameter.data, edit.changed(architecture, layer, tensor, parameter.data))
+        for layer, tensor, parameter in changed_parameters(model, architecture, edit)
+    ]
+    try:
+        for parameter, _, values in whole:
+            parameter.data = values
+        yield edit.kept(len(architecture.decoder_layers(model)))
+    finally:
+        for parameter, values, _ in whole:
+            parameter.data = values
 
 
 def write_checkpoint(
     source: Path,
     out: Path,
-    block: Block | None,
-    transform: Tensor | None,
+    edit: Edit,
     provenance: dict[str, Any],
     *,
+    card: str | None = None,
     dtype: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write the pruned checkpoint of the folder ``source`` to the folder ``out``.
+    """Write the checkpoint of the folder ``source``, edited, to the folder ``out``.
 
     Tokenizer, chat template and generation config are carried over; ``replaceme.json`` holds
     ``provenance``. The folder appears whole or not at all.
 
     Args:
-        block: layers to remove; ``None`` copies all of them.
-        transform: [d, d] float64, or ``None`` for the identity.
+        edit: what changes; ``Edit()`` copies the model.
+        card: text of the model card; ``None`` keeps the source's.
         dtype: cast floating-point tensors to this; ``None`` keeps the checkpoint's.
         overwrite: replace ``out`` if it exists and is not empty.
 
@@ -102,11 +172,16 @@ def write_checkpoint(
     check_free(out, overwrite)
     check_folder(source, str(source))
     config = read_config(source)
-    architecture = architecture_of(config, str(source))
-    if block is not None:
-        check_block(block, config["num_hidden_layers"])
-    edit = _Edit(architecture, block, transform, dtype)
-    new_config = pruned_config(config, block) if block else dict(config)
+    shards = weight_files(source)
+    headers = {shard: tensorfile.read_header(shard) for shard in shards}
+    names = {entry.name for entries, _ in headers.values() for entry in entries}
+    architecture = architecture_of(config, str(source), names)
+    layers = layer_count(config)
+    check_blocks(edit.blocks, layers)
+    kept = edit.kept(layers)
+    files = _FileEdit(architecture, edit, kept, dtype)
+    files.check(names, source)
+    new_config = pruned_config(config, kept) if edit.blocks else dict(config)
     if dtype:
         new_config["dtype"] = dtype
         new_config.pop("torch_dtype", None)
@@ -116,7 +191,9 @@ def write_checkpoint(
                 shutil.copy(file, part / file.name)
         _write_json(part / "config.json", new_config)
         _write_json(part / PROVENANCE, provenance)
-        _write_weights(source, part, edit)
+        if card is not None:
+            (part / CARD).write_text(card, "utf-8")
+        _write_weights(headers, part, files, indexed=(source / INDEX).is_file())
 
 
 def check_free(out: Path, overwrite: bool) -> None:
@@ -149,61 +226,61 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class _Edit:
-    """What happens to each tensor of a checkpoint, told from its name."""
+class _FileEdit:
+    """What happens to each tensor of a checkpoint's files, told from its name."""
 
     architecture: Architecture
-    block: Block | None
-    transform: Tensor | None
+    edit: Edit
+    kept: list[int]
     dtype: str | None
 
-    def new_name(self, name: str) -> str | None:
-        """The tensor's name in the pruned checkpoint; ``None`` if it is dropped."""
-        prefix = f"{self.architecture.layers}."
-        if self.block is None or not name.startswith(prefix):
-            return name
-        layer, _, rest = name.removeprefix(prefix).partition(".")
-        index = int(layer)
-        if self.block.start <= index < self.block.end:
-            return None
-        return f"{prefix}{index - self.block.size if index >= self.block.end else index}.{rest}"
+    def check(self, names: set[str], source: Path) -> None:
+        """Refuse files that lack a tensor that is to be changed."""
+        inside = [part[1:] for name in names if (part := self.architecture.split(name))]
+        merges = {layer for layer, rest in inside if self.architecture.merge_axis(rest) is not None}
+        lacking = [
+            f"{self.architecture.mlp} of layer {i}" for i in self.edit.transforms if i not in merges
+        ]
+        lacking += [f"{rest} of layer {i}" for i, rest in self.edit.weights if (i, rest) not in inside]
+        if lacking:
+            raise InputError(f"{source}: the weights have no tensor {lacking[0]}.")
 
     def piece(self, entry: Entry, data: mmap.mmap) -> Piece | None:
         """The tensor as it stands in the pruned checkpoint; ``None`` if it is dropped."""
-        name = self.new_name(entry.name)
-        if name is None:
+        place = self.architecture.split(entry.name)
+        if place is None:
+            return self._piece(entry, entry.name, data, None)
+        prefix, layer, rest = place
+        if layer not in self.kept:
             return None
-        merge = self.transform is not None and entry.name == self.merge_target
-        if entry.dtype not in FLOATS or not (merge or self.dtype):
+        name = f"{prefix}{self.kept.index(layer)}.{rest}"
+        changes = self.edit.changes(self.architecture, layer, rest)
+        return self._piece(entry, name, data, (layer, rest) if changes else None)
+
+    def _piece(self, entry: Entry, name: str, data: mmap.mmap, changed: tuple[int, str] | None) -> Piece:
+        if entry.dtype not in FLOATS or not (changed or self.dtype):
             return tensorfile.copied(entry, name, data)
         dtype = self.dtype or FLOATS[entry.dtype][0]
-        return tensorfile.changed(entry, name, data, partial(self._change, merge, dtype), dtype)
+        return tensorfile.changed(entry, name, data, partial(self._change, changed, dtype), dtype)
 
-    @property
-    def merge_target(self) -> str | None:
-        return self.block and self.architecture.mlp_output_weight(self.block.start - 1)
-
-    def _change(self, merge: bool, dtype: str, weight: Tensor) -> Tensor:
+    def _change(self, changed: tuple[int, str] | None, dtype: str, weight: Tensor) -> Tensor:
         import torch
 
         weight = weight.to(getattr(torch, dtype))
-        return merged(weight, self.transform) if merge else weight  # type: ignore[arg-type]
+        return self.edit.changed(self.architecture, *changed, weight) if changed else weight
 
 
-def _write_weights(source: Path, out: Path, edit: _Edit) -> None:
-    shards = weight_files(source)
-    headers = {shard: tensorfile.read_header(shard) for shard in shards}
-    names = {entry.name for entries, _ in headers.values() for entry in entries}
-    if (target := edit.merge_target) and target not in names:
-        raise InputError(f"{source}: the weights have no tensor {target}.")
+def _write_weights(
+    headers: dict[Path, tuple[list[Entry], dict[str, str]]], out: Path, files: _FileEdit, indexed: bool
+) -> None:
     weight_map: dict[str, str] = {}
     total = 0
     for shard, (entries, metadata) in headers.items():
         with tensorfile.opened(shard) as data:
-            pieces = [piece for entry in entries if (piece := edit.piece(entry, data))]
+            pieces = [piece for entry in entries if (piece := files.piece(entry, data))]
             if pieces:
                 tensorfile.write(out / shard.name, pieces, metadata)
         weight_map |= {piece.name: shard.name for piece in pieces}
         total += sum(piece.size for piece in pieces)
-    if (source / INDEX).is_file():
+    if indexed:
         _write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})

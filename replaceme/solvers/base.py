@@ -3,30 +3,56 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
+
+from replaceme.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from replaceme.statistics import Moments
+    from replaceme.architectures import Architecture
+    from replaceme.calibration import Batches
+    from replaceme.decoder import Decoder
+    from replaceme.selection import Block
+    from replaceme.statistics import BlockStatistics, Needs
+    from replaceme.surgery import Edit
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a solver is given for one variant.
+
+    Attributes:
+        blocks: what is removed, in ascending order.
+        statistics: of each block.
+        decoder: of the intact model.
+        batches: the calibration tokens.
+    """
+
+    blocks: tuple[Block, ...]
+    statistics: dict[Block, BlockStatistics]
+    decoder: Decoder
+    batches: Batches
+    seed: int = 42
 
 
 class Solution(NamedTuple):
     """What a solver found.
 
     Attributes:
-        transform: [d, d] float64, T with hidden states as rows (x → x T), or ``None`` for the identity.
+        edit: the blocks removed and the weights changed.
         notes: what is worth recording about the solve (rank, condition number, steps …).
     """
 
-    transform: Tensor | None
-    notes: dict[str, float | int | str | None]
+    edit: Edit
+    notes: dict[str, Any]
 
 
 class Solver(BaseModel, ABC):
-    """A way to fit T in ``M_{start-1} T + Y_{start-1} ≈ L_{end-1}``; its fields are its parameters.
+    """A way to make up for removed layers; its fields are its parameters.
 
     ``version`` changes whenever the same parameters would give other numbers.
     """
@@ -38,10 +64,54 @@ class Solver(BaseModel, ABC):
     version: ClassVar[int] = 1
 
     @property
-    def sample_tokens(self) -> int:
-        """Size of the token sample that the solver wants beside the moments."""
-        return 0
+    def needs(self) -> Needs:
+        """The statistics that the solver reads."""
+        from replaceme.statistics import Needs
+
+        return Needs()
+
+    def check(self, architecture: Architecture) -> None:
+        """Refuse a family that the solver cannot work on.
+
+        Raises:
+            InputError: with the reason, and the solvers that do work.
+        """
 
     @abstractmethod
-    def solve(self, moments: Moments, seed: int = 42) -> Solution:
-        """Fit T; the same moments and seed give the same bytes."""
+    def solve(self, problem: Problem) -> Solution:
+        """The edit; the same problem gives the same bytes."""
+
+
+class TransformSolver(Solver):
+    """Fits T in ``M_{start-1} T + Y_{start-1} ≈ L_{end-1}`` for each block by itself."""
+
+    @property
+    def is_diagonal(self) -> bool:
+        return False
+
+    def check(self, architecture: Architecture) -> None:
+        if architecture.post_norm and not self.is_diagonal:
+            raise InputError(
+                f"solver {self.name!r}: in {architecture.title} the norm {architecture.mlp} follows the "
+                f"MLP, so that only a diagonal transform can be merged; solvers that work are uidl, and "
+                f"lstsq, relative or cosine with diagonal: true."
+            )
+
+    @abstractmethod
+    def transform(self, statistics: BlockStatistics, seed: int = 42) -> tuple[Tensor, dict[str, Any]]:
+        """T [d, d] float64 with hidden states as rows (x → x T), and notes."""
+
+    def solve(self, problem: Problem) -> Solution:
+        from replaceme.surgery import Edit
+
+        found = {b: self.transform(problem.statistics[b], problem.seed) for b in problem.blocks}
+        transforms = {block.start - 1: transform for block, (transform, _) in found.items()}
+        notes = {block: notes for block, (_, notes) in found.items()}
+        return Solution(Edit(problem.blocks, transforms), joined(notes))
+
+
+def joined(notes: dict[Block, dict[str, Any]]) -> dict[str, Any]:
+    """Notes of one block as they are, of several by block."""
+    if len(notes) == 1:
+        return next(iter(notes.values()))
+    return {str(block): note for block, note in notes.items()}

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from replaceme.solvers.base import Solution, Solver
-
-if TYPE_CHECKING:
-    from replaceme.statistics import Moments
+from replaceme.solvers.base import Problem, Solution, Solver
 
 
 class Uidl(Solver):
@@ -16,5 +13,7 @@ class Uidl(Solver):
     name: ClassVar[str] = "uidl"
     summary: ClassVar[str] = "plain removal, nothing fitted"
 
-    def solve(self, moments: Moments, seed: int = 42) -> Solution:  # noqa: ARG002
-        return Solution(None, {})
+    def solve(self, problem: Problem) -> Solution:
+        from replaceme.surgery import Edit
+
+        return Solution(Edit(problem.blocks), {})

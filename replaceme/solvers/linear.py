@@ -1,0 +1,71 @@
+"""The linear systems behind the closed-form solvers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RANK_CUTOFF = 1e-12  # eigenvalues of the Gram matrix below this share of the largest count as zero
+POWER_STEPS = 24
+
+
+def solve_psd(matrix: Tensor, rhs: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    """Solve ``matrix @ x = rhs`` for a symmetric positive semi-definite matrix.
+
+    By Cholesky; a numerically singular matrix gets the minimum-norm solution over the eigenvectors
+    whose eigenvalue exceeds ``RANK_CUTOFF`` times the largest. Where ``matrix`` is not finite, neither
+    is the result.
+
+    Args:
+        matrix: [n, n] float64.
+        rhs: [n, k] float64.
+
+    Returns:
+        [n, k] float64, and ``rank`` and ``condition`` (largest / smallest eigenvalue kept; by power
+        iteration where the matrix is regular).
+    """
+    import torch
+
+    if not bool(matrix.isfinite().all()):
+        return torch.full_like(rhs, torch.nan), {"rank": None, "condition": None}
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if not failed:
+        condition = _condition(matrix, factor)
+        if condition < 1 / RANK_CUTOFF:
+            return torch.cholesky_solve(rhs, factor), {"rank": len(matrix), "condition": condition}
+    values, vectors = torch.linalg.eigh(matrix)
+    kept = values > RANK_CUTOFF * values[-1]
+    rank = int(kept.sum())
+    notes = {"rank": rank, "condition": float(values[-1] / values[kept][0]) if rank else None}
+    kept_vectors = vectors[:, kept]
+    return kept_vectors @ ((kept_vectors.mT @ rhs) / values[kept, None]), notes
+
+
+def _condition(matrix: Tensor, factor: Tensor) -> float:
+    """λ_max / λ_min, each by power iteration: with the matrix, and with its inverse."""
+    import torch
+
+    start = torch.randn(len(matrix), 1, generator=torch.Generator().manual_seed(0), dtype=matrix.dtype)
+    largest = smallest = start.to(matrix.device)
+    top = inverse = torch.ones(())
+    for _ in range(POWER_STEPS):
+        largest = matrix @ largest
+        top = largest.norm()
+        largest = largest / top
+        smallest = torch.cholesky_solve(smallest, factor)
+        inverse = smallest.norm()
+        smallest = smallest / inverse
+    return float(top * inverse)
+
+
+def solve_ridge(gram: Tensor, cross: Tensor, ridge: float) -> tuple[Tensor, dict[str, Any]]:
+    """``min_C Σ w‖X C − D‖² + λ‖C‖²`` with λ = ``ridge`` times the median of the Gram diagonal.
+
+    Args:
+        gram: [k, k] float64, Σ w XᵀX; overwritten.
+        cross: [k, d] float64, Σ w XᵀD.
+    """
+    gram.diagonal().add_(ridge * gram.diagonal().median())
+    return solve_psd(gram, cross)

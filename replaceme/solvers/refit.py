@@ -1,0 +1,69 @@
+"""The whole MLP output projection, in closed form."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from replaceme.errors import InputError
+from replaceme.solvers.base import Problem, Solution, Solver, joined
+from replaceme.solvers.linear import solve_ridge
+from replaceme.solvers.projection import corrected
+
+if TYPE_CHECKING:
+    from replaceme.architectures import Architecture
+    from replaceme.statistics import Needs
+
+
+class Refit(Solver):
+    """``min_V Σ wᵢ‖Hᵢ V + Yᵢ − Lᵢ‖² + λ‖V − W‖²`` with wᵢ = 1/‖Lᵢ‖² and H the projection's input.
+
+    Not a transform of the projection's output but the projection itself: d_ff × d numbers instead of
+    d × d, in the same place. Solved for the correction C = V − W: ``(HᵀwH + λI) C = Hᵀw(L − L_in)``. A bias
+    is refitted with it.
+    """
+
+    name: ClassVar[str] = "refit"
+    summary: ClassVar[str] = "the whole MLP output projection before the gap, closed form"
+
+    ridge: float = Field(
+        0.01, gt=0, description="pull toward the old weights: λ in units of the median of diag(HᵀwH)"
+    )
+
+    @property
+    def needs(self) -> Needs:
+        from replaceme.statistics import Kind, Needs
+
+        return Needs(frozenset({Kind(of_input=True, relative=True)}))
+
+    def check(self, architecture: Architecture) -> None:
+        check_projections(self.name, architecture)
+
+    def solve(self, problem: Problem) -> Solution:
+        from replaceme.statistics import Kind
+        from replaceme.surgery import Edit
+
+        weights, notes = {}, {}
+        for block in problem.blocks:
+            moments = problem.statistics[block].moments[Kind(of_input=True, relative=True)]
+            correction, notes[block] = solve_ridge(moments.gram.clone(), moments.cross, self.ridge)
+            path = problem.decoder.architecture.mlp
+            weights |= corrected(problem.decoder, block.start - 1, path, correction)
+        return Solution(Edit(problem.blocks, weights=weights), joined(notes))
+
+
+def check_projections(solver: str, architecture: Architecture) -> None:
+    """Refuse families whose MLP does not end in one projection."""
+    reason: Any = None
+    if architecture.experts:
+        reason = (
+            "has one MLP output projection for each expert; lstsq, relative and cosine fit a transform"
+        )
+    elif architecture.post_norm:
+        reason = (
+            f"has the norm {architecture.mlp} after the MLP; solvers that work are uidl, and lstsq, "
+            f"relative or cosine with diagonal: true"
+        )
+    if reason:
+        raise InputError(f"solver {solver!r} does not work on {architecture.title}, which {reason}.")
