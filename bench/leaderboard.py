@@ -114,6 +114,8 @@ def _columns(records: list[Record]) -> list[Column]:
     if tasks:
         columns.append(Column("average", "avg", "%", 0, "higher"))
         columns.append(Column("rp", "RP", "%", 0, "higher"))
+    if any(record.prune and record.prune.loss for record in records):
+        columns.append(Column("loss", "loss", "nats", 3, "lower", 3))
     for name, metric in tasks.items():
         header = f"{name.removeprefix('demo_')} {metric}"
         columns.append(Column(f"task:{name}", header, "%", 4, "higher"))
@@ -145,7 +147,8 @@ def _columns(records: list[Record]) -> list[Column]:
 
 def _group(model: str, records: list[Record], columns: list[Column]) -> Group:
     baseline = next((record for record in records if record.layers == 0), None)
-    rows = [_row(record, baseline, columns) for record in records]
+    intact = next((r.prune.intact_loss for r in records if r.prune and r.prune.loss), None)
+    rows = [_row(record, baseline, intact, columns) for record in records]
     rows.sort(key=lambda row: (row.layers, -(row.values["average"].number or 0) if _has(row) else 0))
     best = {
         layers: max(
@@ -187,14 +190,22 @@ def average(record: Record) -> Value:
     return Value(100 * sum(values) / len(values), stderr)
 
 
-def _row(record: Record, baseline: Record | None, columns: list[Column]) -> Row:
+def _row(
+    record: Record, baseline: Record | None, intact_loss: float | None, columns: list[Column]
+) -> Row:
     values: dict[str, Value] = {
         "label": Value(text=record.label),
         "layers": Value(record.layers),
         "block": Value(),
     }
-    if record.prune and record.prune.block:
-        values["block"] = Value(text="[{}, {})".format(*record.prune.block))
+    if record.prune and record.prune.blocks:
+        values["block"] = Value(
+            text=" ".join("[{}, {})".format(*block) for block in record.prune.blocks)
+        )
+    if record.prune:
+        values["loss"] = Value(record.prune.loss[1] if record.prune.loss else None)
+    if record is baseline:
+        values["loss"] = Value(intact_loss)
     _quality(record, baseline, values)
     _serving(record, baseline, values)
     _size(record, baseline, values)
@@ -282,6 +293,8 @@ def _notes(records: list[Record], older: int) -> list[str]:
             f"avg: mean of {named}, ± one standard error; RP: avg relative to the baseline's; "
             f"★: best avg of its cut."
         )
+    if any(record.prune and record.prune.loss for record in records):
+        notes.append("loss: nats per token of calibration text that was held back from the fit.")
     if loads := _workloads(records):
         load = loads[-1]
         notes.append(

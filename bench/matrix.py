@@ -15,11 +15,11 @@ from typing import Any
 
 from bench.scoring.catalog import TaskSource, find
 from bench.serving import ServeSettings, device_name, engine_version
-from bench.suite import ModelSpec, SolverSpec, Suite, TaskSpec
+from bench.suite import ModelSpec, PruneSpec, SolverSpec, Suite, TaskSpec
 from replaceme import models
-from replaceme.architectures import architecture_of
+from replaceme.architectures import architecture_of, layer_count
 from replaceme.errors import InputError
-from replaceme.selection import check_count
+from replaceme.selection import check_blocks, check_count
 
 RUNTIME = {
     "Suite": {"name", "device"},
@@ -32,7 +32,7 @@ RUNTIME = {
 IDENTITY = {
     "Suite": {"models", "prune", "calibration", "score", "serve"},
     "ModelSpec": {"id", "revision", "dtype"},
-    "PruneSpec": {"layers", "solvers", "selector", "compat"},
+    "PruneSpec": {"layers", "blocks", "solvers", "selector", "num_blocks", "compat"},
     "ScoreSpec": {"tasks", "limit"},
     "TaskSpec": {"task", "num_fewshot"},
     "SolverSpec": {"solver"},
@@ -126,7 +126,7 @@ def expand(suite: Suite, only: tuple[str, ...] = ()) -> Plan:
         cells.append(Cell(model, 0, None, {"model": weights}))
         cells += [
             Cell(model, count, solver, _identity(suite, weights, calibration, count, solver))
-            for count in suite.prune.layers
+            for count in suite.prune.counts
             for solver in suite.prune.solvers
         ]
     _check_distinct(cells)
@@ -155,9 +155,21 @@ def _check_model(suite: Suite, model: ModelSpec) -> None:
         return
     models.check_folder(folder, model.id)
     config = models.read_config(folder)
-    architecture_of(config, f"model {model.id!r}")
-    for count in suite.prune.layers:
-        check_count(count, config["num_hidden_layers"], f"prune.layers, model {model.id!r}")
+    architecture = architecture_of(config, f"model {model.id!r}", models.tensor_names(folder))
+    for spec in suite.prune.solvers:
+        spec.solver.check(architecture)
+    check_variants(suite.prune, layer_count(config), model.id)
+
+
+def check_variants(prune: PruneSpec, num_layers: int, model: str) -> None:
+    """Refuse layer counts and blocks that do not fit a model.
+
+    Raises:
+        InputError: naming the key and the model.
+    """
+    for count in prune.layers:
+        check_count(count, num_layers, f"prune.layers, model {model!r}", prune.num_blocks)
+    check_blocks(prune.given, num_layers)
 
 
 def _identity(
@@ -170,13 +182,11 @@ def _identity(
     return {
         "model": weights,
         "layers": count,
-        "selector": suite.prune.selector,
+        "blocks": suite.prune.blocks,
+        "selector": None if suite.prune.blocks else suite.prune.selector,
+        "num_blocks": suite.prune.num_blocks,
         "compat": suite.prune.compat,
-        "solver": {
-            "name": solver.solver.name,
-            "version": solver.solver.version,
-            "parameters": solver.solver.model_dump(mode="json"),
-        },
+        "solver": solver.solver.identity,
         "calibration": calibration,
     }
 

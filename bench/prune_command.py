@@ -1,107 +1,213 @@
-"""``replaceme-bench prune``: one checkpoint, without the harness."""
+"""``replaceme-bench prune`` and ``apply``: one checkpoint, without the harness."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from bench import environment
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench import yaml_source
 from replaceme.calibration import Batches, CalibrationData, load_sequences
-from replaceme.errors import InputError
-from replaceme.selection import Block
-from replaceme.solvers import make_solver
+from replaceme.errors import InputError, nearest
+from replaceme.selection import SELECTORS, Block, Selection, check_blocks, check_count, merge_adjacent
+from replaceme.solvers import Solver, make_solver
+
+if TYPE_CHECKING:
+    from replaceme.fitting import Fit
+    from replaceme.pruning import Calibration
+    from replaceme.selection import Choice
 
 
-def prune_checkpoint(
-    model: str,
-    *,
-    layers: int | None,
-    blocks: str | None,
-    solver: str,
-    out: Path,
-    selector: str,
-    calibration: str,
-    column: str,
-    samples: int,
-    max_length: int,
-    batch_size: int,
-    dtype: str | None,
-    device: str | None,
-    ridge: float | None,
-    seed: int,
-    compat: str | None,
-    overwrite: bool,
-) -> str:
-    """Prune ``model`` into the folder ``out``; the options are those of the command.
+class PruneOptions(BaseModel):
+    """What ``prune`` can be told, on the command line or in a file of the same keys."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = Field(description="hub id, folder, GGUF file, or package:NAME/FILE.gguf")
+    out: Path = Field(description="folder of the checkpoint")
+    layers: int | None = Field(None, description="number of layers to remove; the blocks are chosen")
+    blocks: list[str] = Field([], description="blocks START:END to remove instead")
+    solver: str | dict[str, Any] = Field("lstsq", description="name, or name and parameters")
+    ridge: float | None = Field(None, ge=0, description="ridge of the solver")
+    selector: str = Field("angular", description="how the blocks are chosen")
+    num_blocks: int = Field(1, gt=0, description="in how many blocks of the same size")
+    calibration: str = Field("builtin:prose", description="file or hub data set")
+    column: str = Field("text", description="column of the calibration data")
+    samples: int = Field(192, gt=0, description="sequences at most")
+    max_length: int = Field(256, gt=1, description="tokens of a sequence at most")
+    batch_size: int = Field(8, gt=0, description="sequences per forward")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    device: str | None = Field(None, description="torch device; null: the GPU where there is one")
+    seed: int = Field(42, ge=0)
+    compat: Literal["reference"] | None = Field(None, description="do as the published code does")
+    trust_remote_code: bool = Field(False, description="run code that comes with the model")
+    transform_only: bool = Field(False, description="save what was fitted instead of a checkpoint")
+    overwrite: bool = Field(False, description="replace what is at out")
+
+    @property
+    def data(self) -> CalibrationData:
+        return CalibrationData(
+            dataset=self.calibration,
+            column=self.column,
+            samples=self.samples,
+            max_length=self.max_length,
+            seed=self.seed,
+        )
+
+    def make_solver(self) -> Solver:
+        """The solver with its parameters.
+
+        Raises:
+            InputError: there is none of that name, or with such parameters.
+        """
+        given = {"name": self.solver} if isinstance(self.solver, str) else dict(self.solver)
+        if not isinstance(name := given.pop("name", None), str):
+            raise InputError("solver: give a name, or a mapping with name and parameters.")
+        return make_solver(name, **given, **({} if self.ridge is None else {"ridge": self.ridge}))
+
+
+def options_of(config: Path | None, given: dict[str, Any]) -> PruneOptions:
+    """Options of a file, overruled by those of the command line.
+
+    Raises:
+        InputError: an unknown key, a wrong value, or no model or output.
+    """
+    if config is not None:
+        return yaml_source.load(config, PruneOptions, given)
+    if "model" not in given:
+        raise InputError("name the model: as the argument MODEL, or as 'model' in a --config file.")
+    if "out" not in given:
+        raise InputError("name the output: as --out, or as 'out' in a --config file.")
+    return PruneOptions.model_validate(given)
+
+
+def prune_checkpoint(options: PruneOptions) -> str:
+    """Prune a model into a folder, or save what was fitted.
 
     Returns:
         What was done, for a person to read.
 
     Raises:
         InputError: an option is wrong, or the model cannot be pruned.
-        OutputError: ``out`` cannot be written.
+        OutputError: the output cannot be written.
     """
-    if (layers is None) == (blocks is None):
+    if (options.layers is None) == (not options.blocks):
         raise InputError("give either --layers N or --blocks START:END.")
-    if ridge is not None and solver != "lstsq":
-        raise InputError(f"--ridge belongs to the solver lstsq, not to {solver!r}.")
-    parameters = {} if ridge is None else {"ridge": ridge}
-    chosen_solver = make_solver(solver, **parameters)
-    data = CalibrationData(
-        dataset=calibration, column=column, samples=samples, max_length=max_length, seed=seed
-    )
-    data.local_file()
-    from replaceme import fit, models, surgery
-    from replaceme.architectures import architecture_of
+    if options.selector not in SELECTORS:
+        raise InputError(
+            f"unknown selector {options.selector!r}{nearest(options.selector, list(SELECTORS))} "
+            f"Selectors are {', '.join(SELECTORS)}."
+        )
+    solver = options.make_solver()
+    options.data.local_file()
+    from replaceme import Provenance, fit, models, surgery
+    from replaceme.architectures import architecture_of, layer_count
+    from replaceme.editfile import save_edit
     from replaceme.pruning import calibrate
-    from replaceme.selection import check_count
 
-    surgery.check_free(out, overwrite)
-    source = models.locate(model)
+    surgery.check_free(options.out, options.overwrite)
+    source = models.locate(options.model)
     config = models.read_config(source)
-    architecture_of(config, f"model {model!r}")
-    num_layers = config["num_hidden_layers"]
-    block = Block.parse(blocks, num_layers) if blocks else None
-    if layers is not None:
-        check_count(layers, num_layers, "--layers")
-    loaded, tokenizer = models.load(source, dtype, device or models.default_device())
+    architecture = architecture_of(config, f"model {options.model!r}", models.tensor_names(source))
+    solver.check(architecture)
+    num_layers = layer_count(config)
+    given = merge_adjacent(Block.parse(text, num_layers) for text in options.blocks)
+    check_blocks(given, num_layers)
+    if options.layers is not None:
+        check_count(options.layers, num_layers, "--layers", options.num_blocks)
+    loaded, tokenizer = models.load(
+        source, options.dtype, options.device or models.default_device(), options.trust_remote_code
+    )
     result = calibrate(
         loaded,
-        Batches(load_sequences(data, tokenizer), batch_size, seed),
-        counts=[layers] if layers is not None else [],
-        blocks=[block] if block else [],
-        solvers=[chosen_solver],
-        compat_reference=compat == "reference",
+        Batches(load_sequences(options.data, tokenizer), options.batch_size, options.seed),
+        counts=[options.layers] if options.layers is not None else [],
+        blocks=[given] if given else [],
+        solvers=[solver],
+        selection=Selection(options.selector, options.num_blocks),
+        compat_reference=options.compat == "reference",
     )
-    choice = result.choices.get(layers) if layers is not None else None
-    chosen = choice.block if choice else block
-    assert chosen is not None
-    found = fit(chosen_solver, result.moments[chosen], seed)
-    provenance: dict[str, Any] = {
-        "model": model,
-        "weights": models.fingerprint(model),
-        "removed_layers": list(chosen),
-        "selector": selector if choice else None,
-        "solver": {"name": solver, "parameters": chosen_solver.model_dump(mode="json")},
-        "calibration": data.model_dump() | {"fingerprint": data.fingerprint(), "tokens": result.tokens},
-        "environment": environment.describe(),
-    }
-    surgery.write_checkpoint(
-        source, out, chosen, found.transform, provenance, dtype=dtype, overwrite=overwrite
+    choice = result.choices.get(options.layers) if options.layers is not None else None
+    blocks = choice.blocks if choice else given
+    found = fit(solver, result, blocks, options.seed)
+    provenance = Provenance.of(
+        options.model,
+        models.fingerprint(options.model),
+        solver,
+        options.data.model_dump() | {"fingerprint": options.data.fingerprint(), "tokens": result.tokens},
+        found,
+        options.selector if choice else None,
+        choice,
     )
-    lines = [f"Removed layers {chosen} (0-based, the end stays) of {num_layers}."]
+    if options.transform_only:
+        save_edit(options.out, found.edit, provenance)
+    else:
+        surgery.write_checkpoint(
+            source,
+            options.out,
+            found.edit,
+            provenance,
+            dtype=options.dtype,
+            overwrite=options.overwrite,
+        )
+    lines = [architecture.notice + "."] if architecture.notice else []
+    lines += _summary(blocks, num_layers, options.selector, choice)
+    lines += _quality(result, found)
+    return "\n".join([*lines, f"Wrote {options.out}."])
+
+
+def apply_edit(edit_file: Path, model: str, out: Path, overwrite: bool) -> str:
+    """Merge what ``prune --transform-only`` saved into a model.
+
+    Raises:
+        InputError: the file is not such a file, or does not fit the model.
+        OutputError: ``out`` cannot be written.
+    """
+    from replaceme import models, surgery
+    from replaceme.editfile import load_edit
+
+    edit, provenance = load_edit(edit_file)
+    surgery.check_free(out, overwrite)
+    source = models.locate(model)
+    lines = []
+    if (weights := models.fingerprint(model)) != provenance.weights:
+        lines.append(f"Note: it was fitted on other weights, those of {provenance.model}.")
+        provenance = provenance.model_copy(update={"model": model, "weights": weights})
+    surgery.write_checkpoint(source, out, edit, provenance, overwrite=overwrite)
+    return "\n".join([*lines, f"Removed layers {_listed(edit.blocks)}. Wrote {out}."])
+
+
+def _listed(blocks: tuple[Block, ...]) -> str:
+    return " and ".join(map(str, blocks))
+
+
+def _summary(
+    blocks: tuple[Block, ...], num_layers: int, selector: str, choice: Choice | None
+) -> list[str]:
+    text = f"Removed layers {_listed(blocks)} (0-based, the end stays) of {num_layers}."
     if choice:
-        lines[0] += f" Angular distance {choice.distance:.4f}"
-        if choice.runner_up and choice.runner_up_distance is not None:
-            lines[0] += f"; next best {choice.runner_up} at {choice.runner_up_distance:.4f}"
-        lines[0] += "."
-    lines.append(
+        text += f" Selector {selector}: {choice.score:.4f}"
+        if choice.runner_up and choice.runner_up_score is not None:
+            text += f"; next best {_listed(choice.runner_up)} at {choice.runner_up_score:.4f}"
+        text += "."
+    return [text]
+
+
+def _quality(result: Calibration, found: Fit) -> list[str]:
+    lines = [
         f"Fit on {result.tokens:,} tokens: relative error {_change(found.relative_error)}, "
         f"mean cosine {_change(found.mean_cosine)}."
-    )
+    ]
+    if found.loss is not None and found.intact_loss is not None:
+        lines.append(
+            f"Loss on {result.held_back.batches.tokens:,} held-back tokens: intact "
+            f"{found.intact_loss:.4f}, layers removed {found.loss[0]:.4f}, this model "
+            f"{found.loss[1]:.4f} nats per token."
+        )
     if found.warning:
         lines.append(f"Warning: {found.warning}.")
-    return "\n".join([*lines, f"Wrote {out}."])
+    return lines
 
 
 def _change(pair: tuple[float, float]) -> str:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from bench.serving import ServingResult
 from replaceme.errors import InputError, OutputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class _Part(BaseModel):
@@ -35,22 +35,34 @@ Number = Annotated[float | None, BeforeValidator(_finite)]  # None: unknown, or 
 class Prune(_Part):
     """What was removed and how well the transform fits."""
 
-    block: tuple[int, int] | None = Field(
-        description="removed layers, 0-based, half-open; null: the baseline"
+    blocks: list[tuple[int, int]] = Field(
+        description="removed layers, 0-based, half-open; empty: the baseline"
     )
-    distance: float | None = Field(None, description="angular distance over the block, 0 to 1")
-    runner_up: tuple[int, int] | None = Field(None, description="the block with the next distance")
-    runner_up_distance: float | None = None
+    score: Number = Field(
+        None, description="what the selector minimised: angular distance (0 to 1), or nats per token"
+    )
+    runner_up: list[tuple[int, int]] | None = Field(None, description="the second best choice")
+    runner_up_score: Number = None
     relative_error: tuple[Number, Number] | None = Field(
-        None, description="√(Σ‖prediction − L‖² / Σ‖L‖²) with plain removal, and with the transform"
+        None,
+        description="√(Σ‖prediction − L‖² / Σ‖L‖²) at the end of the first block on sampled calibration "
+        "tokens, with plain removal, and with the fit",
     )
     mean_cosine: tuple[Number, Number] | None = Field(
-        None, description="mean cos(prediction, L) with plain removal, and with the transform"
+        None,
+        description="mean cos(prediction, L) on the same tokens, with plain removal, and with the fit",
     )
+    loss: tuple[Number, Number] | None = Field(
+        None, description="nats per held-back calibration token, with plain removal, and with the fit"
+    )
+    intact_loss: Number = Field(None, description="nats per held-back token of the intact model")
+    held_back_tokens: int | None = Field(None, description="calibration tokens that were not fitted on")
     warning: str | None = Field(None, description="why the fit should not be trusted")
     notes: dict[str, Any] = Field(default={}, description="the solver's own notes")
     solve_seconds: float | None = None
-    calibration_tokens: int | None = Field(None, description="real tokens, padding not counted")
+    calibration_tokens: int | None = Field(
+        None, description="real tokens that were fitted on, padding not counted"
+    )
     calibration_seconds: float | None = Field(
         None, description="all passes, shared by the model's cells"
     )
@@ -178,13 +190,26 @@ def read_record(path: Path) -> Record:
             f"use a newer release, or another folder."
         )
     try:
-        return Record.model_validate(content)
+        return Record.model_validate(_upgraded(content))
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"]))
         raise InputError(
             f"{path}: {key}: {problem['msg']}; remove it to compute the cell again."
         ) from None
+
+
+def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """A record of an older schema as one of this."""
+    if content["schema_version"] == 1:
+        if prune := content.get("prune"):
+            block, runner_up = prune.pop("block", None), prune.pop("runner_up", None)
+            prune["blocks"] = [block] if block else []
+            prune["runner_up"] = [runner_up] if runner_up else None
+            prune["score"] = prune.pop("distance", None)
+            prune["runner_up_score"] = prune.pop("runner_up_distance", None)
+        content["schema_version"] = 2
+    return content
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import environment, records
 from bench.matrix import Cell, Plan, Task, serving_identity
@@ -23,10 +23,14 @@ from bench.scoring.metrics import primary_metric
 from bench.serving import ServingError, measure
 from bench.suite import ModelSpec
 from replaceme import models, tensorfile
-from replaceme.architectures import architecture_of
+from replaceme.architectures import architecture_of, layer_count
 from replaceme.calibration import Batches, load_sequences
 from replaceme.errors import InputError, OutputError
-from replaceme.selection import check_count
+from replaceme.provenance import Provenance
+from replaceme.selection import check_blocks, check_count
+
+if TYPE_CHECKING:
+    from replaceme.pruning import Calibration
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ class Run:
         try:
             source = models.locate(model.id, model.revision)
             config = models.read_config(source)
-            architecture_of(config, f"model {model.id!r}")
+            architecture_of(config, f"model {model.id!r}", models.tensor_names(source))
         except OutputError:
             raise
         except Exception as error:
@@ -130,71 +134,83 @@ class Run:
         return "prune" in left or (bool(left) and cell.solver is not None and not folder.is_dir())
 
     def _prune(self, model: ModelSpec, source: Path, cells: list[Cell]) -> None:
-        suite = self.plan.suite
-        from replaceme.pruning import calibrate
-
         self.events.step(f"{model.name}: calibrating")
-        num_layers = models.read_config(source)["num_hidden_layers"]
         fitting = []
         for cell in cells:
             try:
-                check_count(cell.layers, num_layers, f"prune.layers, model {model.id!r}")
+                self._check(cell, source)
                 fitting.append(cell)
             except InputError as error:
                 self._fail(cell, "prune", error)
         try:
-            loaded, tokenizer = models.load(source, model.dtype, self.device, model.trust_remote_code)
-            sequences = load_sequences(suite.calibration, tokenizer)
-            batches = Batches(sequences, suite.prune.batch_size, suite.calibration.seed)
-            calibration = calibrate(
-                loaded,
-                batches,
-                counts=[cell.layers for cell in fitting],
-                solvers=[cell.solver.solver for cell in fitting if cell.solver],
-                compat_reference=suite.prune.compat == "reference",
-            )
+            calibration = self._calibrate(model, source, fitting)
         except OutputError:
             raise
         except Exception as error:
             for cell in fitting:
                 self._fail(cell, "prune", error)
             return
-        del loaded
         for cell in fitting:
             self.events.step(f"{cell.name}: fitting and saving")
             self._attempt(cell, "prune", partial(self._write, cell, source, calibration))
 
-    def _write(self, cell: Cell, source: Path, calibration: Any) -> None:
-        from replaceme import Fit, fit, write_checkpoint
+    def _check(self, cell: Cell, source: Path) -> None:
+        """Refuse what became known only now that the model is here."""
+        assert cell.solver is not None
+        config, prune = models.read_config(source), self.plan.suite.prune
+        where = f"model {cell.model.id!r}"
+        cell.solver.solver.check(architecture_of(config, where, models.tensor_names(source)))
+        if prune.blocks:
+            check_blocks(prune.given, layer_count(config))
+        else:
+            check_count(cell.layers, layer_count(config), f"prune.layers, {where}", prune.num_blocks)
+
+    def _calibrate(self, model: ModelSpec, source: Path, cells: list[Cell]) -> Calibration:
+        from replaceme.pruning import calibrate
+
+        suite = self.plan.suite
+        loaded, tokenizer = models.load(source, model.dtype, self.device, model.trust_remote_code)
+        sequences = load_sequences(suite.calibration, tokenizer)
+        batches = Batches(sequences, suite.prune.batch_size, suite.calibration.seed)
+        return calibrate(
+            loaded,
+            batches,
+            counts=[] if suite.prune.blocks else [cell.layers for cell in cells],
+            blocks=[suite.prune.given] if suite.prune.blocks else [],
+            solvers=[cell.solver.solver for cell in cells if cell.solver],
+            selection=suite.prune.selection,
+            compat_reference=suite.prune.compat == "reference",
+        )
+
+    def _write(self, cell: Cell, source: Path, calibration: Calibration) -> None:
+        from replaceme import fit, write_checkpoint
 
         assert cell.solver is not None
-        choice = calibration.choices[cell.layers]
-        found: Fit = fit(
-            cell.solver.solver, calibration.moments[choice.block], self.plan.suite.calibration.seed
-        )
+        suite = self.plan.suite
+        choice = calibration.choices.get(cell.layers)
+        blocks = choice.blocks if choice else suite.prune.given
+        found = fit(cell.solver.solver, calibration, blocks, suite.calibration.seed)
         out = self.checkpoint(cell, source)
-        provenance = {
-            "model": cell.model.id,
-            "removed_layers": list(choice.block),
-            "identity": cell.identity,
-            "environment": environment.describe(),
-        }
-        write_checkpoint(
-            source,
-            out,
-            choice.block,
-            found.transform,
-            provenance,
-            dtype=cell.model.dtype,
-            overwrite=True,
+        provenance = Provenance.of(
+            cell.model.id,
+            models.fingerprint(cell.model.id, cell.model.revision),
+            cell.solver.solver,
+            suite.calibration.model_dump() | {"tokens": calibration.tokens},
+            found,
+            suite.prune.selector if choice else None,
+            choice,
         )
+        write_checkpoint(source, out, found.edit, provenance, dtype=cell.model.dtype, overwrite=True)
         self.records[cell].prune = records.Prune(
-            block=tuple(choice.block),
-            distance=choice.distance,
-            runner_up=choice.runner_up,
-            runner_up_distance=choice.runner_up_distance,
+            blocks=provenance.blocks,
+            score=choice.score if choice else None,
+            runner_up=provenance.runner_up,
+            runner_up_score=choice.runner_up_score if choice else None,
             relative_error=found.relative_error,
             mean_cosine=found.mean_cosine,
+            loss=found.loss,
+            intact_loss=found.intact_loss,
+            held_back_tokens=calibration.held_back.batches.tokens,
             warning=found.warning,
             notes=found.notes,
             solve_seconds=found.seconds,
@@ -207,12 +223,12 @@ class Run:
             self.events.say(f"warning: {cell.name}: {found.warning}")
 
     def _baseline(self, cell: Cell, source: Path) -> None:
-        from replaceme import write_checkpoint
+        from replaceme import Edit, write_checkpoint
 
         out = self.checkpoint(cell, source)
         if out != source:
-            write_checkpoint(source, out, None, None, {}, dtype=cell.model.dtype, overwrite=True)
-        self.records[cell].prune = records.Prune(block=None, **_size(out))
+            write_checkpoint(source, out, Edit(), None, dtype=cell.model.dtype, overwrite=True)
+        self.records[cell].prune = records.Prune(blocks=[], **_size(out))
 
     # ---- score
 

@@ -9,7 +9,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -21,7 +20,8 @@ from bench.serving.spec import ServeSettings
 from replaceme.calibration import CalibrationData
 from replaceme.errors import InputError
 from replaceme.models import short_name
-from replaceme.solvers import SOLVERS, Solver, make_solver
+from replaceme.selection import Block, Selection, merge_adjacent
+from replaceme.solvers import Solver, make_solver
 
 
 class _Section(BaseModel):
@@ -71,28 +71,47 @@ class SolverSpec(_Section):
             return {"label": label, "solver": make_solver(value["name"], **parameters)}
         except InputError as error:
             raise ValueError(str(error)) from None
-        except ValidationError as error:
-            raise ValueError(_parameter_message(value["name"], error)) from None
-
-
-def _parameter_message(name: str, error: ValidationError) -> str:
-    problem = error.errors()[0]
-    key, allowed = problem["loc"][0], list(SOLVERS[name].model_fields)
-    if problem["type"] == "extra_forbidden":
-        return f"solver {name!r} has no parameter {key!r}; it has {', '.join(allowed) or 'none'}."
-    return f"solver {name!r}, parameter {key}: {problem['msg']}; got {problem['input']!r}."
 
 
 class PruneSpec(_Section):
-    """Which variants to make: every layer count with every solver."""
+    """Which variants to make: every layer count, or the given blocks, with every solver."""
 
-    layers: list[int] = Field(min_length=1, description="numbers of layers to remove")
+    layers: list[int] = Field(default=[], description="numbers of layers to remove")
+    blocks: list[tuple[int, int]] = Field(
+        default=[],
+        description="blocks to remove together instead, half-open: [[20, 28]] removes layers 20 to 27",
+    )
     solvers: list[SolverSpec] = Field(min_length=1, description="how to compensate for them")
-    selector: Literal["angular"] = Field("angular", description="how the block is chosen")
+    selector: Literal["angular", "angular-mean", "perplexity"] = Field(
+        "angular", description="how the blocks are chosen"
+    )
+    num_blocks: int = Field(1, gt=0, description="in how many blocks of the same size")
     compat: Literal["reference"] | None = Field(
-        None, description="reference: compare the last block with the state after the final norm"
+        None, description="reference: do exactly as the published code does, padding and norms included"
     )
     batch_size: int = Field(8, gt=0, description="calibration sequences per forward")
+
+    @property
+    def selection(self) -> Selection:
+        return Selection(self.selector, self.num_blocks)
+
+    @property
+    def given(self) -> tuple[Block, ...]:
+        """The blocks to remove where they are not chosen."""
+        return merge_adjacent(Block(*block) for block in self.blocks)
+
+    @property
+    def counts(self) -> list[int]:
+        """Numbers of layers removed, one for each variant of a solver."""
+        return self.layers or [sum(block.size for block in self.given)]
+
+    @model_validator(mode="after")
+    def _layers_or_blocks(self) -> Self:
+        if bool(self.layers) == bool(self.blocks):
+            raise ValueError("give either 'layers' or 'blocks'")
+        if self.blocks and self.num_blocks > 1:
+            raise ValueError("'num_blocks' belongs to 'layers'; list several blocks instead")
+        return self
 
     @field_validator("layers")
     @classmethod

@@ -13,12 +13,22 @@ from replaceme.errors import InputError, nearest
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def load(path: Path, schema: type[Model]) -> Model:
-    """The file as a ``schema``.
+def load(path: Path, schema: type[Model], overrides: dict[str, Any] | None = None) -> Model:
+    """The file as a ``schema``; ``overrides`` are top-level keys that win over the file's.
 
     Raises:
         InputError: not readable, not YAML, not a mapping, or not what the schema allows.
     """
+    node, content = _read(path)
+    try:
+        return schema.model_validate(content | (overrides or {}), context={"folder": path.parent})
+    except ValidationError as error:
+        messages = [_message(path, node, schema, problem) for problem in error.errors()]
+        raise InputError("\n".join(messages)) from None
+
+
+def _read(path: Path) -> tuple[yaml.MappingNode, dict[str, Any]]:
+    """A mapping with its places in the file, and as it is."""
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -39,11 +49,7 @@ def load(path: Path, schema: type[Model]) -> Model:
         raise InputError(
             f"{path}:{repeated.start_mark.line + 1}: the key {repeated.value!r} stands twice."
         )
-    try:
-        return schema.model_validate(content, context={"folder": path.parent})
-    except ValidationError as error:
-        messages = [_message(path, node, schema, problem) for problem in error.errors()]
-        raise InputError("\n".join(messages)) from None
+    return node, content
 
 
 def _repeated_key(node: yaml.Node) -> yaml.ScalarNode | None:

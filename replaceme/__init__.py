@@ -17,15 +17,18 @@ from replaceme.selection import Block
 
 if TYPE_CHECKING:
     from replaceme.fitting import Fit, fit
+    from replaceme.provenance import Provenance
     from replaceme.pruning import Calibration, Pruned, calibrate, prune
     from replaceme.solvers import make_solver
-    from replaceme.surgery import write_checkpoint
+    from replaceme.surgery import Edit, write_checkpoint
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "Calibration": "replaceme.pruning",
+    "Edit": "replaceme.surgery",
     "Fit": "replaceme.fitting",
+    "Provenance": "replaceme.provenance",
     "Pruned": "replaceme.pruning",
     "calibrate": "replaceme.pruning",
     "fit": "replaceme.fitting",
@@ -37,9 +40,11 @@ _LAZY = {
 __all__ = [
     "Block",
     "Calibration",
+    "Edit",
     "Fit",
     "InputError",
     "OutputError",
+    "Provenance",
     "Pruned",
     "calibrate",
     "fit",

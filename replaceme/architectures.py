@@ -36,7 +36,8 @@ class Architecture:
         post_norm: the module ``mlp`` is a norm after the MLP, so that only a diagonal can be merged.
         norm_offset: the norm multiplies by this plus its weight.
         residual_multiplier: config key of the factor of M in the residual stream.
-        parallel: attention and MLP read the same state: always, or where one of these config keys is set.
+        parallel: attention and MLP read the same state: always, or where one of these config keys is
+            set.
         refused: config key and value of variants that cannot be pruned, with the reason.
         notice: what the user should know of how the family was recognised.
     """
@@ -244,8 +245,8 @@ def _by_structure(config: dict[str, Any], where: str, tensors: Collection[str] |
     classes = ", ".join(config.get("architectures") or [])
     name = f"{model_type!r} ({classes})" if classes else repr(model_type)
     raise InputError(
-        f"{where}: unsupported architecture {name}{f', {kind}' if kind else ''}; supported are models with "
-        f"the layers of Llama, and the model types {', '.join(sorted(ARCHITECTURES))}."
+        f"{where}: unsupported architecture {name}{f', {kind}' if kind else ''}; supported are models "
+        f"with the layers of Llama, and the model types {', '.join(sorted(ARCHITECTURES))}."
     )
 
 
@@ -311,3 +312,16 @@ def _derived(config: dict[str, Any]) -> dict[str, Any]:
     whole = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config)).to_dict()
     keys = (*PER_LAYER_LISTS, *LAYER_NUMBERS)
     return {key: whole[key] for key in keys if whole.get(key) is not None and key not in config}
+
+
+def support_table() -> str:
+    """What works on each family, as Markdown."""
+    lines = [
+        "| family | model type | `uidl`, diagonal transforms | transforms | `refit`, `reconstruct` |",
+        "|---|---|:---:|:---:|:---:|",
+    ]
+    for model_type, row in ARCHITECTURES.items():
+        works = (True, not row.post_norm, not row.post_norm and not row.experts)
+        cells = [row.title, f"`{model_type}`", *("✓" if cell else "–" for cell in works)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

@@ -33,7 +33,7 @@ class Call(NamedTuple):
     kwargs: dict[str, Any]
 
 
-class _Stopped(Exception):
+class _StoppedError(Exception):
     """A forward has got as far as it was wanted."""
 
 
@@ -79,7 +79,7 @@ class Decoder:
 
     @property
     def device(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device  # type: ignore[return-value]
+        return self.model.get_input_embeddings().weight.device
 
     def output(self, layer: int) -> Read:
         """The residual stream after a layer."""
@@ -105,9 +105,8 @@ class Decoder:
 
     def feature_count(self, layer: int, path: str) -> int:
         """Inputs of a projection, and one for its bias."""
-        module = self.layers[layer].get_submodule(path)
-        inputs = module.weight.shape[0 if self.architecture.input_major else 1]  # type: ignore[union-attr]
-        return int(inputs) + self.has_bias(layer, path)  # type: ignore[arg-type]
+        weight = self.layers[layer].get_parameter(f"{path}.weight")
+        return weight.shape[0 if self.architecture.input_major else 1] + self.has_bias(layer, path)
 
     def parameters(self, layer: int, path: str) -> dict[str, nn.Parameter]:
         """Weight and, where there is one, bias of a module of a layer, by name within the layer."""
@@ -189,13 +188,13 @@ class Decoder:
         module = self.layers[layer].get_submodule(self.architecture.attention_output)
 
         def stop(*_: Any) -> None:
-            raise _Stopped
+            raise _StoppedError
 
         with captured({"in": Read(module, of_input=True), "out": Read(module)}) as seen:
             handle = module.register_forward_hook(stop)
             try:
                 self.step(layer, states, call)
-            except _Stopped:
+            except _StoppedError:
                 pass
             finally:
                 handle.remove()
@@ -240,7 +239,7 @@ def captured(reads: dict[Any, Read]) -> Iterator[dict[Any, Tensor]]:
 
     def of_output(key: Any) -> Callable[..., None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            states[key] = first(output)
+            states[key] = first(output).clone()  # Falcon adds the attention to it in place
 
         return hook
 

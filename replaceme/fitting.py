@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from torch.nn.functional import cosine_similarity
 
+from replaceme.selection import merge_adjacent
 from replaceme.solvers import Solver
 from replaceme.solvers.base import Problem
 from replaceme.statistics import DIAGNOSED_TOKENS, TokenSample
@@ -48,7 +50,11 @@ class Fit:
 
 
 def fit(solver: Solver, calibration: Calibration, blocks: tuple[Block, ...], seed: int = 42) -> Fit:
-    """Run ``solver``. A result that is not finite is replaced by plain removal, and says so."""
+    """Run ``solver``. A result that is not finite is replaced by plain removal, and says so.
+
+    Blocks that touch are one gap, and fitted as one.
+    """
+    blocks = merge_adjacent(blocks)
     problem = Problem(blocks, calibration.statistics, calibration.decoder, calibration.batches, seed)
     start = time.perf_counter()
     edit, notes = solver.solve(problem)
@@ -75,6 +81,8 @@ def _doubt(
 
 
 def _worse(measure: str, removal: float, fitted: float) -> str | None:
+    if isnan(fitted):
+        return f"its {measure} is not a number"
     return f"its {measure} is worse than that of plain removal" if fitted > removal else None
 
 

@@ -155,6 +155,11 @@ def weight_files(folder: Path) -> list[Path]:
         raise InputError(f"{index} is damaged: it has no weight_map from tensors to files.") from None
 
 
+def tensor_names(folder: Path) -> set[str]:
+    """Names of the tensors in a checkpoint's files."""
+    return {entry.name for file in weight_files(folder) for entry in read_header(file)[0]}
+
+
 def _download(source: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 

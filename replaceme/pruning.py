@@ -15,6 +15,7 @@ from replaceme.fitting import Fit, fit
 from replaceme.selection import (
     Block,
     Choice,
+    Selection,
     check_blocks,
     check_count,
     closest_blocks,
@@ -37,21 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HELD_BACK_TOKENS = 4096
-
-
-@dataclass(frozen=True)
-class Selection:
-    """How blocks are chosen for a layer count.
-
-    Attributes:
-        selector: ``angular``, ``angular-mean`` or ``perplexity``.
-        num_blocks: in how many blocks of the same size the layers are removed.
-        merge: make adjacent blocks one.
-    """
-
-    selector: str = "angular"
-    num_blocks: int = 1
-    merge: bool = True
+ANGULAR = Selection()
 
 
 @dataclass
@@ -97,7 +84,7 @@ def calibrate(
     counts: Iterable[int] = (),
     blocks: Iterable[tuple[Block, ...]] = (),
     solvers: Iterable[Solver] = (),
-    selection: Selection = Selection(),
+    selection: Selection = ANGULAR,
     held_back_tokens: int = HELD_BACK_TOKENS,
     compat_reference: bool = False,
     report: Report = no_report,
@@ -140,7 +127,8 @@ def calibrate(
         frozenset(kind for solver in solvers for kind in solver.needs.moments),
         max((solver.needs.sample_tokens for solver in solvers), default=0),
     )
-    statistics = collect(decoder, fitted, (b for blocks in variants for b in blocks), needs, report)
+    gaps = [gap for variant in variants for gap in merge_adjacent(variant)]
+    statistics = collect(decoder, fitted, gaps, needs, report)
     seconds = time.perf_counter() - start
     return Calibration(decoder, fitted, HeldBack(decoder, held), distances, choices, statistics, seconds)
 
@@ -159,7 +147,7 @@ def _choose(
         def loss(blocks: tuple[Block, ...]) -> float:
             return judge.loss(Edit(blocks)) or 0.0
 
-        return lowest_loss_blocks(at_all, loss, count, selection.num_blocks)
+        return lowest_loss_blocks(at_all, loss, count, selection.num_blocks, merge=selection.merge)
     chosen = at_all if selection.selector == "angular-mean" else at_last
     return closest_blocks(chosen, count, selection.num_blocks, merge=selection.merge)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from replaceme.errors import InputError
+from replaceme.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +51,33 @@ SELECTORS = {
     "angular-mean": "the same, mean over all tokens",
     "perplexity": "lowest loss after plain removal, by a short greedy search",
 }
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How blocks are chosen for a layer count.
+
+    Attributes:
+        selector: a key of ``SELECTORS``.
+        num_blocks: in how many blocks of the same size the layers are removed.
+        merge: make adjacent blocks one.
+
+    Raises:
+        InputError: no such selector, or no block.
+    """
+
+    selector: str = "angular"
+    num_blocks: int = 1
+    merge: bool = True
+
+    def __post_init__(self) -> None:
+        if self.selector not in SELECTORS:
+            raise InputError(
+                f"unknown selector {self.selector!r}{nearest(self.selector, list(SELECTORS))} Selectors "
+                f"are {', '.join(SELECTORS)}."
+            )
+        if self.num_blocks < 1:
+            raise InputError(f"num_blocks is at least 1; got {self.num_blocks}.")
 
 
 class Choice(NamedTuple):
@@ -157,15 +185,12 @@ def choose(
         InputError: there are not so many.
     """
     chosen: list[Block] = []
-    others: list[Block] = []
     for block in ranked:
-        free = all(block.end <= other.start or other.end <= block.start for other in chosen)
-        if free and len(chosen) < num_blocks:
+        if len(chosen) < num_blocks and _is_free(block, chosen):
             chosen.append(block)
-        elif all(block.end <= other.start or other.end <= block.start for other in chosen[:-1]):
-            others.append(block)
     if len(chosen) < num_blocks:
         raise InputError(f"there is no room for {num_blocks} blocks of {ranked[0].size} layers.")
+    others = [b for b in ranked if b not in chosen and _is_free(b, chosen[:-1])]
     total = sum(map(score, chosen))
     blocks = merge_adjacent(chosen) if merge else tuple(sorted(chosen))
     if not others:
@@ -175,12 +200,17 @@ def choose(
     return Choice(blocks, total, runner_up, sum(map(score, second)))
 
 
+def _is_free(block: Block, taken: Iterable[Block]) -> bool:
+    return all(block.end <= other.start or other.end <= block.start for other in taken)
+
+
 def lowest_loss_blocks(
     distances: Tensor,
     loss: Callable[[tuple[Block, ...]], float],
     count: int,
     num_blocks: int = 1,
     *,
+    merge: bool = True,
     tried: int = 8,
 ) -> Choice:
     """The blocks whose plain removal costs least, by a short greedy search.
@@ -191,6 +221,7 @@ def lowest_loss_blocks(
     Args:
         distances: as for :func:`closest_blocks`.
         loss: of the model without some blocks, in ascending order.
+        merge: make adjacent blocks one.
 
     Raises:
         InputError: as for :func:`closest_blocks`.
@@ -201,17 +232,20 @@ def lowest_loss_blocks(
     ranked: list[tuple[float, tuple[Block, ...]]] = []
     for _ in range(num_blocks):
         free = [
-            block
-            for block in candidates(num_layers, count // num_blocks)
-            if all(block.end <= other.start or other.end <= block.start for other in chosen)
+            block for block in candidates(num_layers, count // num_blocks) if _is_free(block, chosen)
         ]
         if not free:
             raise InputError(
                 f"there is no room for {num_blocks} blocks of {count // num_blocks} layers."
             )
         free.sort(key=lambda block: float(distances[block.start - 1, block.end - 1]))
-        trials = [merge_adjacent((*chosen, block)) for block in free[:tried]]
-        ranked = sorted((loss(blocks), blocks) for blocks in trials)
+        trials = [tuple(sorted((*chosen, block))) for block in free[:tried]]
+        ranked = sorted((loss(merge_adjacent(blocks)), blocks) for blocks in trials)
         chosen = ranked[0][1]
-    second = ranked[1] if len(ranked) > 1 else (None, None)
-    return Choice(chosen, ranked[0][0], second[1], second[0])
+
+    def listed(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
+        return merge_adjacent(blocks) if merge else blocks
+
+    if len(ranked) == 1:
+        return Choice(listed(chosen), ranked[0][0], None, None)
+    return Choice(listed(chosen), ranked[0][0], listed(ranked[1][1]), ranked[1][0])

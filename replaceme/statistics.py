@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Report = Callable[[], None]
 
 DIAGNOSED_TOKENS = 4096
+FEW = 4  # tokens per feature, below which rounding errors could pass for data
 
 
 def no_report() -> None:
@@ -149,7 +150,9 @@ def collect(
     """Statistics of all ``blocks`` in one pass that ends at the deepest of them.
 
     Each batch's products are formed in float32 from the native activations and added to float64
-    totals. The token sample has at least ``DIAGNOSED_TOKENS`` tokens (fewer where there are fewer).
+    totals; in float64 where the tokens are hardly more than the features, so that directions without
+    data stay empty instead of holding rounding errors. The token sample has at least
+    ``DIAGNOSED_TOKENS`` tokens (fewer where there are fewer).
     """
     totals = {block: _Totals() for block in dict.fromkeys(blocks)}
     if not totals:
@@ -167,7 +170,7 @@ def collect(
         chosen = (batch.ranks < sample_tokens).nonzero().squeeze(1)
         grams: dict[Any, Tensor] = {}
         for block, total in totals.items():
-            features = _Features(decoder, states, block, grams)
+            features = _Features(decoder, states, block, batches.tokens, grams)
             for kind in needs.moments:
                 total.add(kind, *features.products(kind))
             total.keep(features, batch.ranks, chosen)
@@ -198,11 +201,15 @@ def features_of(decoder: Decoder, layer: int, path: str, states: Tensor) -> Tens
 
 @dataclass
 class _Features:
-    """The states of one batch at one block; ``grams`` are shared by the blocks of one start."""
+    """The states of one batch at one block; ``grams`` are shared by the blocks of one start.
+
+    ``tokens`` is the number in all batches.
+    """
 
     decoder: Decoder
     states: dict[Any, Tensor]
     block: Block
+    tokens: int
     grams: dict[Any, Tensor]
 
     def of(self, name: str) -> Tensor:
@@ -222,11 +229,13 @@ class _Features:
         return self.states[self.block.end - 1].to(self.before.device)
 
     def products(self, kind: Kind) -> tuple[Tensor, Tensor]:
-        """XᵀX and XᵀD of the batch, float32."""
-        x = self.of("input" if kind.of_input else "mlp").float()
-        change = self.after.float() - self.before.float()
+        """XᵀX and XᵀD of the batch, float32, or float64 where the tokens are few."""
+        x = self.of("input" if kind.of_input else "mlp")
+        dtype = torch.float64 if self.tokens < FEW * x.shape[1] else torch.float32
+        x, after = x.to(dtype), self.after.to(dtype)
+        change = after - self.before.to(dtype)
         if kind.relative:
-            scale = self.after.float().norm(dim=-1, keepdim=True).clamp_min(1e-20).reciprocal()
+            scale = after.norm(dim=-1, keepdim=True).clamp_min(1e-20).reciprocal()
             x, change = x * scale, change * scale
         key = (kind, self.block if kind.relative else self.block.start)
         if key not in self.grams:
@@ -263,9 +272,9 @@ class _Totals:
 
     def statistics(self, tokens: int) -> BlockStatistics:
         moments = {kind: Moments(self.gram[kind], self.cross[kind]) for kind in self.gram}
-        states = _by_rank(self.sample)
+        mlp, before, after = _by_rank(self.sample)
         inputs = _by_rank(self.inputs)[0] if self.inputs else None
-        return BlockStatistics(tokens, moments, TokenSample(*states, inputs))
+        return BlockStatistics(tokens, moments, TokenSample(mlp, before, after, inputs))
 
 
 def _by_rank(parts: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from replaceme.provenance import Provenance
+
 NOT_CARRIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
 PROVENANCE = "replaceme.json"
 CARD = "README.md"
@@ -103,10 +105,10 @@ def apply(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> Non
     for number in reversed(range(len(layers))):
         if number not in kept:
             del layers[number]
-    for index, layer in enumerate(layers):
-        for module in layer.modules():
+    for index, kept_layer in enumerate(layers):
+        for module in kept_layer.modules():
             if hasattr(module, "layer_idx"):
-                module.layer_idx = index  # type: ignore[assignment]
+                module.layer_idx = index
     for key, value in pruned_config(config, kept).items():
         if value != config.get(key):
             setattr(model.config, key, value)
@@ -148,20 +150,19 @@ def write_checkpoint(
     source: Path,
     out: Path,
     edit: Edit,
-    provenance: dict[str, Any],
+    provenance: Provenance | None,
     *,
-    card: str | None = None,
     dtype: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write the checkpoint of the folder ``source``, edited, to the folder ``out``.
 
-    Tokenizer, chat template and generation config are carried over; ``replaceme.json`` holds
-    ``provenance``. The folder appears whole or not at all.
+    Tokenizer, chat template and generation config are carried over. ``replaceme.json`` holds
+    ``provenance``, and the model card tells it; without one the source's card is kept. The folder
+    appears whole or not at all.
 
     Args:
         edit: what changes; ``Edit()`` copies the model.
-        card: text of the model card; ``None`` keeps the source's.
         dtype: cast floating-point tensors to this; ``None`` keeps the checkpoint's.
         overwrite: replace ``out`` if it exists and is not empty.
 
@@ -179,7 +180,7 @@ def write_checkpoint(
     layers = layer_count(config)
     check_blocks(edit.blocks, layers)
     kept = edit.kept(layers)
-    files = _FileEdit(architecture, edit, kept, dtype)
+    files = _FileEdit(architecture, edit, layers, kept, dtype)
     files.check(names, source)
     new_config = pruned_config(config, kept) if edit.blocks else dict(config)
     if dtype:
@@ -190,9 +191,9 @@ def write_checkpoint(
             if file.is_file() and not file.name.endswith(NOT_CARRIED):
                 shutil.copy(file, part / file.name)
         _write_json(part / "config.json", new_config)
-        _write_json(part / PROVENANCE, provenance)
-        if card is not None:
-            (part / CARD).write_text(card, "utf-8")
+        if provenance is not None:
+            _write_json(part / PROVENANCE, provenance.model_dump(mode="json"))
+            (part / CARD).write_text(provenance.card(), "utf-8")
         _write_weights(headers, part, files, indexed=(source / INDEX).is_file())
 
 
@@ -231,12 +232,17 @@ class _FileEdit:
 
     architecture: Architecture
     edit: Edit
+    layers: int
     kept: list[int]
     dtype: str | None
 
     def check(self, names: set[str], source: Path) -> None:
-        """Refuse files that lack a tensor that is to be changed."""
+        """Refuse files that lack a layer, or a tensor that is to be changed."""
         inside = [part[1:] for name in names if (part := self.architecture.split(name))]
+        if missing := {*range(self.layers)} - {layer for layer, _ in inside}:
+            raise InputError(
+                f"{source}: the weights have no tensor {self.architecture.layers}.{min(missing)}.*"
+            )
         merges = {layer for layer, rest in inside if self.architecture.merge_axis(rest) is not None}
         lacking = [
             f"{self.architecture.mlp} of layer {i}" for i in self.edit.transforms if i not in merges

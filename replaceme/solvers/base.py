@@ -64,6 +64,15 @@ class Solver(BaseModel, ABC):
     version: ClassVar[int] = 1
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """Name, version and parameters: what its numbers depend on."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "parameters": self.model_dump(mode="json"),
+        }
+
+    @property
     def needs(self) -> Needs:
         """The statistics that the solver reads."""
         from replaceme.statistics import Needs

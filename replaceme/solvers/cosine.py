@@ -125,22 +125,25 @@ def _reweighted_step(
     x: Tensor, offset: Tensor, target: Tensor, transform: Tensor
 ) -> tuple[Tensor, dict[str, Any]]:
     """The change of T in one weighted solve: row weights 1/‖x̂‖², residual ``L‖x̂‖/‖L‖ − cos·x̂``."""
-    gram, cross = 0.0, 0.0
+    import torch
+
+    gram = torch.zeros(len(transform), len(transform), dtype=torch.float64, device=x.device)
+    cross = torch.zeros_like(gram)
     for part, rest, goal in zip(*(t.split(8192) for t in (x, offset, target)), strict=True):
         predicted = (part.double() @ transform).float() + rest
         length = predicted.norm(dim=1, keepdim=True).clamp_min(1e-20)
         aim, direction = goal / goal.norm(dim=1, keepdim=True).clamp_min(1e-20), predicted / length
         cosine = (aim * direction).sum(1, keepdim=True)
         rows = part / length
-        gram = gram + (rows.mT @ rows).double()  # type: ignore[assignment]
-        cross = cross + (rows.mT @ (aim - cosine * direction)).double()  # type: ignore[assignment]
-    return solve_psd(gram, cross)  # type: ignore[arg-type]
+        gram += rows.mT @ rows
+        cross += rows.mT @ (aim - cosine * direction)
+    return solve_psd(gram, cross)
 
 
 def _parametrised(
     shape: Shape, size: int, device: torch.device
 ) -> tuple[list[Tensor], Callable[[], Tensor]]:
-    """Parameters to optimise, and T [size, size] as a function of them; they start as the reference's."""
+    """Parameters to optimise, started as the reference does, and T [size, size] as their function."""
     import torch
 
     if shape == "outer":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -59,7 +59,7 @@ class Reconstruct(Solver):
     def solve(self, problem: Problem) -> Solution:
         from replaceme.surgery import Edit
 
-        at_gap, notes = self._refit.solve(problem)
+        at_gap, notes = self._refit.solve(replace(problem, blocks=problem.blocks[:1]))
         walk = _Walk(problem.decoder, problem.blocks, dict(at_gap.weights), self.ridge)
         walk.start(problem.batches.first(self.tokens))
         while walk.advance():

@@ -12,6 +12,8 @@ from replaceme.solvers.linear import solve_ridge
 from replaceme.solvers.projection import corrected
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from replaceme.architectures import Architecture
     from replaceme.statistics import Needs
 
@@ -20,8 +22,8 @@ class Refit(Solver):
     """``min_V Σ wᵢ‖Hᵢ V + Yᵢ − Lᵢ‖² + λ‖V − W‖²`` with wᵢ = 1/‖Lᵢ‖² and H the projection's input.
 
     Not a transform of the projection's output but the projection itself: d_ff × d numbers instead of
-    d × d, in the same place. Solved for the correction C = V − W: ``(HᵀwH + λI) C = Hᵀw(L − L_in)``. A bias
-    is refitted with it.
+    d × d, in the same place. Solved for the correction C = V − W:
+    ``(HᵀwH + λI) C = Hᵀw(L − L_in)``. A bias is refitted with it.
     """
 
     name: ClassVar[str] = "refit"
@@ -44,7 +46,8 @@ class Refit(Solver):
         from replaceme.statistics import Kind
         from replaceme.surgery import Edit
 
-        weights, notes = {}, {}
+        weights: dict[tuple[int, str], Tensor] = {}
+        notes = {}
         for block in problem.blocks:
             moments = problem.statistics[block].moments[Kind(of_input=True, relative=True)]
             correction, notes[block] = solve_ridge(moments.gram.clone(), moments.cross, self.ridge)

@@ -1,0 +1,82 @@
+"""What a solver found as a safetensors file: ``prune --transform-only`` writes, ``apply`` reads it.
+
+Tensors are named ``transform.LAYER`` ([d, d] float64, x → x T) and ``weight.LAYER.TENSOR`` (new values);
+the metadata holds the provenance.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from replaceme.errors import InputError, OutputError
+from replaceme.provenance import Provenance
+from replaceme.selection import Block
+
+if TYPE_CHECKING:
+    from replaceme.surgery import Edit
+
+METADATA = "replaceme"
+
+
+def save_edit(path: Path, edit: Edit, provenance: Provenance) -> None:
+    """Write an edit with where it comes from.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {f"transform.{layer}": values for layer, values in edit.transforms.items()}
+    tensors |= {f"weight.{layer}.{name}": values for (layer, name), values in edit.weights.items()}
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {name: values.cpu().contiguous() for name, values in tensors.items()},
+            part,
+            metadata={METADATA: provenance.model_dump_json()},
+        )
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_edit(path: Path) -> tuple[Edit, Provenance]:
+    """An edit from its file.
+
+    Raises:
+        InputError: there is no such file, or it is something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    from replaceme.surgery import Edit
+
+    if path.suffix in {".pth", ".pt", ".bin", ".pkl"}:
+        raise InputError(
+            f"{path} is a pickle, which can run code when it is read; give the .safetensors file that "
+            f"'prune --transform-only' writes."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            provenance = Provenance.model_validate_json((file.metadata() or {})[METADATA])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        transforms, weights = {}, {}
+        for name, values in tensors.items():
+            kind, layer, *rest = name.split(".")
+            if kind == "transform":
+                transforms[int(layer)] = values
+            else:
+                weights[int(layer), ".".join(rest)] = values
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file.") from None
+    except (SafetensorError, OSError, KeyError, ValueError, ValidationError):
+        raise InputError(
+            f"{path} is not a file that 'prune --transform-only' wrote; give one of those."
+        ) from None
+    blocks = tuple(Block(*block) for block in provenance.blocks)
+    return Edit(blocks, transforms, weights), provenance

@@ -1,0 +1,118 @@
+"""Where a pruned checkpoint comes from: ``replaceme.json`` and the model card."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, Field
+
+if TYPE_CHECKING:
+    from replaceme.fitting import Fit
+    from replaceme.selection import Block, Choice
+    from replaceme.solvers import Solver
+
+PACKAGES = ("replaceme", "torch", "transformers")
+
+
+class Provenance(BaseModel):
+    """What was removed, how, and from which model."""
+
+    model: str = Field(description="the intact model, as it was named")
+    weights: str = Field(description="fingerprint of its weights")
+    blocks: list[tuple[int, int]] = Field(description="removed layers, 0-based, half-open")
+    selector: str | None = Field(description="how the blocks were chosen; null: they were given")
+    runner_up: list[tuple[int, int]] | None = Field(description="the second best choice")
+    solver: dict[str, Any] = Field(description="name, version and parameters")
+    calibration: dict[str, Any] = Field(description="data set, its fingerprint, and tokens fitted on")
+    relative_error: tuple[float, float] = Field(
+        description="at the end of the first block, after plain removal and after the fit"
+    )
+    mean_cosine: tuple[float, float] = Field(description="the same")
+    loss: tuple[float, float] | None = Field(
+        description="nats per held-back token after plain removal and after the fit"
+    )
+    intact_loss: float | None = Field(description="nats per held-back token of the intact model")
+    warning: str | None = Field(description="why the model should not be trusted")
+    versions: dict[str, str] = Field(default_factory=lambda: {p: metadata.version(p) for p in PACKAGES})
+
+    @classmethod
+    def of(
+        cls,
+        model: str,
+        weights: str,
+        solver: Solver,
+        calibration: dict[str, Any],
+        fit: Fit,
+        selector: str | None = None,
+        choice: Choice | None = None,
+    ) -> Provenance:
+        return cls(
+            model=model,
+            weights=weights,
+            blocks=pairs(fit.edit.blocks) or [],
+            selector=selector,
+            runner_up=pairs(choice.runner_up) if choice else None,
+            solver=solver.identity,
+            calibration=calibration,
+            relative_error=fit.relative_error,
+            mean_cosine=fit.mean_cosine,
+            loss=fit.loss,
+            intact_loss=fit.intact_loss,
+            warning=fit.warning,
+        )
+
+    def card(self) -> str:
+        """A model card in the hub's format (https://huggingface.co/docs/hub/model-cards)."""
+        removed = ", ".join(f"[{start}, {end})" for start, end in self.blocks)
+        settings = ", ".join(f"{key} {value}" for key, value in self.solver["parameters"].items())
+        base = (
+            [] if self.model.startswith((".", "/", "~", "package:")) else [f"base_model: {self.model}"]
+        )
+        count = sum(end - start for start, end in self.blocks)
+        return "\n".join(
+            [
+                "---",
+                "library_name: transformers",
+                *base,
+                "tags: [pruned, depth-pruning, replaceme]",
+                "---",
+                "",
+                f"# {self.model} with {count} decoder layers less",
+                "",
+                f"Layers {removed} (0-based, the end stays) were removed without training, and the "
+                f"solver `{self.solver['name']}`{f' ({settings})' if settings else ''} made up for them "
+                f"on {self.calibration['tokens']:,} tokens of `{self.calibration['dataset']}`. The "
+                f"checkpoint loads like any other; nothing but transformers is needed.",
+                "",
+                *self._table(),
+                "",
+                *([f"**Warning:** {self.warning}.", ""] if self.warning else []),
+                "Everything about how it was made is in `replaceme.json`.",
+                "",
+            ]
+        )
+
+    def _table(self) -> list[str]:
+        lines = [
+            "| on calibration text | intact | layers removed | and made up for |",
+            "|---|---:|---:|---:|",
+        ]
+        if self.loss and self.intact_loss is not None:
+            lines.append(
+                f"| loss, nats per held-back token | {self.intact_loss:.3f} | {self.loss[0]:.3f} "
+                f"| {self.loss[1]:.3f} |"
+            )
+        rows = {
+            "relative error of the state behind the gap": (0.0, *self.relative_error),
+            "mean cosine of the same": (1.0, *self.mean_cosine),
+        }
+        return lines + [
+            f"| {name} | {' | '.join(f'{value:.3f}' for value in values)} |"
+            for name, values in rows.items()
+        ]
+
+
+def pairs(blocks: tuple[Block, ...] | None) -> list[tuple[int, int]] | None:
+    """Blocks as plain pairs."""
+    return None if blocks is None else [(block.start, block.end) for block in blocks]

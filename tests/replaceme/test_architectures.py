@@ -1,0 +1,375 @@
+"""Every family of the table, on a small random model of its own class."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import replaceme
+from replaceme.architectures import ARCHITECTURES
+from replaceme.calibration import Batch
+from replaceme.decoder import Decoder
+from replaceme.selection import Block
+from replaceme.solvers import make_solver
+from replaceme.surgery import Edit, apply, write_checkpoint
+
+WIDTH = 32
+LAYERS = 6
+BLOCKS = (Block(2, 3), Block(4, 5))
+KEPT = [0, 1, 3, 5]
+SIZES = {
+    "vocab_size": 512,
+    "hidden_size": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.15,
+    "tie_word_embeddings": False,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": None,
+}
+GATED = {"intermediate_size": 48, "num_key_value_heads": 1, "head_dim": 16}
+WINDOW = {"sliding_window": 8}
+SOME_WINDOWS = {"use_sliding_window": True, "sliding_window": 8}
+EXPERTS = {
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+}
+LATENT = {
+    "intermediate_size": 48,
+    "q_lora_rank": 12,
+    "kv_lora_rank": 8,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 16,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "first_k_dense_replace": 3,
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A row of the table with the settings of a small model.
+
+    Attributes:
+        mlp: the module of a layer whose output the layer adds, times ``multiplier``, to its state.
+    """
+
+    model_type: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    mlp: str = "mlp"
+    multiplier: float = 1.0
+
+
+ALL_SOLVERS = {
+    "llama": Family("llama", GATED | {"mlp_bias": True}),
+    "mistral": Family("mistral", GATED | WINDOW),
+    "qwen2": Family("qwen2", GATED | SOME_WINDOWS | {"max_window_layers": 3}),
+    "qwen3": Family("qwen3", GATED | SOME_WINDOWS | {"max_window_layers": 3}),
+    "phi3": Family("phi3", GATED | WINDOW),
+    "olmo": Family("olmo", GATED),
+    "smollm3": Family("smollm3", GATED | SOME_WINDOWS),
+    "gemma": Family("gemma", GATED),
+    "granite": Family("granite", GATED | {"residual_multiplier": 0.4, "mlp_bias": True}, multiplier=0.4),
+    "starcoder2": Family("starcoder2", GATED | WINDOW),
+    "cohere": Family("cohere", GATED | {"use_qk_norm": True, "logit_scale": 1.0}),
+    "gpt2": Family("gpt2", {"n_inner": 48}),
+    "opt": Family("opt", {"ffn_dim": 48, "word_embed_proj_dim": 16, "init_std": 0.15}, mlp="fc2"),
+    "gpt_neox": Family("gpt_neox", {"intermediate_size": 48}),
+    "gpt_neox-sequential": Family("gpt_neox", {"intermediate_size": 48, "use_parallel_residual": False}),
+    "phi": Family("phi", {"intermediate_size": 48}),
+    "falcon": Family("falcon", {"ffn_hidden_size": 48, "bias": True}),
+    "falcon-new": Family(
+        "falcon", {"ffn_hidden_size": 48, "new_decoder_architecture": True, "num_kv_heads": 1}
+    ),
+    "falcon-sequential": Family(
+        "falcon",
+        {
+            "ffn_hidden_size": 48,
+            "bias": True,
+            "alibi": True,
+            "parallel_attn": False,
+            "multi_query": False,
+        },
+    ),
+}
+TRANSFORMS = {
+    "mixtral": Family("mixtral", GATED | EXPERTS | WINDOW),
+    "qwen2_moe": Family(
+        "qwen2_moe",
+        GATED
+        | EXPERTS
+        | SOME_WINDOWS
+        | {
+            "shared_expert_intermediate_size": 24,
+            "max_window_layers": 4,
+            "decoder_sparse_step": 2,
+            "mlp_only_layers": [3],
+        },
+    ),
+    "qwen3_moe": Family("qwen3_moe", GATED | EXPERTS | {"mlp_only_layers": [0, 2, 3]}),
+    "granitemoe": Family(
+        "granitemoe",
+        GATED | EXPERTS | {"residual_multiplier": 0.4},
+        mlp="block_sparse_moe",
+        multiplier=0.4,
+    ),
+    "gpt_oss": Family(
+        "gpt_oss", GATED | EXPERTS | WINDOW | {"rope_parameters": {"rope_type": "default"}}
+    ),
+    "deepseek_v2": Family("deepseek_v2", LATENT),
+    "deepseek_v3": Family("deepseek_v3", LATENT | {"n_group": 2, "topk_group": 1}),
+}
+DIAGONAL = {
+    "gemma2": Family("gemma2", GATED | WINDOW, mlp="post_feedforward_layernorm"),
+    "gemma3_text": Family(
+        "gemma3_text", GATED | WINDOW | {"sliding_window_pattern": 3}, mlp="post_feedforward_layernorm"
+    ),
+    "olmo2": Family("olmo2", GATED, mlp="post_feedforward_layernorm"),
+    "olmo3": Family("olmo3", GATED | WINDOW, mlp="post_feedforward_layernorm"),
+    "glm4": Family("glm4", GATED, mlp="post_mlp_layernorm"),
+}
+FAMILIES = ALL_SOLVERS | TRANSFORMS | DIAGONAL
+
+
+def small(model_type: str, **settings: Any) -> Any:
+    """A random model whose biases and norm weights are random too."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, **(SIZES | settings))
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1 or name.endswith("bias"):
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    return model
+
+
+def reload(folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, experts_implementation="eager").eval()
+
+
+def row(model: Any) -> Any:
+    return ARCHITECTURES[model.config.model_type]
+
+
+def pruned(model: Any, edit: Edit) -> Any:
+    apply(model, row(model), edit)
+    return model
+
+
+@torch.no_grad()
+def logits(model: Any, ids: Tensor) -> Tensor:
+    return model(ids, use_cache=False).logits
+
+
+def layers_of(model: Any) -> Any:
+    return row(model).decoder_layers(model)
+
+
+def near_identity(diagonal: bool, seed: int) -> Tensor:
+    noise = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    change = noise.diagonal().diag() if diagonal else noise
+    return torch.eye(WIDTH, dtype=torch.float64) + 0.1 * change
+
+
+def transforms(family: Family) -> dict[int, Tensor]:
+    """A T that the family allows for the layer before each block."""
+    diagonal = ARCHITECTURES[family.model_type].post_norm
+    return {block.start - 1: near_identity(diagonal, block.start) for block in BLOCKS}
+
+
+def projections(model: Any) -> dict[tuple[int, str], Tensor]:
+    """Other values for the projections that end MLP and attention of two layers."""
+    found = {}
+    for layer, path in ((1, row(model).mlp), (3, row(model).mlp), (3, row(model).attention_output)):
+        for name, parameter in layers_of(model)[layer].get_submodule(path).named_parameters():
+            found[layer, f"{path}.{name}"] = parameter.data + 0.1 * torch.randn_like(parameter)
+    return found
+
+
+def kinds(model: Any) -> list[dict[str, Any]]:
+    """What makes the layers of a model differ from each other, besides their weights."""
+    names = ("sliding_window", "use_rope", "layer_type", "is_sliding", "attention_type")
+    return [
+        {"mlp": type(getattr(layer, "mlp", None)).__name__}
+        | {name: getattr(m, name) for m in layer.modules() for name in names if hasattr(m, name)}
+        for layer in layers_of(model)
+    ]
+
+
+@contextmanager
+def pruned_by_hand(model: Any, family: Family, found: dict[int, Tensor]) -> Iterator[None]:
+    """The whole model: layers of the blocks return their input, T follows the MLP before them."""
+    layers, handles, seen = layers_of(model), [], {}
+
+    def keep(_module: Any, _args: Any, output: Any) -> None:
+        seen["mlp"] = (output[0] if isinstance(output, tuple) else output).clone()
+
+    def merge(transform: Tensor) -> Callable[..., Any]:
+        def hook(_module: Any, _args: Any, output: Any) -> Any:
+            states, *rest = output if isinstance(output, tuple) else (output,)
+            mlp = seen["mlp"].reshape(states.shape)
+            states = states + family.multiplier * (mlp @ transform - mlp)
+            return (states, *rest) if isinstance(output, tuple) else states
+
+        return hook
+
+    def skip(_module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+        states = args[0] if args else kwargs["hidden_states"]
+        return (states, *output[1:]) if isinstance(output, tuple) else states
+
+    for layer, transform in found.items():
+        handles.append(layers[layer].get_submodule(family.mlp).register_forward_hook(keep))
+        handles.append(layers[layer].register_forward_hook(merge(transform)))
+    for block in BLOCKS:
+        for layer in layers[block.start : block.end]:
+            handles.append(layer.register_forward_hook(skip, with_kwargs=True))
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.fixture(scope="module")
+def prompt() -> Tensor:
+    """[2, 20] token ids, longer than the sliding windows here."""
+    return torch.randint(2, 512, (2, 20), generator=torch.Generator().manual_seed(6))
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> Family:
+    return FAMILIES[request.param]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("intact") / "model"
+    small(family.model_type, **family.settings).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def intact(checkpoint: Path) -> Any:
+    """The checkpoint, loaded; tests do not change it."""
+    return reload(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def short(checkpoint: Path, family: Family, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint with transforms merged and the blocks removed, by way of its files."""
+    folder = tmp_path_factory.mktemp("pruned") / "model"
+    write_checkpoint(checkpoint, folder, Edit(BLOCKS, transforms(family)), None)
+    return folder
+
+
+def test_every_row_is_tested() -> None:
+    assert {family.model_type for family in FAMILIES.values()} == ARCHITECTURES.keys()
+
+
+def test_disk_equals_memory(family: Family, checkpoint: Path, short: Path, prompt: Tensor) -> None:
+    in_memory, on_disk = pruned(reload(checkpoint), Edit(BLOCKS, transforms(family))), reload(short)
+    weights = on_disk.state_dict()
+    assert weights.keys() == in_memory.state_dict().keys()
+    assert all(torch.equal(weights[name], t) for name, t in in_memory.state_dict().items())
+    torch.testing.assert_close(logits(on_disk, prompt), logits(in_memory, prompt), rtol=1e-5, atol=1e-6)
+
+
+def test_merged_transform_is_the_transform_by_hand(
+    family: Family, checkpoint: Path, prompt: Tensor
+) -> None:
+    """In float64, except for the norms, which compute in float32."""
+    model, found = reload(checkpoint).double(), transforms(family)
+    with pruned_by_hand(model, family, found):
+        wanted = logits(model, prompt)
+    got = logits(pruned(model, Edit(BLOCKS, found)), prompt)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)
+
+
+def test_identity_transform_is_plain_removal(family: Family, checkpoint: Path) -> None:
+    identity = {layer: torch.eye(WIDTH, dtype=torch.float64) for layer in transforms(family)}
+    plain, merged = (pruned(reload(checkpoint), Edit(BLOCKS, found)) for found in ({}, identity))
+    for (name, wanted), got in zip(plain.named_parameters(), merged.parameters(), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=0, msg=name)
+
+
+def test_generation_with_a_cache_equals_generation_without(
+    family: Family, checkpoint: Path, short: Path, prompt: Tensor
+) -> None:
+    for model in (reload(short), pruned(reload(checkpoint), Edit(BLOCKS, transforms(family)))):
+        with_cache, without = (
+            model.generate(
+                prompt,
+                max_new_tokens=5,
+                do_sample=False,
+                use_cache=cache,
+                pad_token_id=1,
+                eos_token_id=None,
+            )
+            for cache in (True, False)
+        )
+        assert torch.equal(with_cache, without)
+
+
+def test_settings_of_layers_follow_the_kept_layers(intact: Any, short: Path) -> None:
+    before = intact.config.to_dict()
+    after = json.loads((short / "config.json").read_text())
+    assert [kinds(reload(short))[i] for i in range(len(KEPT))] == [kinds(intact)[i] for i in KEPT]
+    lists = {
+        key: values
+        for key, values in before.items()
+        if isinstance(values, list) and len(values) == LAYERS
+    }
+    assert {key: after[key] for key in lists} == {key: [v[i] for i in KEPT] for key, v in lists.items()}
+
+
+def test_decoder_steps_are_the_forward_of_the_model(intact: Any) -> None:
+    decoder = Decoder(intact, row(intact))
+    rows = [torch.randint(2, 512, (n,)).tolist() for n in (20, 11)]
+    batch = Batch.of(rows)
+    states, calls = decoder.enter(batch)
+    for layer in range(LAYERS):
+        states = decoder.step(layer, states, calls[layer])
+    read = decoder.run(batch, {"last": decoder.output(LAYERS - 1)}, until=LAYERS)["last"]
+    torch.testing.assert_close(states, read)
+    found = decoder.logits(batch, states)
+    for i, ids in enumerate(rows):
+        wanted = logits(intact, torch.tensor([ids]))[0]
+        torch.testing.assert_close(found[i, : len(ids)], wanted, rtol=1e-4, atol=1e-5)
+
+
+def prune(model: Any, tokenizer: Any, texts: list[str], solver: Any) -> replaceme.Pruned:
+    """Pruned on few texts, so that none is held back."""
+    if isinstance(solver, str):
+        solver = make_solver(solver)
+    return replaceme.prune(model, tokenizer, texts[:9], blocks=BLOCKS, solver=solver, batch_size=3)
+
+
+@pytest.fixture(scope="module")
+def refittable(request: pytest.FixtureRequest) -> Callable[[], Any]:
+    family = ALL_SOLVERS[request.param]
+    return lambda: small(family.model_type, **family.settings)
+
+
+@pytest.mark.parametrize("name", ALL_SOLVERS)
+@pytest.mark.parametrize("solver", ["lstsq", "relative", "refit", "reconstruct"])
+def test_fit_beats_plain_removal(name: str, solver: str, tokenizer: Any, texts: list[str]) -> None:
+    family = FAMILIES[name]
+    done = prune(small(family.model_type, **family.settings), tokenizer, texts, solver)
+    removal, fitted = done.fit.relative_error
+    print(name, solver, removal, fitted, done.fit.mean_cosine)
+    assert fitted < removal
