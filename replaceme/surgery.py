@@ -108,7 +108,7 @@ def apply(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> Non
     for index, kept_layer in enumerate(layers):
         for module in kept_layer.modules():
             if hasattr(module, "layer_idx"):
-                module.layer_idx = index
+                module.layer_idx = index  # type: ignore[assignment]
     for key, value in pruned_config(config, kept).items():
         if value != config.get(key):
             setattr(model.config, key, value)
