@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from replaceme.statistics import Moments, TokenSample
+from replaceme.statistics import BlockStatistics, Kind, Moments, TokenSample
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,14 @@ class States:
     Attributes:
         layers: L_i of each layer, [tokens, d] float64, the last one before the final norm.
         mlps: M_i of each layer, [tokens, d] float64.
+        inputs: H_i of each layer, [tokens, d_ff] float64, what enters the MLP's output projection.
         normed: [tokens, d] float64, the last layer's state after the final norm.
         lengths: tokens of each sequence.
     """
 
     layers: list[Tensor]
     mlps: list[Tensor]
+    inputs: list[Tensor]
     normed: Tensor
     lengths: list[int]
 
@@ -35,20 +37,23 @@ class States:
 
 
 @torch.no_grad()
-def run_alone(model: Any, sequences: list[list[int]]) -> States:
+def run_alone(model: Any, sequences: list[list[int]], projection: str = "down_proj") -> States:
+    """For models with ``model.layers`` whose MLP is the module ``mlp`` and ends in ``projection``."""
     decoder = model.model
+    norm = decoder.norm if hasattr(decoder, "norm") else decoder.final_layernorm
     seen: dict[Any, list[Tensor]] = {}
-    handles = [
-        layer.mlp.register_forward_hook(
-            lambda _m, _i, out, key=i: seen.setdefault(key, []).append(out[0])
-        )
-        for i, layer in enumerate(decoder.layers)
-    ]
-    handles.append(
-        decoder.norm.register_forward_pre_hook(
-            lambda _m, args: seen.setdefault("last", []).append(args[0][0])
-        )
-    )
+
+    def keep(key: Any, states: Tensor) -> None:
+        seen.setdefault(key, []).append(states[0])
+
+    handles = [norm.register_forward_pre_hook(lambda _m, args: keep("last", args[0]))]
+    for i, layer in enumerate(decoder.layers):
+        handles += [
+            layer.mlp.register_forward_hook(lambda _m, _i, out, i=i: keep(("mlp", i), out)),
+            layer.mlp.get_submodule(projection).register_forward_pre_hook(
+                lambda _m, args, i=i: keep(("input", i), args[0])
+            ),
+        ]
     hidden = [
         decoder(torch.tensor([ids]), output_hidden_states=True, use_cache=False).hidden_states
         for ids in sequences
@@ -57,10 +62,11 @@ def run_alone(model: Any, sequences: list[list[int]]) -> States:
         handle.remove()
     count = len(decoder.layers)
     states = [torch.cat([h[i][0] for h in hidden]).double() for i in range(1, count + 1)]
-    mlps = [torch.cat(seen[i]).double() for i in range(count)]
-    return States(
-        [*states[:-1], torch.cat(seen["last"]).double()], mlps, states[-1], list(map(len, sequences))
+    mlps, inputs = (
+        [torch.cat(seen[name, i]).double() for i in range(count)] for name in ("mlp", "input")
     )
+    last = torch.cat(seen["last"]).double()
+    return States([*states[:-1], last], mlps, inputs, states[-1], list(map(len, sequences)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,25 +76,23 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def states_alone() -> Callable[[Any, list[list[int]]], States]:
+def states_alone() -> Callable[..., States]:
     """States of sequences run one by one through a whole model."""
     return run_alone
 
 
 @pytest.fixture(scope="session")
-def make_moments() -> Callable[..., Moments]:
-    """Moments, in float64, of given states: ``make_moments(mlp, before, after)``."""
+def make_statistics() -> Callable[..., BlockStatistics]:
+    """What a block's transform solvers are given, in float64, of given states M, L_in and L_out."""
 
-    def make(mlp: Tensor, before: Tensor, after: Tensor) -> Moments:
+    def make(mlp: Tensor, before: Tensor, after: Tensor) -> BlockStatistics:
         m, change = mlp.double(), after.double() - before.double()
-        return Moments(
-            tokens=len(m),
-            gram=m.mT @ m,
-            cross=m.mT @ change,
-            change=float(change.square().sum()),
-            energy=float(after.double().square().sum()),
-            sample=TokenSample(mlp, before, after),
-        )
+        weights = {False: torch.ones(len(m), 1), True: 1 / after.double().square().sum(1, keepdim=True)}
+        moments = {
+            Kind(relative=relative): Moments(m.mT @ (w * m), m.mT @ (w * change))
+            for relative, w in weights.items()
+        }
+        return BlockStatistics(len(m), moments, TokenSample(mlp, before, after))
 
     return make
 

@@ -12,24 +12,39 @@ import pytest
 import torch
 from torch import Tensor
 
-from replaceme.architectures import ARCHITECTURES
 from replaceme.calibration import Batches
+from replaceme.decoder import Decoder
 from replaceme.selection import Block
-from replaceme.statistics import Moments, Probe, TokenSample, collect_moments, layer_distances
+from replaceme.statistics import (
+    DIAGNOSED_TOKENS,
+    BlockStatistics,
+    Kind,
+    Needs,
+    TokenSample,
+    collect,
+    layer_distances,
+)
 
 BLOCKS = [Block(1, 3), Block(3, 5), Block(3, 7), Block(5, 8)]
+KINDS = [Kind(of_input, relative) for of_input in (False, True) for relative in (False, True)]
 Sequences = list[list[int]]
-Run = Callable[[Any, Sequences], Any]
+Run = Callable[..., Any]
 
 
-def probe_of(model: Any, after_norm: bool = False) -> Probe:
-    return Probe(model, ARCHITECTURES[model.config.model_type], after_norm)
+def statistics_of(
+    model: Any, sequences: Sequences, batch_size: int = 8, sample: int = 0, blocks: Any = BLOCKS
+) -> dict[Block, BlockStatistics]:
+    needs = Needs(frozenset(KINDS), sample)
+    return collect(Decoder.of(model), Batches(sequences, batch_size), blocks, needs)
 
 
-def moments_of(
-    model: Any, sequences: Sequences, batch_size: int = 8, sample: int = 64
-) -> dict[Block, Moments]:
-    return collect_moments(probe_of(model), Batches(sequences, batch_size), BLOCKS, sample)
+def columns_of(states: Any, block: Block, kind: Kind) -> tuple[Tensor, Tensor]:
+    """X and D of a Llama, rows already weighted."""
+    layer, after = block.start - 1, states.layers[block.end - 1]
+    rows = (states.inputs if kind.of_input else states.mlps)[layer]
+    change = after - states.layers[layer]
+    scale = 1 / after.norm(dim=1, keepdim=True) if kind.relative else 1.0
+    return rows * scale, change * scale
 
 
 def scaled_error(got: Tensor, rows: Tensor, columns: Tensor) -> float:
@@ -58,85 +73,156 @@ def states(llama: Any, sequences: Sequences, states_alone: Run) -> Any:
 
 
 @pytest.fixture(scope="module")
-def moments(llama: Any, sequences: Sequences) -> dict[Block, Moments]:
-    return moments_of(llama, sequences)
+def statistics(llama: Any, sequences: Sequences) -> dict[Block, BlockStatistics]:
+    return statistics_of(llama, sequences)
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_moments_equal_a_float64_computation_from_single_sequences(
-    moments: dict[Block, Moments], states: Any, block: Block
+    statistics: dict[Block, BlockStatistics], states: Any, block: Block, kind: Kind
 ) -> None:
-    mlp, after = states.mlps[block.start - 1], states.layers[block.end - 1]
-    change = after - states.layers[block.start - 1]
-    got = moments[block]
-    assert got.tokens == sum(states.lengths) == len(mlp)
+    rows, change = columns_of(states, block, kind)
+    got = statistics[block].moments[kind]
+    assert statistics[block].tokens == sum(states.lengths) == len(rows)
     assert got.gram.dtype == got.cross.dtype == torch.float64
-    assert scaled_error(got.gram, mlp, mlp) < 1e-5
-    assert scaled_error(got.cross, mlp, change) < 1e-5
-    assert got.change == pytest.approx(float(change.square().sum()), rel=1e-5)
-    assert got.energy == pytest.approx(float(after.square().sum()), rel=1e-5)
+    assert scaled_error(got.gram, rows, rows) < 1e-5
+    assert scaled_error(got.cross, rows, change) < 1e-5
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize(
+    "model_type, projection, settings",
+    [
+        ("granite", "down_proj", {"residual_multiplier": 0.4, "mlp_bias": True}),
+        ("phi", "fc2", {}),
+        ("llama", "down_proj", {"mlp_bias": True}),
+    ],
+)
+def test_bias_is_a_feature_and_the_residual_multiplier_a_factor(
+    make_model: Run,
+    sequences: Sequences,
+    states_alone: Run,
+    model_type: str,
+    projection: str,
+    settings: dict[str, Any],
+    kind: Kind,
+) -> None:
+    model, block = make_model(model_type, num_hidden_layers=4, **settings), Block(2, 4)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.data += 0.3
+    states = states_alone(model, sequences, projection)
+    rows, change = columns_of(states, block, kind)
+    if kind.of_input:
+        ones = (
+            1 / states.layers[3].norm(dim=1, keepdim=True) if kind.relative else torch.ones(len(rows), 1)
+        )
+        rows = torch.cat([rows, ones], dim=1)
+    rows = rows * settings.get("residual_multiplier", 1.0)
+    got = statistics_of(model, sequences, blocks=[block])[block].moments[kind]
+    assert scaled_error(got.gram, rows, rows) < 1e-5
+    assert scaled_error(got.cross, rows, change) < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
-def test_padding_never_counts(llama: Any, sequences: Sequences, block: Block) -> None:
-    one, eight = (moments_of(llama, sequences, size)[block] for size in (1, 8))
-    assert one.tokens == eight.tokens
-    torch.testing.assert_close(one.gram, eight.gram, rtol=1e-4, atol=1e-6 * float(one.gram.max()))
-    torch.testing.assert_close(one.cross, eight.cross, rtol=1e-4, atol=1e-6 * float(one.cross.max()))
-    assert one.change == pytest.approx(eight.change, rel=1e-6)
-    assert one.energy == pytest.approx(eight.energy, rel=1e-6)
+def test_padding_never_counts(
+    llama: Any,
+    sequences: Sequences,
+    statistics: dict[Block, BlockStatistics],
+    block: Block,
+    kind: Kind,
+) -> None:
+    one = statistics_of(llama, sequences, batch_size=1, blocks=[block])[block]
+    assert one.tokens == statistics[block].tokens
+    alone, padded = one.moments[kind], statistics[block].moments[kind]
+    torch.testing.assert_close(alone.gram, padded.gram, rtol=1e-4, atol=1e-6 * float(alone.gram.max()))
+    torch.testing.assert_close(
+        alone.cross, padded.cross, rtol=1e-4, atol=1e-6 * float(alone.cross.max())
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
-@pytest.mark.parametrize("size", [50, 10_000])
+@pytest.mark.parametrize("size", [0, 10_000])
 def test_token_sample_is_the_tokens_of_lowest_rank(
     llama: Any, sequences: Sequences, states_alone: Run, batch_size: int, size: int
 ) -> None:
-    longest_first = sorted(sequences, key=len, reverse=True)
+    many = sequences * 6
+    longest_first = sorted(many, key=len, reverse=True)
     alone = states_alone(llama, longest_first)
-    ranks = torch.cat([batch.ranks for batch in Batches(sequences, 3)])
-    drawn = ranks.argsort()[:size]
+    ranks = torch.cat([batch.ranks for batch in Batches(many, 3)])
+    drawn = ranks.argsort()[: max(size, DIAGNOSED_TOKENS)]
+    assert DIAGNOSED_TOKENS < len(ranks) < 10_000
     block = Block(3, 7)
-    sample = moments_of(llama, sequences, batch_size, size)[block].sample
-    assert len(sample) == min(size, len(ranks))
+    sample = statistics_of(llama, many, batch_size, size, blocks=[block])[block].sample
+    assert len(sample) == len(drawn)
     wanted = TokenSample(alone.mlps[2], alone.layers[2], alone.layers[6])
     for name in ("mlp", "before", "after"):
         got = getattr(sample, name).double()
         torch.testing.assert_close(got, getattr(wanted, name)[drawn], rtol=1e-4, atol=1e-4)
+    assert sample.inputs is not None
+    features = alone.inputs[2][drawn[:DIAGNOSED_TOKENS]]
+    torch.testing.assert_close(sample.inputs.double(), features, rtol=1e-4, atol=1e-4)
 
 
-def test_first_tokens_of_a_sample_are_the_smaller_sample(llama: Any, sequences: Sequences) -> None:
-    large, small = (moments_of(llama, sequences, sample=size)[Block(3, 5)].sample for size in (200, 30))
-    for name in ("mlp", "before", "after"):
-        assert torch.equal(getattr(large.first(30), name), getattr(small, name))
+def test_first_tokens_of_a_sample_are_a_sample(statistics: dict[Block, BlockStatistics]) -> None:
+    sample = statistics[Block(3, 5)].sample
+    for name in ("mlp", "before", "after", "inputs"):
+        assert torch.equal(getattr(sample.first(30), name), getattr(sample, name)[:30])
+    assert len(sample.first(30)) == 30
+
+
+def test_what_is_kept_does_not_grow_with_the_number_of_samples(llama: Any, sequences: Sequences) -> None:
+    few, many = (
+        statistics_of(llama, sequences * times, sample=5000, blocks=[Block(3, 7)])[Block(3, 7)]
+        for times in (8, 16)
+    )
+    assert many.tokens == 2 * few.tokens
+    assert len(many.sample) == len(few.sample) == 5000
+    assert few.sample.inputs is not None and many.sample.inputs is not None
+    assert len(many.sample.inputs) == len(few.sample.inputs) == DIAGNOSED_TOKENS
+    for name in ("mlp", "before", "after", "inputs"):
+        kept = getattr(many.sample, name)
+        assert kept.untyped_storage().nbytes() == kept.nbytes
+
+
+def angles(layers: list[Tensor], tokens: Any) -> np.ndarray:
+    """Mean angle over π of all pairs of layers at some tokens, in numpy."""
+    rows = np.stack([layer[tokens].numpy() for layer in layers])
+    rows /= np.linalg.norm(rows, axis=-1, keepdims=True)
+    return np.arccos(np.clip(np.einsum("isd,jsd->ijs", rows, rows), -1, 1)).mean(-1) / np.pi
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
 @pytest.mark.parametrize("after_norm", [False, True])
-def test_distances_are_the_angles_at_the_last_real_tokens(
+def test_distances_are_the_angles_at_the_last_and_at_all_real_tokens(
     llama: Any, sequences: Sequences, states: Any, batch_size: int, after_norm: bool
 ) -> None:
     layers = [*states.layers[:-1], states.normed if after_norm else states.layers[-1]]
-    rows = np.stack([layer[states.last_tokens].numpy() for layer in layers])
-    rows /= np.linalg.norm(rows, axis=-1, keepdims=True)
-    wanted = np.arccos(np.clip(np.einsum("isd,jsd->ijs", rows, rows), -1, 1)).mean(-1) / np.pi
-    got = layer_distances(probe_of(llama, after_norm), Batches(sequences, batch_size)).numpy()
+    found = layer_distances(Decoder.of(llama, after_norm), Batches(sequences, batch_size))
     away = ~np.eye(len(layers), dtype=bool)
-    assert np.abs(got - wanted)[away].max() < 1e-6
-    assert np.abs(got.diagonal()).max() < 1e-6
+    for got, tokens in zip(found, (states.last_tokens, slice(None)), strict=True):
+        assert got.dtype == torch.float64
+        assert np.abs(got.numpy() - angles(layers, tokens))[away].max() < 1e-6
+    at_last, at_all = found
+    assert at_last.diagonal().abs().max() < 1e-6
+    assert at_all.diagonal().abs().max() < 2e-4  # in float32, and arccos near 1 halves the digits
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("block", [Block(3, 5), Block(5, 8)], ids=str)
 def test_massive_activations_do_not_ruin_precision(
-    llama: Any, sequences: Sequences, states_alone: Run, block: Block
+    llama: Any, sequences: Sequences, states_alone: Run, block: Block, kind: Kind
 ) -> None:
     with massive_first_tokens(llama):
         alone = states_alone(llama, sequences)
-        got = moments_of(llama, sequences)[block]
-    mlp, entry = alone.mlps[block.start - 1], alone.layers[block.start - 1]
+        got = statistics_of(llama, sequences, blocks=[block])[block].moments[kind]
+    entry = alone.layers[block.start - 1]
     assert entry.norm(dim=1).max() > 100 * entry.norm(dim=1).median()
-    assert scaled_error(got.gram, mlp, mlp) < 1e-5
-    assert scaled_error(got.cross, mlp, alone.layers[block.end - 1] - entry) < 1e-5
+    rows, change = columns_of(alone, block, kind)
+    assert scaled_error(got.gram, rows, rows) < 1e-5
+    assert scaled_error(got.cross, rows, change) < 1e-5
 
 
 @pytest.mark.parametrize("blocks", [[Block(1, 3)], [Block(3, 5), Block(1, 2)]], ids=str)
@@ -149,19 +235,23 @@ def test_layers_behind_the_deepest_block_and_the_head_do_not_run(
         module.register_forward_hook(lambda *_, key=key: calls.update([key]))
         for key, module in modules.items()
     ]
-    batches = Batches(sequences, 8)
-    collect_moments(probe_of(llama), batches, blocks, 10)
+    statistics_of(llama, sequences, blocks=blocks)
     for handle in handles:
         handle.remove()
     deepest = max(block.end for block in blocks)
-    assert calls == dict.fromkeys(range(deepest), len(batches))
+    assert calls == dict.fromkeys(range(deepest), len(Batches(sequences, 8)))
+
+
+def test_no_block_needs_no_pass(llama: Any) -> None:
+    batches = Batches([[99_999]])
+    assert collect(Decoder.of(llama), batches, []) == {}
 
 
 def test_one_report_for_every_batch(llama: Any, sequences: Sequences) -> None:
     reports: list[str] = []
-    batches = Batches(sequences, 8)
-    layer_distances(probe_of(llama), batches, lambda: reports.append("distances"))
-    collect_moments(probe_of(llama), batches, BLOCKS, 10, lambda: reports.append("moments"))
+    batches, decoder = Batches(sequences, 8), Decoder.of(llama)
+    layer_distances(decoder, batches, lambda: reports.append("distances"))
+    collect(decoder, batches, BLOCKS, Needs(), lambda: reports.append("moments"))
     assert Counter(reports) == {"distances": len(batches), "moments": len(batches)}
 
 
@@ -174,23 +264,27 @@ def test_model_is_as_before_after_a_pass(
     layers, config = list(model.model.layers), model.config.to_dict()
     if fails:
         with pytest.raises(IndexError):
-            collect_moments(probe_of(model), Batches([[99_999]]), [Block(1, 2)], 10)
+            statistics_of(model, [[99_999]])
     else:
-        layer_distances(probe_of(model), Batches(sequences))
-        moments_of(model, sequences)
+        layer_distances(Decoder.of(model), Batches(sequences))
+        statistics_of(model, sequences)
     assert list(model.model.layers) == layers
     assert model.config.to_dict() == config
-    assert not any(module._forward_hooks for module in model.modules())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     after = model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in weights.items())
 
 
-def test_bfloat16_activations_are_summed_without_rounding(
-    make_model: Callable[..., Any], sequences: Sequences
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_activations_of_half_precision_are_summed_without_rounding(
+    make_model: Callable[..., Any], sequences: Sequences, dtype: torch.dtype
 ) -> None:
-    model = make_model().to(torch.bfloat16)
-    got = moments_of(model, sequences, sample=100_000)[Block(3, 7)]
-    mlp, before, after = (t.double() for t in (got.sample.mlp, got.sample.before, got.sample.after))
-    assert got.sample.mlp.dtype == torch.bfloat16
-    assert scaled_error(got.gram, mlp, mlp) < 1e-6
-    assert scaled_error(got.cross, mlp, after - before) < 1e-6
+    got = statistics_of(make_model().to(dtype), sequences)[Block(3, 7)]
+    assert got.sample.mlp.dtype == dtype
+    sample = TokenSample(*(t.double() for t in (got.sample.mlp, got.sample.before, got.sample.after)))
+    assert len(sample) == got.tokens
+    for kind in (Kind(), Kind(relative=True)):
+        scale = 1 / sample.after.norm(dim=1, keepdim=True) if kind.relative else 1.0
+        rows, change = sample.mlp * scale, (sample.after - sample.before) * scale
+        assert scaled_error(got.moments[kind].gram, rows, rows) < 1e-6
+        assert scaled_error(got.moments[kind].cross, rows, change) < 1e-6
