@@ -69,6 +69,52 @@ def run_alone(model: Any, sequences: list[list[int]], projection: str = "down_pr
     return States([*states[:-1], last], mlps, inputs, states[-1], list(map(len, sequences)))
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """Made-up M, L_in and L_out of some tokens, [tokens, d] float64."""
+
+    mlp: Tensor
+    before: Tensor
+    after: Tensor
+
+    @property
+    def rest(self) -> Tensor:
+        """Y."""
+        return self.before - self.mlp
+
+    def rounded(self, dtype: torch.dtype) -> Tokens:
+        """The states as a model of ``dtype`` has them."""
+        return Tokens(*(t.to(dtype).double() for t in (self.mlp, self.before, self.after)))
+
+    def statistics(self, dtype: torch.dtype = torch.float64) -> BlockStatistics:
+        """What a block's transform solvers are given, summed in float64."""
+        change = self.after - self.before
+        weights = {False: torch.ones(len(self.mlp), 1), True: 1 / self.lengths**2}
+        moments = {
+            Kind(relative=relative): Moments(self.mlp.mT @ (w * self.mlp), self.mlp.mT @ (w * change))
+            for relative, w in weights.items()
+        }
+        parts = (t.to(dtype) for t in (self.mlp, self.before, self.after))
+        return BlockStatistics(len(self.mlp), moments, TokenSample(*parts))
+
+    @property
+    def lengths(self) -> Tensor:
+        """Norms of L_out, [tokens, 1]."""
+        return self.after.norm(dim=1, keepdim=True)
+
+
+def make_up_tokens(tokens: int = 400, rank: int = 16, width: int = 16) -> Tokens:
+    generator = torch.Generator().manual_seed(3)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    mlp = normal(tokens, rank) @ normal(rank, width)
+    before = mlp + normal(tokens, width)
+    after = before + 0.3 * mlp @ normal(width, width) + 0.5 * normal(tokens, width)
+    return Tokens(mlp, before, after)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """The models are so small that threads only wait for each other."""
@@ -82,19 +128,15 @@ def states_alone() -> Callable[..., States]:
 
 
 @pytest.fixture(scope="session")
-def make_statistics() -> Callable[..., BlockStatistics]:
-    """What a block's transform solvers are given, in float64, of given states M, L_in and L_out."""
+def make_tokens() -> Callable[..., Tokens]:
+    """Makes up ``tokens`` tokens, whose M spans ``rank`` of ``width`` dimensions."""
+    return make_up_tokens
 
-    def make(mlp: Tensor, before: Tensor, after: Tensor) -> BlockStatistics:
-        m, change = mlp.double(), after.double() - before.double()
-        weights = {False: torch.ones(len(m), 1), True: 1 / after.double().square().sum(1, keepdim=True)}
-        moments = {
-            Kind(relative=relative): Moments(m.mT @ (w * m), m.mT @ (w * change))
-            for relative, w in weights.items()
-        }
-        return BlockStatistics(len(m), moments, TokenSample(mlp, before, after))
 
-    return make
+@pytest.fixture(scope="session")
+def made_up() -> Tokens:
+    """400 tokens of 16 dimensions."""
+    return make_up_tokens()
 
 
 @pytest.fixture(scope="session")
