@@ -124,13 +124,17 @@ class Cosine(TransformSolver):
 def _reweighted_step(
     x: Tensor, offset: Tensor, target: Tensor, transform: Tensor
 ) -> tuple[Tensor, dict[str, Any]]:
-    """The change of T in one weighted solve: row weights 1/‖x̂‖², residual ``L‖x̂‖/‖L‖ − cos·x̂``."""
+    """The change of T in one weighted solve: row weights 1/‖x̂‖², residual ``L‖x̂‖/‖L‖ − cos·x̂``.
+
+    In float64, so that directions without data stay empty instead of holding rounding errors.
+    """
     import torch
 
     gram = torch.zeros(len(transform), len(transform), dtype=torch.float64, device=x.device)
     cross = torch.zeros_like(gram)
-    for part, rest, goal in zip(*(t.split(8192) for t in (x, offset, target)), strict=True):
-        predicted = (part.double() @ transform).float() + rest
+    for parts in zip(*(t.split(8192) for t in (x, offset, target)), strict=True):
+        part, rest, goal = (states.double() for states in parts)
+        predicted = part @ transform + rest
         length = predicted.norm(dim=1, keepdim=True).clamp_min(1e-20)
         aim, direction = goal / goal.norm(dim=1, keepdim=True).clamp_min(1e-20), predicted / length
         cosine = (aim * direction).sum(1, keepdim=True)
