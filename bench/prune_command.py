@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench import yaml_source
+from replaceme import yaml_source
 from replaceme.calibration import Batches, CalibrationData, load_sequences
 from replaceme.errors import InputError, nearest
 from replaceme.selection import SELECTORS, Block, Selection, check_blocks, check_count, merge_adjacent

@@ -14,9 +14,9 @@ from pydantic import (
     model_validator,
 )
 
-from bench import yaml_source
 from bench.scoring.presets import PRESETS
 from bench.serving.spec import ServeSettings
+from replaceme import yaml_source
 from replaceme.calibration import CalibrationData
 from replaceme.errors import InputError
 from replaceme.models import short_name
