@@ -1,262 +1,70 @@
-"""Solvers against torch.linalg and hand-written objectives in float64."""
+"""What holds for every solver: names and parameters, precisions, scarce data, determinism."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
+import replaceme
+from replaceme.calibration import Batches
 from replaceme.errors import InputError
-from replaceme.fitting import Fit, fit
-from replaceme.solvers import SOLVERS, Cosine, Lstsq, Uidl, make_solver
-from replaceme.statistics import Moments
+from replaceme.fitting import Fit
+from replaceme.selection import Block
+from replaceme.solvers import SOLVERS, make_solver
+from replaceme.statistics import Kind
 
-WIDTH = 16
-EYE = torch.eye(WIDTH, dtype=torch.float64)
-States = tuple[Tensor, Tensor, Tensor]
-
-
-def random_states(tokens: int = 400, rank: int = WIDTH) -> States:
-    """M, L_in and L_out, float32; M spans ``rank`` dimensions."""
-    generator = torch.Generator().manual_seed(3)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    mlp = normal(tokens, rank) @ normal(rank, WIDTH)
-    before = mlp + normal(tokens, WIDTH)
-    after = before + 0.3 * mlp @ normal(WIDTH, WIDTH) + 0.5 * normal(tokens, WIDTH)
-    return mlp.float(), before.float(), after.float()
-
-
-@pytest.fixture(scope="module")
-def states() -> States:
-    return random_states()
+Make = Callable[..., Any]
+Sequences = list[list[int]]
+BLOCK = Block(2, 4)
+WIDTH, INNER = 64, 96
+SETTINGS: dict[str, dict[str, Any]] = {
+    "uidl": {"name": "uidl"},
+    "lstsq": {"name": "lstsq"},
+    "lstsq-ridge": {"name": "lstsq", "ridge": 0.1},
+    "lstsq-diagonal": {"name": "lstsq", "diagonal": True},
+    "cosine": {"name": "cosine", "step_tokens": 64, "epochs": 5, "learning_rate": 1e-2},
+    "cosine-irls": {"name": "cosine", "method": "irls", "iterations": 5},
+    "relative": {"name": "relative"},
+    "refit": {"name": "refit"},
+    "reconstruct": {"name": "reconstruct"},
+}
+every_solver = pytest.mark.parametrize("label", SETTINGS)
 
 
-@pytest.fixture(scope="module")
-def moments(make_moments: Callable[..., Moments], states: States) -> Moments:
-    return make_moments(*states)
-
-
-def doubled(states: States) -> States:
-    mlp, before, after = (state.double() for state in states)
-    return mlp, before, after
-
-
-def transform_of(solver: Any, moments: Moments, seed: int = 42) -> Tensor:
-    transform = solver.solve(moments, seed).transform
-    assert transform is not None
-    return transform
-
-
-def cosine_loss(transform: Tensor, states: States, exact: bool) -> Tensor:
-    mlp, before, after = doubled(states)
-    rest = before - mlp
-    pair = (mlp @ transform + rest, after) if exact else (mlp @ transform, after - rest)
-    return (1 - torch.cosine_similarity(*pair, dim=-1)).mean()
-
-
-def relative_errors(states: States, transform: Tensor) -> tuple[float, float]:
-    mlp, before, after = doubled(states)
-    fitted = before - mlp + mlp @ transform
-    return tuple(float((x - after).norm() / after.norm()) for x in (before, fitted))  # type: ignore[return-value]
-
-
-def test_lstsq_equals_a_direct_solution(states: States, moments: Moments) -> None:
-    mlp, before, after = doubled(states)
-    wanted = torch.linalg.lstsq(mlp, after - (before - mlp)).solution
-    torch.testing.assert_close(transform_of(Lstsq(), moments), wanted, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize("alpha", [0.5, 100.0])
-def test_alpha_is_absolute_and_pulls_toward_zero(states: States, moments: Moments, alpha: float) -> None:
-    mlp, before, after = doubled(states)
-    wanted = torch.linalg.inv(mlp.mT @ mlp + alpha * EYE) @ mlp.mT @ (after - (before - mlp))
-    torch.testing.assert_close(transform_of(Lstsq(alpha=alpha), moments), wanted, rtol=1e-9, atol=1e-9)
-    assert transform_of(Lstsq(alpha=1e12), moments).abs().max() < 1e-6
-
-
-@pytest.mark.parametrize("ridge", [0.01, 10.0])
-def test_ridge_is_relative_to_the_gram_and_pulls_toward_the_identity(
-    states: States, moments: Moments, ridge: float
-) -> None:
-    mlp, before, after = doubled(states)
-    weight = (ridge * mlp.square().sum(0).median()).sqrt()
-    stacked = torch.cat([mlp, weight * EYE])
-    wanted = torch.linalg.lstsq(stacked, torch.cat([after - (before - mlp), weight * EYE])).solution
-    torch.testing.assert_close(transform_of(Lstsq(ridge=ridge), moments), wanted, rtol=1e-9, atol=1e-9)
-
-
-def test_infinite_ridge_is_the_identity(moments: Moments) -> None:
-    torch.testing.assert_close(transform_of(Lstsq(ridge=1e12), moments), EYE, rtol=0, atol=1e-8)
-
-
-@pytest.mark.parametrize("tokens, rank", [(400, 5), (6, WIDTH), (400, 1)])
-def test_singular_gram_gives_the_smallest_correction_and_its_rank(
-    make_moments: Callable[..., Moments], tokens: int, rank: int
-) -> None:
-    states = random_states(tokens, rank)
-    mlp, before, after = doubled(states)
-    left, values, right = torch.linalg.svd(mlp, full_matrices=False)
-    kept = min(tokens, rank)
-    inverse = right[:kept].mT @ torch.diag(1 / values[:kept]) @ left[:, :kept].mT
-    # float32 states have full rank by a hair; cut M to its rank exactly
-    exact = left[:, :kept] @ torch.diag(values[:kept]) @ right[:kept]
-    solution = Lstsq().solve(make_moments(exact, before, after))
-    assert solution.notes["rank"] == kept
-    assert solution.notes["condition"] == pytest.approx(
-        float((values[0] / values[kept - 1]) ** 2), rel=1e-4
+def calibrated(model: Any, sequences: Sequences, label: str) -> tuple[Any, Any]:
+    """Solver and calibration, on all sequences."""
+    solver = make_solver(**SETTINGS[label])
+    batches = Batches(sequences, 4)
+    calibration = replaceme.calibrate(
+        model, batches, blocks=[(BLOCK,)], solvers=[solver], held_back_tokens=0
     )
-    assert solution.transform is not None
-    wanted = EYE + inverse @ (after - before)
-    torch.testing.assert_close(solution.transform, wanted, rtol=1e-5, atol=1e-5)
+    return solver, calibration
 
 
-def test_regular_gram_reports_full_rank_and_condition(moments: Moments) -> None:
-    notes = Lstsq().solve(moments).notes
-    assert notes["rank"] == WIDTH
-    assert notes["condition"] == pytest.approx(float(torch.linalg.cond(moments.gram)), rel=1e-6)
+def fitted(model: Any, sequences: Sequences, label: str, seed: int = 42) -> Fit:
+    solver, calibration = calibrated(model, sequences, label)
+    return replaceme.fit(solver, calibration, (BLOCK,), seed)
 
 
-def test_tokens_without_mlp_output_give_the_identity(make_moments: Callable[..., Moments]) -> None:
-    _, before, after = random_states()
-    solution = Lstsq().solve(make_moments(torch.zeros_like(before), before, after))
-    assert solution.notes == {"rank": 0, "condition": None}
-    torch.testing.assert_close(solution.transform, EYE)
+def found(fit: Fit) -> dict[Any, Tensor]:
+    return {**fit.edit.transforms, **fit.edit.weights}
 
 
-def test_uidl_is_the_identity(states: States, moments: Moments) -> None:
-    fitted = fit(Uidl(), moments)
-    assert fitted.transform is None
-    assert fitted.warning is None
-    assert fitted.relative_error[0] == fitted.relative_error[1]
-    assert fitted.relative_error[0] == pytest.approx(relative_errors(states, EYE)[0], rel=1e-9)
+@pytest.fixture(scope="module")
+def small(make_model: Make) -> Make:
+    """A Llama of six layers, of a dtype."""
+    return lambda dtype=torch.float32: make_model(num_hidden_layers=6).to(dtype)
 
 
-@pytest.mark.parametrize("exact", [False, True])
-def test_cosine_lowers_its_own_loss(states: States, moments: Moments, exact: bool) -> None:
-    solver = Cosine(exact=exact, epochs=30, learning_rate=1e-2)
-    transform, notes = solver.solve(moments)
-    assert transform is not None
-    assert cosine_loss(transform, states, exact) < 0.8 * cosine_loss(EYE, states, exact)
-    assert notes["steps"] == 30
-    assert notes["tokens"] == 400
-    one_less = transform_of(Cosine(exact=exact, epochs=29, learning_rate=1e-2), moments)
-    assert notes["last_loss"] == pytest.approx(float(cosine_loss(one_less, states, exact)), rel=1e-4)
+# names and parameters
 
 
-@pytest.mark.parametrize("exact", [False, True])
-def test_cosine_first_step_goes_against_the_gradient_of_its_loss(
-    states: States, moments: Moments, exact: bool
-) -> None:
-    start = EYE.clone().requires_grad_()
-    cosine_loss(start, states, exact).backward()
-    assert start.grad is not None
-    step = transform_of(Cosine(exact=exact, epochs=1, learning_rate=1e-3), moments) - EYE
-    wanted = -1e-3 * start.grad / (start.grad.abs() + 1e-8)
-    torch.testing.assert_close(step, wanted, rtol=1e-3, atol=1e-6)
-
-
-def test_exact_and_approximate_cosine_are_each_best_at_their_own_objective(
-    states: States, moments: Moments
-) -> None:
-    settings: dict[str, Any] = {"epochs": 200, "learning_rate": 1e-2}
-    approximate, exact = (transform_of(Cosine(exact=e, **settings), moments) for e in (False, True))
-    assert cosine_loss(exact, states, True) < cosine_loss(approximate, states, True)
-    assert cosine_loss(approximate, states, False) < cosine_loss(exact, states, False)
-
-
-def test_cosine_depends_on_the_seed_alone(moments: Moments) -> None:
-    solver = Cosine(step_tokens=32)
-    first, again, other = (transform_of(solver, moments, seed) for seed in (1, 1, 2))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-
-
-def test_cosine_uses_no_more_tokens_than_it_asked_for(moments: Moments) -> None:
-    solver = Cosine(tokens=64, step_tokens=50)
-    solution = solver.solve(moments)
-    assert solver.sample_tokens == solution.notes["tokens"] == 64
-    assert solution.notes["steps"] == 20
-    same = solver.solve(replace(moments, sample=moments.sample.first(64))).transform
-    assert solution.transform is not None and same is not None
-    assert torch.equal(solution.transform, same)
-
-
-@pytest.mark.parametrize("solver", [Lstsq(), Lstsq(ridge=0.1), Cosine(epochs=5)], ids=repr)
-def test_diagnostics_of_a_fit_equal_those_of_its_predictions(
-    states: States, moments: Moments, solver: Any
-) -> None:
-    fitted = fit(solver, moments)
-    assert fitted.transform is not None
-    assert fitted.relative_error == pytest.approx(relative_errors(states, fitted.transform), rel=1e-8)
-    cosines = [1 - float(cosine_loss(transform, states, True)) for transform in (EYE, fitted.transform)]
-    assert fitted.mean_cosine == pytest.approx(tuple(cosines), rel=1e-8)
-
-
-def test_fit_worse_than_removal_is_kept_with_a_warning(moments: Moments) -> None:
-    fitted = fit(Lstsq(alpha=1e9), moments)
-    assert fitted.transform is not None
-    assert fitted.relative_error[1] > fitted.relative_error[0]
-    assert fitted.warning
-    assert "the fit's mean cosine is worse than that of plain removal" in fitted.warning
-
-
-def test_fit_owned_by_one_massive_token_is_warned_of(
-    make_moments: Callable[..., Moments], states: States
-) -> None:
-    mlp, before, after = (state.clone() for state in states)
-    after[:] = before + 0.01 * after
-    after[0] += 1e5
-    fitted = fit(Lstsq(), make_moments(mlp, before, after))
-    assert fitted.relative_error[1] < fitted.relative_error[0]
-    assert fitted.mean_cosine[1] < fitted.mean_cosine[0]
-    assert fitted.warning
-    assert "mean cosine" in fitted.warning
-
-
-@pytest.mark.parametrize("solver", [Lstsq(), Cosine()], ids=repr)
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_fit_that_is_not_finite_becomes_the_identity_with_a_warning(
-    make_moments: Callable[..., Moments], states: States, solver: Any, value: float
-) -> None:
-    mlp, before, after = (state.clone() for state in states)
-    mlp[7, 3] = value
-    fitted: Fit = fit(solver, make_moments(mlp, before, after))
-    assert fitted.transform is None
-    assert fitted.warning == "the solution was not finite; the identity was used instead"
-
-
-def test_unknown_solver_names_the_nearest() -> None:
-    with pytest.raises(
-        InputError, match=r"'lstqs'; did you mean 'lstsq'\? Solvers are uidl, lstsq, cosine\."
-    ):
-        make_solver("lstqs")
-
-
-def test_unknown_solver_far_from_all_is_a_whole_sentence() -> None:
-    with pytest.raises(InputError, match=r"^unknown solver 'zzz'\. Solvers are uidl, lstsq, cosine\.$"):
-        make_solver("zzz")
-
-
-@pytest.mark.parametrize(
-    "name, parameters",
-    [
-        ("lstsq", {"rigde": 1.0}),
-        ("lstsq", {"ridge": -1.0}),
-        ("uidl", {"ridge": 0.1}),
-        ("cosine", {"epochs": 0}),
-    ],
-)
-def test_wrong_solver_parameter_is_refused_by_name(name: str, parameters: dict[str, float]) -> None:
-    with pytest.raises(ValidationError, match=next(iter(parameters))):
-        make_solver(name, **parameters)
+def test_every_solver_has_settings_here() -> None:
+    assert {setting["name"] for setting in SETTINGS.values()} == SOLVERS.keys()
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -265,3 +73,194 @@ def test_every_solver_is_made_by_its_name(name: str) -> None:
     assert type(solver) is SOLVERS[name]
     assert solver.name == name
     assert solver.summary
+    assert all(field.description for field in SOLVERS[name].model_fields.values())
+    assert solver.identity == {
+        "name": name,
+        "version": solver.version,
+        "parameters": solver.model_dump(mode="json"),
+    }
+
+
+def test_unknown_solver_names_the_nearest() -> None:
+    known = r"Solvers are uidl, lstsq, cosine, relative, refit, reconstruct\.$"
+    with pytest.raises(InputError, match=rf"^unknown solver 'lstqs'; did you mean 'lstsq'\? {known}"):
+        make_solver("lstqs")
+    with pytest.raises(InputError, match=rf"^unknown solver 'zzz'\. {known}"):
+        make_solver("zzz")
+
+
+@pytest.mark.parametrize(
+    "name, parameters, message",
+    [
+        (
+            "lstsq",
+            {"rigde": 1.0},
+            r"has no parameter 'rigde'; did you mean 'ridge'\? It has ridge, alpha",
+        ),
+        ("uidl", {"ridge": 0.1}, r"solver 'uidl' has no parameter 'ridge'\. It has none\."),
+        ("lstsq", {"ridge": -1.0}, r"parameter ridge: .* greater than or equal to 0; got -1\.0"),
+        ("relative", {"alpha": "x"}, r"parameter alpha: .*; got 'x'"),
+        ("refit", {"ridge": 0.0}, r"parameter ridge: .* greater than 0; got 0\.0"),
+        ("reconstruct", {"tokens": 0}, r"parameter tokens: .* greater than 0; got 0"),
+        ("cosine", {"epochs": 0}, r"parameter epochs: .* greater than 0; got 0"),
+    ],
+)
+def test_wrong_parameter_is_refused_by_name(name: str, parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_solver(name, **parameters)
+
+
+# precision
+
+
+@every_solver
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_fit_of_a_half_precision_model_is_that_of_the_same_model_in_float32(
+    small: Make, sequences: Sequences, label: str, dtype: torch.dtype
+) -> None:
+    half = small(dtype)
+    got, wanted = (fitted(model, sequences, label) for model in (half, small(dtype).float()))
+    assert got.warning is None
+    assert got.relative_error == pytest.approx(wanted.relative_error, rel=0.02)
+    assert got.mean_cosine == pytest.approx(wanted.mean_cosine, rel=0.02)
+    for key, values in found(got).items():
+        assert values.isfinite().all()
+        assert values.dtype == (torch.float64 if key in got.edit.transforms else dtype)
+
+
+@pytest.mark.parametrize("label", ["lstsq", "lstsq-ridge", "lstsq-diagonal", "relative", "refit"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_closed_forms_solve_the_problem_of_the_models_own_states(
+    small: Make, sequences: Sequences, label: str, dtype: torch.dtype
+) -> None:
+    """The gradient of the objective, computed in float64 from those states, vanishes."""
+    model = small(dtype)
+    solver, calibration = calibrated(model, sequences, label)
+    sample = calibration.statistics[BLOCK].sample
+    assert len(sample) == calibration.tokens
+    before, after = sample.before.double(), sample.after.double()
+    rows = (sample.inputs if label == "refit" else sample.mlp).double()
+    scale = 1 / after.norm(dim=1, keepdim=True) if label in ("refit", "relative") else 1.0
+    rows, change = rows * scale, (after - before) * scale
+    fit = replaceme.fit(solver, calibration, (BLOCK,))
+    if label == "refit":
+        name = "mlp.down_proj.weight"
+        layer = model.model.layers[1]
+        correction = (fit.edit.weights[1, name].double() - layer.get_parameter(name).double()).mT
+    else:
+        correction = fit.edit.transforms[1] - torch.eye(WIDTH)
+    pull = getattr(solver, "ridge", 0.0) * rows.square().sum(0).median()
+    slope = rows.mT @ (rows @ correction - change) + pull * correction
+    if label == "lstsq-diagonal":
+        slope = slope.diagonal()
+        assert torch.equal(correction, correction.diagonal().diag())
+    rounding = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3}[dtype]
+    tolerance = rounding if label == "refit" else 1e-5
+    assert slope.norm() < tolerance * (rows.mT @ change).norm()
+
+
+# scarce data
+
+
+def tokens_of(sequences: Sequences, count: int) -> Sequences:
+    """Sequences with so many tokens together."""
+    flat = [token for ids in sequences for token in ids][:count]
+    return [flat[i : i + 16] for i in range(0, count, 16)]
+
+
+@every_solver
+@pytest.mark.parametrize("tokens", [2, WIDTH - 1, WIDTH, INNER - 1])
+def test_few_tokens_give_a_finite_fit_that_is_no_worse_than_removal(
+    small: Make, sequences: Sequences, label: str, tokens: int
+) -> None:
+    fit = fitted(small(), tokens_of(sequences, tokens), label)
+    assert fit.warning is None
+    assert all(values.isfinite().all() for values in found(fit).values())
+    assert fit.relative_error[1] <= fit.relative_error[0]
+    if label in ("lstsq", "relative") and tokens < WIDTH:
+        assert fit.notes["rank"] == tokens
+        assert fit.relative_error[1] < 1e-4
+
+
+def lower_rank(model: Any, rank: int) -> Any:
+    """The model whose MLP before the block writes into ``rank`` directions only."""
+    weight = model.model.layers[BLOCK.start - 1].mlp.down_proj.weight
+    left, values, right = torch.linalg.svd(weight.data.double(), full_matrices=False)
+    weight.data = (left[:, :rank] * values[:rank] @ right[:rank]).to(weight.dtype)
+    return model
+
+
+@every_solver
+@pytest.mark.parametrize("tokens", [3 * WIDTH, 12 * WIDTH])
+def test_fit_of_rank_deficient_states_is_finite_and_no_worse_than_removal(
+    small: Make, sequences: Sequences, label: str, tokens: int
+) -> None:
+    fit = fitted(lower_rank(small(), 5), tokens_of(sequences, tokens), label)
+    assert fit.warning is None
+    assert all(values.isfinite().all() for values in found(fit).values())
+    assert fit.relative_error[1] <= fit.relative_error[0]
+
+
+MOMENTS_LOSE_RANK = pytest.mark.xfail(
+    reason="sums of float32 products hide the rank: the cut-off is finer than their rounding errors"
+)
+
+
+@pytest.mark.parametrize(
+    "label, tokens",
+    [
+        ("lstsq", 3 * WIDTH),
+        ("relative", 3 * WIDTH),
+        ("cosine-irls", 3 * WIDTH),
+        ("cosine-irls", 12 * WIDTH),
+        pytest.param("lstsq", 12 * WIDTH, marks=MOMENTS_LOSE_RANK),
+        pytest.param("relative", 12 * WIDTH, marks=MOMENTS_LOSE_RANK),
+    ],
+)
+def test_directions_that_the_states_do_not_have_are_left_alone(
+    small: Make, sequences: Sequences, label: str, tokens: int
+) -> None:
+    model = lower_rank(small(), 5)
+    solver, calibration = calibrated(model, tokens_of(sequences, tokens), label)
+    mlp = calibration.statistics[BLOCK].sample.mlp.double()
+    _, _, right = torch.linalg.svd(mlp)
+    fit = replaceme.fit(solver, calibration, (BLOCK,))
+    assert fit.notes["rank"] == 5
+    missing = right[5:].mT
+    torch.testing.assert_close(missing.mT @ fit.edit.transforms[1], missing.mT, rtol=0, atol=1e-3)
+
+
+# determinism
+
+
+@every_solver
+def test_same_seed_gives_the_same_bytes(small: Make, sequences: Sequences, label: str) -> None:
+    first, again, other = (fitted(small(), sequences, label, seed) for seed in (1, 1, 2))
+    assert found(first).keys() == found(again).keys() == found(other).keys()
+    assert all(torch.equal(values, found(again)[key]) for key, values in found(first).items())
+    drawn = not all(torch.equal(values, found(other)[key]) for key, values in found(first).items())
+    assert drawn == (label == "cosine")
+
+
+@every_solver
+def test_result_depends_on_the_batch_size_by_rounding_alone(
+    small: Make, sequences: Sequences, label: str
+) -> None:
+    solver = make_solver(**SETTINGS[label])
+    fits = []
+    for batch_size in (1, 16):
+        calibration = replaceme.calibrate(
+            small(), Batches(sequences, batch_size), blocks=[(BLOCK,)], solvers=[solver]
+        )
+        fits.append(replaceme.fit(solver, calibration, (BLOCK,)))
+    for key, values in found(fits[0]).items():
+        torch.testing.assert_close(values, found(fits[1])[key], rtol=1e-3, atol=1e-3)
+
+
+def test_solvers_ask_for_what_they_read() -> None:
+    kinds = {label: make_solver(**settings).needs.moments for label, settings in SETTINGS.items()}
+    whole = frozenset({Kind(of_input=True, relative=True)})
+    assert kinds["uidl"] == kinds["cosine"] == kinds["cosine-irls"] == frozenset()
+    assert kinds["lstsq"] == kinds["lstsq-diagonal"] == frozenset({Kind()})
+    assert kinds["relative"] == frozenset({Kind(relative=True)})
+    assert kinds["refit"] == kinds["reconstruct"] == whole
