@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from replaceme import yaml_source
-from replaceme.calibration import Batches, CalibrationData, load_sequences
+from replaceme.calibration import Batches, CalibrationData, load_sequences, padding_token
 from replaceme.errors import InputError, nearest
 from replaceme.selection import SELECTORS, Block, Selection, check_blocks, check_count, merge_adjacent
 from replaceme.solvers import Solver, make_solver
@@ -119,9 +119,10 @@ def prune_checkpoint(options: PruneOptions) -> str:
     loaded, tokenizer = models.load(
         source, options.dtype, options.device or models.default_device(), options.trust_remote_code
     )
+    sequences = load_sequences(options.data, tokenizer)
     result = calibrate(
         loaded,
-        Batches(load_sequences(options.data, tokenizer), options.batch_size, options.seed),
+        Batches(sequences, options.batch_size, options.seed, padding_token(tokenizer)),
         counts=[options.layers] if options.layers is not None else [],
         blocks=[given] if given else [],
         solvers=[solver],

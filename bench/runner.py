@@ -24,7 +24,7 @@ from bench.serving import ServingError, measure
 from bench.suite import ModelSpec
 from replaceme import models, tensorfile
 from replaceme.architectures import architecture_of, layer_count
-from replaceme.calibration import Batches, load_sequences
+from replaceme.calibration import Batches, load_sequences, padding_token
 from replaceme.errors import InputError, OutputError
 from replaceme.provenance import Provenance
 from replaceme.selection import check_blocks, check_count
@@ -171,7 +171,9 @@ class Run:
         suite = self.plan.suite
         loaded, tokenizer = models.load(source, model.dtype, self.device, model.trust_remote_code)
         sequences = load_sequences(suite.calibration, tokenizer)
-        batches = Batches(sequences, suite.prune.batch_size, suite.calibration.seed)
+        batches = Batches(
+            sequences, suite.prune.batch_size, suite.calibration.seed, padding_token(tokenizer)
+        )
         return calibrate(
             loaded,
             batches,

@@ -126,6 +126,12 @@ def tokenize(rows: Sequence[Any], tokenizer: Any, max_length: int) -> list[list[
     return [ids[:max_length] for ids in encoded if ids]
 
 
+def padding_token(tokenizer: Any) -> int:
+    """The token that the tokenizer pads with, or its EOS where it has none."""
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return pad or 0
+
+
 def windows(text: str, tokenizer: Any, max_length: int, count: int | None = None) -> list[list[int]]:
     """Consecutive windows of ``max_length`` tokens; a shorter rest is left out unless it is all."""
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text.strip() else []
@@ -202,21 +208,26 @@ class Batch:
     Attributes:
         ids: [sequences, tokens] int64.
         lengths: [sequences] int64, number of real tokens in each row.
-        ranks: [real tokens] int64, place of each real token (row by row) in a seeded random order of
-            all calibration tokens; the tokens with rank < k are a uniform sample of k tokens.
+        ranks: [counted tokens] int64, place of each counted token (row by row) in a seeded random
+            order of all calibration tokens; the tokens with rank < k are a uniform sample of k tokens.
+        counts_padding: whether moments count padding as tokens (``compat: reference``).
     """
 
     ids: Tensor
     lengths: Tensor
     ranks: Tensor
+    counts_padding: bool = False
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]], ranks: Tensor | None = None) -> Batch:
-        """A batch of token sequences; without ``ranks`` the tokens are ranked as they come."""
+    def of(cls, rows: Sequence[Sequence[int]], ranks: Tensor | None = None, pad: int = 0) -> Batch:
+        """A batch of token sequences, filled up with ``pad``.
+
+        Without ``ranks`` the tokens are ranked as they come.
+        """
         import torch
 
         lengths = torch.tensor([len(row) for row in rows])
-        ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+        ids = torch.full((len(rows), int(lengths.max())), pad)
         for line, row in zip(ids, rows, strict=True):
             line[: len(row)] = torch.tensor(row)
         return cls(ids, lengths, torch.arange(int(lengths.sum())) if ranks is None else ranks)
@@ -228,18 +239,32 @@ class Batch:
 
         return torch.arange(self.ids.shape[1]) < self.lengths[:, None]
 
+    @property
+    def counted(self) -> Tensor:
+        """[sequences, tokens] bool, true at the tokens that moments count."""
+        return self.mask | self.counts_padding
+
 
 @dataclass(frozen=True)
 class Batches:
-    """All calibration tokens; can be iterated any number of times."""
+    """All calibration tokens; can be iterated any number of times.
+
+    ``pad`` is the token that fills up shorter sequences; it changes nothing unless padding counts.
+    """
 
     sequences: list[list[int]]
     batch_size: int = 8
     seed: int = 42
+    pad: int = 0
 
     @property
     def tokens(self) -> int:
         return sum(map(len, self.sequences))
+
+    @property
+    def counted(self) -> int:
+        """Number of tokens that moments count."""
+        return self.tokens
 
     def __len__(self) -> int:
         return -(-len(self.sequences) // self.batch_size)
@@ -254,7 +279,7 @@ class Batches:
         for start in range(0, len(ordered), self.batch_size):
             rows = ordered[start : start + self.batch_size]
             count = sum(map(len, rows))
-            yield Batch.of(rows, ranks[seen : seen + count])
+            yield Batch.of(rows, ranks[seen : seen + count], self.pad)
             seen += count
 
     def first(self, tokens: int) -> Batches:

@@ -117,14 +117,16 @@ class Decoder:
     def run(self, batch: Batch, reads: dict[Any, Read], until: int) -> dict[Any, Tensor]:
         """States [sequences, tokens, d] in one forward of layers ``0 … until-1``.
 
-        Right padding and causal attention make an attention mask unnecessary for the real tokens.
+        Right padding and causal attention make an attention mask unnecessary for the real tokens; it
+        is given where padding counts.
         """
         with captured(reads) as states, self._truncated(until):
             self._forward(batch)
         return states
 
     def _forward(self, batch: Batch) -> None:
-        self.model.base_model(input_ids=batch.ids.to(self.device), use_cache=False)
+        mask = batch.mask.to(self.device) if batch.counts_padding else None
+        self.model.base_model(input_ids=batch.ids.to(self.device), attention_mask=mask, use_cache=False)
 
     @contextmanager
     def _truncated(self, until: int) -> Iterator[None]:

@@ -11,7 +11,7 @@ from torch.nn.functional import cosine_similarity
 
 from replaceme.selection import merge_adjacent
 from replaceme.solvers import Solver
-from replaceme.solvers.base import Problem
+from replaceme.solvers.base import Problem, TransformSolver
 from replaceme.statistics import DIAGNOSED_TOKENS, TokenSample
 from replaceme.surgery import Edit
 
@@ -52,17 +52,26 @@ class Fit:
 def fit(solver: Solver, calibration: Calibration, blocks: tuple[Block, ...], seed: int = 42) -> Fit:
     """Run ``solver``. A result that is not finite is replaced by plain removal, and says so.
 
-    Blocks that touch are one gap, and fitted as one.
+    Blocks that touch are one gap, and fitted as one (``compat_reference``: one by one).
     """
-    blocks = merge_adjacent(blocks)
-    problem = Problem(blocks, calibration.statistics, calibration.decoder, calibration.batches, seed)
+    one_by_one = calibration.compat_reference and isinstance(solver, TransformSolver)
+    problem = Problem(
+        blocks if one_by_one else merge_adjacent(blocks),
+        calibration.statistics,
+        calibration.decoder,
+        calibration.batches,
+        seed,
+        calibration.following,
+        in_turn=one_by_one and len(blocks) > 1,
+    )
     start = time.perf_counter()
     edit, notes = solver.solve(problem)
     seconds = time.perf_counter() - start
     warning = None
     changed = [*edit.transforms.values(), *edit.weights.values()]
     if not all(bool(values.isfinite().all()) for values in changed):
-        edit, warning = Edit(blocks), "the solution was not finite; plain removal was used instead"
+        edit = Edit(problem.blocks)
+        warning = "the solution was not finite; plain removal was used instead"
     errors, cosines = _diagnose(problem, edit)
     removal, loss = calibration.removal_loss(blocks), calibration.held_back.loss(edit)
     losses = None if removal is None or loss is None else (removal, loss)
@@ -87,8 +96,8 @@ def _worse(measure: str, removal: float, fitted: float) -> str | None:
 
 
 def _diagnose(problem: Problem, edit: Edit) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Relative error and mean cosine at the end of the first block, before and after."""
-    block = problem.blocks[0]
+    """Relative error and mean cosine at the end of the first gap, before and after."""
+    block = merge_adjacent(problem.blocks)[0]
     sample = problem.statistics[block].sample.first(DIAGNOSED_TOKENS)
     before, after = sample.before.double(), sample.after.double()
     fitted = before + _correction(problem.decoder, edit, block, sample)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from replaceme.calibration import Batches, tokenize
+from replaceme.calibration import Batches, padding_token, tokenize
 from replaceme.decoder import Decoder
 from replaceme.errors import InputError
 from replaceme.evaluation import HeldBack
 from replaceme.fitting import Fit, fit
+from replaceme.reference import ReferenceBatches, WholeState
 from replaceme.selection import (
     Block,
     Choice,
@@ -54,6 +56,9 @@ class Calibration:
         choices: layer count → what was chosen; empty where the blocks were given.
         statistics: block → its statistics.
         seconds: time of the passes.
+        following: block → its statistics as a block that touches the one before and is fitted by
+            itself (``compat_reference``).
+        compat_reference: whether it was calibrated as the published code does.
     """
 
     decoder: Decoder
@@ -63,6 +68,8 @@ class Calibration:
     choices: dict[int, Choice]
     statistics: dict[Block, BlockStatistics]
     seconds: float
+    following: dict[Block, BlockStatistics] = field(default_factory=dict)
+    compat_reference: bool = False
     _removal: dict[tuple[Block, ...], float | None] = field(default_factory=dict)
 
     @property
@@ -101,7 +108,9 @@ def calibrate(
         solvers: those that will be applied; they say which statistics they want.
         selection: how blocks are chosen for the counts.
         held_back_tokens: about how many tokens to keep for the loss, a tenth of the sequences at most.
-        compat_reference: read the last layer's state after the final norm, as the reference does.
+        compat_reference: do as the published code does: read the last layer's state after the final
+            norm, hold nothing back, count padding, and fit blocks that touch one by one where they were
+            not merged (see :mod:`replaceme.reference`).
         report: called after every batch of a pass.
 
     Raises:
@@ -117,6 +126,8 @@ def calibrate(
         check_count(count, len(decoder.layers), num_blocks=selection.num_blocks)
     for variant in given:
         check_blocks(variant, len(decoder.layers))
+    if compat_reference:
+        batches = ReferenceBatches.of(batches)
     fitted, held = batches.held_back(held_back_tokens)
     distances, choices = None, {}
     if counts:
@@ -128,9 +139,23 @@ def calibrate(
         max((solver.needs.sample_tokens for solver in solvers), default=0),
     )
     gaps = [gap for variant in variants for gap in merge_adjacent(variant)]
+    following = []
+    if compat_reference:
+        gaps += [block for variant in variants for block in variant]
+        following = [b for variant in variants for a, b in pairwise(variant) if a.end == b.start]
     statistics = collect(decoder, fitted, gaps, needs, report)
-    seconds = time.perf_counter() - start
-    return Calibration(decoder, fitted, HeldBack(decoder, held), distances, choices, statistics, seconds)
+    behind = collect(WholeState.of_decoder(decoder), fitted, following, needs, report)
+    return Calibration(
+        decoder,
+        fitted,
+        HeldBack(decoder, held),
+        distances,
+        choices,
+        statistics,
+        time.perf_counter() - start,
+        behind,
+        compat_reference,
+    )
 
 
 def _choose(
@@ -200,7 +225,8 @@ def prune(
     if (layers is None) == (not blocks):
         raise InputError("give either the number of layers to remove or the blocks to remove.")
     solver = make_solver(solver) if isinstance(solver, str) else solver
-    batches = Batches(tokenize(texts, tokenizer, max_length), batch_size, seed)
+    sequences = tokenize(texts, tokenizer, max_length)
+    batches = Batches(sequences, batch_size, seed, padding_token(tokenizer))
     if not batches.tokens:
         raise InputError("the calibration texts are empty.")
     given = merge_adjacent(Block(*block) for block in blocks)

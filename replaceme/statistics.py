@@ -170,17 +170,17 @@ def collect(
         chosen = (batch.ranks < sample_tokens).nonzero().squeeze(1)
         grams: dict[Any, Tensor] = {}
         for block, total in totals.items():
-            features = _Features(decoder, states, block, batches.tokens, grams)
+            features = _Features(decoder, states, block, batches.counted, grams)
             for kind in needs.moments:
                 total.add(kind, *features.products(kind))
             total.keep(features, batch.ranks, chosen)
         report()
-    return {block: total.statistics(batches.tokens) for block, total in totals.items()}
+    return {block: total.statistics(batches.counted) for block, total in totals.items()}
 
 
 def real_tokens(states: Tensor, batch: Batch) -> Tensor:
-    """The rows [tokens, d] of states [sequences, tokens, d] that are not padding."""
-    mask = batch.mask.flatten()
+    """The rows [tokens, d] of states [sequences, tokens, d] that count: all but padding, as a rule."""
+    mask = batch.counted.flatten()
     return states.reshape(len(mask), -1)[mask.to(states.device)]
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from replaceme.errors import InputError
+from replaceme.selection import merge_adjacent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +31,9 @@ class Problem:
         statistics: of each block.
         decoder: of the intact model.
         batches: the calibration tokens.
+        following: of blocks that touch the one before, see :class:`replaceme.reference.WholeState`;
+            empty unless they are fitted one by one.
+        in_turn: whether solvers that descend fit each block on the model as pruned so far.
     """
 
     blocks: tuple[Block, ...]
@@ -37,6 +41,17 @@ class Problem:
     decoder: Decoder
     batches: Batches
     seed: int = 42
+    following: dict[Block, BlockStatistics] = field(default_factory=dict)
+    in_turn: bool = False
+
+    def layer_before(self, block: Block) -> int:
+        """The last layer before a block that stays."""
+        return next(gap.start - 1 for gap in merge_adjacent(self.blocks) if block.end <= gap.end)
+
+    def statistics_of(self, block: Block) -> BlockStatistics:
+        """The block's own statistics, or those of a block that follows another directly."""
+        follows = self.layer_before(block) != block.start - 1
+        return (self.following if follows else self.statistics)[block]
 
 
 class Solution(NamedTuple):
@@ -113,10 +128,17 @@ class TransformSolver(Solver):
     def solve(self, problem: Problem) -> Solution:
         from replaceme.surgery import Edit
 
-        found = {b: self.transform(problem.statistics[b], problem.seed) for b in problem.blocks}
-        transforms = {block.start - 1: transform for block, (transform, _) in found.items()}
+        found = self.transforms(problem)
+        merged: dict[int, Tensor] = {}
+        for block, (transform, _) in found.items():
+            layer = problem.layer_before(block)
+            merged[layer] = merged[layer] @ transform if layer in merged else transform
         notes = {block: notes for block, (_, notes) in found.items()}
-        return Solution(Edit(problem.blocks, transforms), joined(notes))
+        return Solution(Edit(problem.blocks, merged), joined(notes))
+
+    def transforms(self, problem: Problem) -> dict[Block, tuple[Tensor, dict[str, Any]]]:
+        """:meth:`transform` for each block, in ascending order."""
+        return {b: self.transform(problem.statistics_of(b), problem.seed) for b in problem.blocks}
 
 
 def joined(notes: dict[Block, dict[str, Any]]) -> dict[str, Any]:

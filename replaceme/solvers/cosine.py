@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from replaceme.selection import Block
+    from replaceme.solvers.base import Problem
     from replaceme.statistics import BlockStatistics, Needs, TokenSample
 
 Shape = Literal["full", "diagonal", "triangular", "outer"]
@@ -58,17 +60,27 @@ class Cosine(TransformSolver):
 
         return Needs(sample_tokens=self.tokens)
 
-    def transform(self, statistics: BlockStatistics, seed: int = 42) -> tuple[Tensor, dict[str, Any]]:
-        import torch
+    def transforms(self, problem: Problem) -> dict[Block, tuple[Tensor, dict[str, Any]]]:
+        if not problem.in_turn:
+            return super().transforms(problem)
+        from replaceme.reference import transforms_in_turn
 
+        return transforms_in_turn(self, problem)
+
+    def transform(self, statistics: BlockStatistics, seed: int = 42) -> tuple[Tensor, dict[str, Any]]:
         sample = statistics.sample.first(self.tokens)
         if self.method == "irls":
             return self.reweight(sample)
-        generator = torch.Generator().manual_seed(seed)
-        orders = (torch.randperm(len(sample), generator=generator) for _ in range(self.epochs))
-        found, loss = self.descend(sample, orders)
+        found, loss = self.descend(sample, self.orders(len(sample), seed))
         steps = self.epochs * -(-len(sample) // self.step_tokens)
         return found, {"steps": steps, "tokens": len(sample), "last_loss": loss}
+
+    def orders(self, count: int, seed: int) -> Iterator[Tensor]:
+        """For each epoch of ``adam`` a permutation of ``count`` tokens."""
+        import torch
+
+        generator = torch.Generator().manual_seed(seed)
+        return (torch.randperm(count, generator=generator) for _ in range(self.epochs))
 
     def _regression(self, sample: TokenSample) -> tuple[Tensor, Tensor, Tensor]:
         """(X, offset, target) float32, so that ``X T + offset`` is to point where ``target`` does."""

@@ -1,0 +1,115 @@
+"""What the published code does differently: all that is behind ``compat_reference``.
+
+Besides the state after the final norm (:class:`replaceme.decoder.Decoder`): batches in which padding
+counts, and several blocks that are fitted one by one. Facts from https://github.com/mts-ai/ReplaceMe.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from replaceme.calibration import Batch, Batches
+from replaceme.decoder import Decoder, Read
+from replaceme.errors import InputError
+from replaceme.selection import Block
+from replaceme.statistics import collect
+from replaceme.surgery import Edit, apply
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from replaceme.architectures import Architecture
+    from replaceme.solvers.base import Problem, TransformSolver
+
+
+@dataclass(frozen=True)
+class ReferenceBatches(Batches):
+    """Batches in the data's own order, without an incomplete last one.
+
+    Padding counts, and tokens are ranked as they come, so that a sample is their beginning. Nothing is
+    held back.
+    """
+
+    @classmethod
+    def of(cls, batches: Batches) -> ReferenceBatches:
+        """The same data in the published code's batches.
+
+        Raises:
+            InputError: it does not fill one batch.
+        """
+        whole = len(batches.sequences) // batches.batch_size * batches.batch_size
+        if not whole:
+            raise InputError(
+                f"the published code leaves out an incomplete batch, and {len(batches.sequences)} "
+                f"calibration texts do not fill one of {batches.batch_size}; lower the batch size."
+            )
+        return cls(batches.sequences[:whole], batches.batch_size, batches.seed, batches.pad)
+
+    @property
+    def counted(self) -> int:
+        return sum(batch.ids.numel() for batch in self)
+
+    def __iter__(self) -> Iterator[Batch]:
+        seen = 0
+        for start in range(0, len(self.sequences), self.batch_size):
+            batch = Batch.of(self.sequences[start : start + self.batch_size], pad=self.pad)
+            ranks = torch.arange(seen, seen + batch.ids.numel())
+            yield replace(batch, ranks=ranks, counts_padding=True)
+            seen += len(ranks)
+
+    def held_back(self, tokens: int) -> tuple[Batches, Batches]:  # noqa: ARG002
+        return self, replace(self, sequences=[])
+
+
+class WholeState(Decoder):
+    """A decoder in whose layers M is all of the state, and Y nothing.
+
+    So the published least squares see the layer before a block that follows another block directly:
+    that layer is removed as well, and the transform is to take the state that leaves it to the state
+    behind the block.
+    """
+
+    @classmethod
+    def of_decoder(cls, decoder: Decoder) -> WholeState:
+        return cls(decoder.model, decoder.architecture, decoder.after_norm)
+
+    @cached_property
+    def multiplier(self) -> float:
+        return 1.0
+
+    def mlp(self, layer: int) -> Read:
+        return self.output(layer)
+
+
+def transforms_in_turn(
+    solver: TransformSolver, problem: Problem
+) -> dict[Block, tuple[Tensor, dict[str, Any]]]:
+    """Transform and notes of each block, fitted on the model as pruned so far."""
+    model, gone = problem.decoder.model, 0
+    found = {}
+    for block in problem.blocks:
+        here = Block(block.start - gone, block.end - gone)
+        decoder = replace(problem.decoder, model=model)
+        statistics = collect(decoder, problem.batches, [here], solver.needs)[here]
+        found[block] = solver.transform(statistics, problem.seed)
+        edit = Edit((here,), {here.start - 1: found[block][0]})
+        model, gone = _saved_and_loaded(model, decoder.architecture, edit), gone + block.size
+    return found
+
+
+def _saved_and_loaded(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> PreTrainedModel:
+    """A copy of the model after an edit, rounded to bfloat16 as the published code saves it."""
+    rounded = {id(p): nn.Parameter(p.data.bfloat16(), requires_grad=False) for p in model.parameters()}
+    pruned = copy.deepcopy(model, rounded)
+    apply(pruned, architecture, edit)
+    for parameter in pruned.parameters():
+        parameter.data = parameter.data.to(model.dtype)
+    return pruned
