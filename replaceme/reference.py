@@ -7,7 +7,7 @@ counts, and several blocks that are fitted one by one. Facts from https://github
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from torch import nn
 from replaceme.calibration import Batch, Batches
 from replaceme.decoder import Decoder, Read
 from replaceme.errors import InputError
-from replaceme.selection import Block
+from replaceme.selection import Block, merge_adjacent, without_overlap
 from replaceme.statistics import collect
 from replaceme.surgery import Edit, apply
 
@@ -67,6 +67,23 @@ class ReferenceBatches(Batches):
 
     def held_back(self, tokens: int) -> tuple[Batches, Batches]:  # noqa: ARG002
         return self, replace(self, sequences=[])
+
+
+def published_blocks(
+    distances: Sequence[float], size: int, num_blocks: int = 1, merge: bool = True
+) -> tuple[Block, ...]:
+    """The closest blocks of ``size`` layers each, in ascending order; fewer where there is no room.
+
+    Args:
+        distances: of the block that starts at layer 1, 2, …
+        merge: make blocks that touch one.
+    """
+    ranked = sorted(
+        (Block(start, start + size) for start in range(1, len(distances) + 1)),
+        key=lambda block: distances[block.start - 1],
+    )
+    chosen = without_overlap(ranked, num_blocks)
+    return merge_adjacent(chosen) if merge else tuple(sorted(chosen))
 
 
 class WholeState(Decoder):

@@ -184,10 +184,7 @@ def choose(
     Raises:
         InputError: there are not so many.
     """
-    chosen: list[Block] = []
-    for block in ranked:
-        if len(chosen) < num_blocks and _is_free(block, chosen):
-            chosen.append(block)
+    chosen = without_overlap(ranked, num_blocks)
     if len(chosen) < num_blocks:
         raise InputError(f"there is no room for {num_blocks} blocks of {ranked[0].size} layers.")
     others = [b for b in ranked if b not in chosen and _is_free(b, chosen[:-1])]
@@ -198,6 +195,15 @@ def choose(
     second = [*chosen[:-1], others[0]]
     runner_up = merge_adjacent(second) if merge else tuple(sorted(second))
     return Choice(blocks, total, runner_up, sum(map(score, second)))
+
+
+def without_overlap(ranked: Iterable[Block], most: int) -> list[Block]:
+    """The first ``most`` blocks of a ranking that do not overlap; fewer where there is no room."""
+    chosen: list[Block] = []
+    for block in ranked:
+        if len(chosen) < most and _is_free(block, chosen):
+            chosen.append(block)
+    return chosen
 
 
 def _is_free(block: Block, taken: Iterable[Block]) -> bool:
