@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,8 +16,8 @@ from torch import Tensor
 import replaceme
 from replaceme.calibration import Batches, tokenize
 from replaceme.errors import InputError
-from replaceme.selection import Block, check_count, closest_block
-from replaceme.solvers import Lstsq
+from replaceme.selection import Block, merge_adjacent
+from replaceme.solvers import Lstsq, make_solver
 
 Make = Callable[..., Any]
 
@@ -26,11 +27,11 @@ def run_python(code: str) -> str:
     return done.stdout.strip()
 
 
-def output_error(model: Any, pruned: Any, block: Block, sequences: list[list[int]], alone: Any) -> float:
-    """Relative error of the state that the pruned model has where the block was."""
-    with torch.no_grad():
-        wanted = alone(model, sequences).layers[block.end - 1]
-        got = alone(pruned, sequences).layers[block.start - 1]
+def output_error(model: Any, done: Any, sequences: list[list[int]], alone: Any) -> float:
+    """Relative error of the state that the pruned model has where its first block was."""
+    block = done.blocks[0]
+    wanted = alone(model, sequences).layers[block.end - 1]
+    got = alone(done.model, sequences).layers[block.start - 1]
     return float((got - wanted).norm() / wanted.norm())
 
 
@@ -42,93 +43,144 @@ def test_lstsq_comes_closer_to_the_original_than_plain_removal(
         replaceme.prune(make_model(name), tokenizer, texts, layers=3, solver=solver, max_length=48)
         for solver in ("uidl", "lstsq")
     )
-    assert plain.block == fitted.block
+    assert plain.blocks == fitted.blocks
     assert plain.fit.relative_error[1] == fitted.fit.relative_error[0]
-    sequences = tokenize(texts, tokenizer, 48)
-    for pruned in (plain, fitted):
-        measured = output_error(make_model(name), pruned.model, pruned.block, sequences, states_alone)
-        assert measured == pytest.approx(pruned.fit.relative_error[1], rel=1e-4)
+    sequences = Batches(tokenize(texts, tokenizer, 48)).held_back(4096)[0].sequences
+    assert fitted.tokens == sum(map(len, sequences))
+    for done in (plain, fitted):
+        measured = output_error(make_model(name), done, sequences, states_alone)
+        assert measured == pytest.approx(done.fit.relative_error[1], rel=1e-4)
     assert fitted.fit.relative_error[1] < 0.95 * plain.fit.relative_error[1]
-    assert fitted.fit.warning is None
 
 
-def test_chosen_block_is_the_one_of_smallest_angle(
-    llama: Any, make_model: Make, tokenizer: Any, texts: list[str], states_alone: Any
-) -> None:
-    states = states_alone(llama, tokenize(texts, tokenizer, 256))
-    ends = [layer[states.last_tokens] for layer in states.layers]
-    angles = {
-        Block(start, start + 3): float(
-            torch.cosine_similarity(ends[start - 1], ends[start + 2]).arccos().mean()
-        )
-        for start in range(1, 6)
-    }
-    pruned = replaceme.prune(make_model(), tokenizer, texts, layers=3, solver="uidl")
-    assert [pruned.block, pruned.runner_up] == sorted(angles, key=angles.__getitem__)[:2]
-
-
-@pytest.mark.parametrize("solver", ["uidl", "lstsq", "cosine", Lstsq(ridge=0.1)], ids=str)
+@pytest.mark.parametrize(
+    "solver", ["uidl", "lstsq", "cosine", "relative", "refit", "reconstruct", Lstsq(ridge=0.1)], ids=str
+)
 def test_pruned_model_is_saved_as_an_ordinary_checkpoint(
     make_model: Make, tokenizer: Any, texts: list[str], tmp_path: Path, solver: Any
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    pruned = replaceme.prune(make_model(), tokenizer, texts[:20], layers=3, solver=solver)
-    pruned.model.save_pretrained(tmp_path)
+    done = replaceme.prune(make_model(), tokenizer, texts[:20], layers=3, solver=solver)
+    done.model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     ids = torch.tensor([tokenizer(texts[0])["input_ids"]])
     with torch.no_grad():
-        assert torch.equal(again(ids).logits, pruned.model(ids).logits)
+        assert torch.equal(again(ids).logits, done.model(ids).logits)
     assert again.config.num_hidden_layers == len(again.model.layers) == 5
 
 
-def test_given_block_is_used_as_it_is(make_model: Make, tokenizer: Any, texts: list[str]) -> None:
+@pytest.mark.parametrize(
+    "blocks, kept",
+    [
+        ([Block(2, 6)], [0, 1, 6, 7]),
+        ([(2, 4), (6, 7)], [0, 1, 4, 5, 7]),
+        ([Block(6, 7), Block(2, 4)], [0, 1, 4, 5, 7]),
+        ([Block(2, 4), Block(4, 6)], [0, 1, 6, 7]),
+    ],
+)
+def test_given_blocks_are_used_as_they_are(
+    make_model: Make, tokenizer: Any, texts: list[str], blocks: list[Block], kept: list[int]
+) -> None:
     model = make_model()
-    kept = [model.model.layers[i] for i in (0, 1, 6, 7)]
-    pruned = replaceme.prune(model, tokenizer, texts[:8], block=Block(2, 6))
-    assert pruned.model is model
-    assert pruned.block == Block(2, 6)
-    assert pruned.runner_up is None
-    assert list(model.model.layers) == kept
+    layers = [model.model.layers[i] for i in kept]
+    done = replaceme.prune(model, tokenizer, texts[:8], blocks=blocks)
+    assert done.model is model
+    assert done.blocks == merge_adjacent(Block(*block) for block in blocks)
+    assert done.choice is None
+    assert list(model.model.layers) == layers
 
 
 def test_chat_messages_are_calibration_texts_too(
     make_model: Make, tokenizer: Any, texts: list[str]
 ) -> None:
-    chats = [[{"role": "user", "content": text}] for text in texts[:10]]
-    pruned = replaceme.prune(make_model(), tokenizer, chats, layers=1)
-    rendered = [tokenizer(f"<|begin|>user: {text}<|end|>")["input_ids"] for text in texts[:10]]
-    assert pruned.tokens == sum(map(len, rendered))
+    chats = [[{"role": "user", "content": text}] for text in texts[:9]]
+    done = replaceme.prune(make_model(), tokenizer, chats, layers=1)
+    rendered = [tokenizer(f"<|begin|>user: {text}<|end|>")["input_ids"] for text in texts[:9]]
+    assert done.tokens == sum(map(len, rendered))
+
+
+def transform_of(done: Any) -> Tensor:
+    (transform,) = done.fit.edit.transforms.values()
+    return transform
 
 
 def test_result_does_not_depend_on_the_batch_size(
     make_model: Make, tokenizer: Any, texts: list[str]
 ) -> None:
-    def transform(batch_size: int) -> Tensor:
-        fitted = replaceme.prune(make_model(), tokenizer, texts, layers=3, batch_size=batch_size)
-        assert fitted.fit.transform is not None
-        return fitted.fit.transform
+    one, many = (
+        replaceme.prune(make_model(), tokenizer, texts, layers=3, batch_size=size) for size in (1, 16)
+    )
+    torch.testing.assert_close(transform_of(one), transform_of(many), rtol=1e-3, atol=1e-4)
 
-    torch.testing.assert_close(transform(1), transform(16), rtol=1e-3, atol=1e-4)
+
+@pytest.mark.parametrize("solver", ["lstsq", "cosine"])
+@pytest.mark.parametrize("side, pad", [("left", None), ("left", "<|end|>"), ("right", "<|begin|>")])
+def test_result_does_not_depend_on_how_the_tokenizer_pads(
+    make_model: Make, tokenizer: Any, texts: list[str], solver: str, side: str, pad: str | None
+) -> None:
+    """A missing pad token included."""
+    padding = copy.deepcopy(tokenizer)
+    padding.padding_side, padding.pad_token = side, pad
+    assert tokenizer.pad_token is None
+    wanted, got = (
+        replaceme.prune(make_model(), chosen, texts[:20], layers=3, solver=solver)
+        for chosen in (tokenizer, padding)
+    )
+    assert got.blocks == wanted.blocks
+    assert torch.equal(transform_of(got), transform_of(wanted))
+
+
+def test_seed_draws_the_tokens(make_model: Make, tokenizer: Any, texts: list[str]) -> None:
+    solver = make_solver("cosine", tokens=100)
+    first, again, other = (
+        replaceme.prune(
+            make_model(), tokenizer, texts[:20], blocks=[Block(2, 4)], solver=solver, seed=seed
+        )
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(transform_of(first), transform_of(again))
+    assert not torch.equal(transform_of(first), transform_of(other))
 
 
 def test_one_calibration_serves_several_counts_and_solvers(
     make_model: Make, tokenizer: Any, texts: list[str]
 ) -> None:
-    batches = Batches(tokenize(texts, tokenizer, 64))
-    together = replaceme.calibrate(make_model(), batches, counts=[1, 2, 4])
+    batches = Batches(tokenize(texts[:30], tokenizer, 64))
+    solvers = [make_solver(name) for name in ("lstsq", "relative", "cosine", "refit")]
+    model = make_model()
+    together = replaceme.calibrate(model, batches, counts=[1, 2, 4], solvers=solvers)
     for count, choice in together.choices.items():
-        alone = replaceme.calibrate(make_model(), batches, counts=[count])
-        assert alone.choices[count] == choice
-        got, wanted = (result.moments[choice.block] for result in (together, alone))
-        torch.testing.assert_close(got.gram, wanted.gram)
-        torch.testing.assert_close(got.cross, wanted.cross)
-    assert set(together.moments) == {choice.block for choice in together.choices.values()}
+        for solver in solvers:
+            alone = replaceme.calibrate(model, batches, counts=[count], solvers=[solver])
+            assert alone.choices[count] == choice
+            got, wanted = (
+                replaceme.fit(solver, calibration, choice.blocks) for calibration in (together, alone)
+            )
+            assert got.loss == pytest.approx(wanted.loss, rel=1e-6)
+            assert got.relative_error == pytest.approx(wanted.relative_error, rel=1e-6)
+    chosen = {block for choice in together.choices.values() for block in choice.blocks}
+    assert set(together.statistics) == chosen
 
 
-@pytest.mark.parametrize("request_", [{}, {"layers": 2, "block": Block(1, 3)}])
-def test_layers_or_block_but_not_both(llama: Any, tokenizer: Any, request_: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="either the number of layers to remove or the block"):
+def test_a_matrix_of_counts_and_moment_solvers_costs_two_passes(
+    make_model: Make, tokenizer: Any, texts: list[str]
+) -> None:
+    model, batches = make_model(), Batches(tokenize(texts[:9], tokenizer, 64), 3)
+    passes: list[int] = []
+    handle = model.model.layers[0].register_forward_hook(lambda *_: passes.append(1))
+    solvers = [make_solver(name) for name in ("uidl", "lstsq", "relative", "cosine", "refit")]
+    calibration = replaceme.calibrate(model, batches, counts=[1, 3, 5], solvers=solvers)
+    for choice in calibration.choices.values():
+        for solver in solvers:
+            replaceme.fit(solver, calibration, choice.blocks)
+    handle.remove()
+    assert len(passes) == 2 * len(batches)
+
+
+@pytest.mark.parametrize("request_", [{}, {"layers": 2, "blocks": [Block(1, 3)]}])
+def test_layers_or_blocks_but_not_both(llama: Any, tokenizer: Any, request_: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="either the number of layers to remove or the blocks"):
         replaceme.prune(llama, tokenizer, ["Some words."], **request_)
 
 
@@ -137,9 +189,13 @@ def test_layers_or_block_but_not_both(llama: Any, tokenizer: Any, request_: dict
     [
         ({"layers": 0}, "0 layers cannot be removed from a model of 8; allowed are 1 to 7"),
         ({"layers": 8}, "8 layers cannot be removed from a model of 8; allowed are 1 to 7"),
-        ({"block": Block(0, 2)}, "block '0:2' does not fit a model of 8 layers: START is at least 1"),
-        ({"block": Block(5, 9)}, "block '5:9' does not fit a model of 8 layers"),
-        ({"block": Block(4, 4)}, "block '4:4' does not fit a model of 8 layers"),
+        ({"layers": 3, "num_blocks": 2}, "3 layers cannot be removed in 2 blocks of the same size"),
+        ({"layers": 2, "num_blocks": 0}, "num_blocks is at least 1; got 0"),
+        ({"layers": 2, "selector": "angle"}, "unknown selector 'angle'; did you mean 'angular'"),
+        ({"blocks": [Block(0, 2)]}, "block '0:2' does not fit a model of 8 layers: START is at least 1"),
+        ({"blocks": [Block(5, 9)]}, "block '5:9' does not fit a model of 8 layers"),
+        ({"blocks": [Block(4, 4)]}, "block '4:4' does not fit a model of 8 layers"),
+        ({"blocks": [Block(1, 4), Block(3, 5)]}, r"the blocks \[1, 4\) and \[3, 5\) overlap"),
         ({"layers": 2, "solver": "lstqs"}, "unknown solver 'lstqs'; did you mean 'lstsq'"),
     ],
 )
@@ -158,59 +214,6 @@ def test_calibration_without_text_is_refused(llama: Any, tokenizer: Any, nothing
         replaceme.prune(llama, tokenizer, nothing, layers=2)
 
 
-def test_unsupported_architecture_names_the_supported_ones(tokenizer: Any) -> None:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=512, n_embd=32, n_layer=4, n_head=2))
-    message = "unsupported architecture 'gpt2'.*; supported model types are llama, mistral, qwen2, qwen3"
-    with pytest.raises(InputError, match=message):
-        replaceme.prune(model, tokenizer, ["Some words."], layers=2)
-
-
-@pytest.mark.parametrize(
-    "text, block", [("1:3", Block(1, 3)), ("3:8", Block(3, 8)), (" 2 : 4 ", Block(2, 4))]
-)
-def test_block_is_parsed(text: str, block: Block) -> None:
-    parsed = Block.parse(text, 8)
-    assert parsed == block
-    assert parsed.size == block.end - block.start
-    assert str(parsed) == f"[{block.start}, {block.end})"
-
-
-@pytest.mark.parametrize("text", ["", "3", "3:", "a:b", "1:2:3", "1.5:3", "3-5"])
-def test_block_that_is_not_two_numbers_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="is not START:END with two whole numbers"):
-        Block.parse(text, 8)
-
-
-@pytest.mark.parametrize("text", ["0:2", "3:3", "5:4", "3:9", "-1:2"])
-def test_block_that_does_not_fit_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match=f"block '{text}' does not fit a model of 8 layers"):
-        Block.parse(text, 8)
-
-
-def test_closest_block_reads_the_diagonal_of_its_count() -> None:
-    distances = torch.rand(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    for count in range(1, 6):
-        wanted = sorted((float(distances[i, i + count]), i + 1) for i in range(6 - count))
-        choice = closest_block(distances, count)
-        assert (choice.distance, choice.block.start) == wanted[0]
-        assert choice.block.size == count
-        if count == 5:
-            assert choice.runner_up is choice.runner_up_distance is None
-        else:
-            assert choice.runner_up is not None
-            assert (choice.runner_up_distance, choice.runner_up.start) == wanted[1]
-
-
-@pytest.mark.parametrize("count", [-1, 0, 6, 7])
-def test_count_that_does_not_fit_is_refused(count: int) -> None:
-    with pytest.raises(InputError, match="allowed are 1 to 5"):
-        check_count(count, 6)
-    with pytest.raises(InputError, match="allowed are 1 to 5"):
-        closest_block(torch.zeros(6, 6), count)
-
-
 def test_importing_the_package_and_its_solvers_does_not_import_torch() -> None:
     code = (
         "import sys, replaceme, replaceme.solvers, replaceme.calibration, replaceme.models;"
@@ -221,6 +224,6 @@ def test_importing_the_package_and_its_solvers_does_not_import_torch() -> None:
 
 def test_every_public_name_can_be_had() -> None:
     assert all(getattr(replaceme, name) for name in replaceme.__all__)
-    assert {"prune", "calibrate", "fit", "write_checkpoint", "Block"} <= set(replaceme.__all__)
+    assert {"prune", "calibrate", "fit", "write_checkpoint", "Block", "Edit"} <= set(replaceme.__all__)
     with pytest.raises(AttributeError, match="prunee"):
         replaceme.prunee  # noqa: B018
