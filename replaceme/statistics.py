@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,16 +30,29 @@ def no_report() -> None:
     """The default progress callback."""
 
 
+Rows = Literal["equal", "relative", "geometric"]
+
+
 class Kind(NamedTuple):
     """Which second moments.
 
     Attributes:
         of_input: of H, the input of the MLP's output projection, instead of M, its output.
-        relative: rows weighted by 1/‖L_out‖², so that errors count relative to the state.
+        rows: the weight w of a token: 1; ``relative``: 1/‖L_out‖², so that errors count relative to the
+            state; ``geometric``: 1/(‖L_in‖ ‖L_out‖), the same except for tokens that the block makes
+            much longer, which count more.
     """
 
     of_input: bool = False
-    relative: bool = False
+    rows: Rows = "equal"
+
+
+def row_scale(rows: Rows, before: Tensor, after: Tensor) -> Tensor:
+    """√w [tokens, 1] of the states [tokens, d] before and after a block, see :class:`Kind`."""
+    length = after.norm(dim=-1, keepdim=True)
+    if rows == "geometric":
+        length = (length * before.norm(dim=-1, keepdim=True)).sqrt()
+    return length.clamp_min(1e-20).reciprocal()
 
 
 class Needs(NamedTuple):
@@ -233,11 +246,12 @@ class _Features:
         x = self.of("input" if kind.of_input else "mlp")
         dtype = torch.float64 if self.tokens < FEW * x.shape[1] else torch.float32
         x, after = x.to(dtype), self.after.to(dtype)
-        change = after - self.before.to(dtype)
-        if kind.relative:
-            scale = after.norm(dim=-1, keepdim=True).clamp_min(1e-20).reciprocal()
+        before = self.before.to(dtype)
+        change = after - before
+        if kind.rows != "equal":
+            scale = row_scale(kind.rows, before, after)
             x, change = x * scale, change * scale
-        key = (kind, self.block if kind.relative else self.block.start)
+        key = (kind, self.block.start if kind.rows == "equal" else self.block)
         if key not in self.grams:
             self.grams[key] = x.mT @ x
         return self.grams[key], x.mT @ change

@@ -12,7 +12,7 @@ from replaceme.solvers.linear import solve_psd
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from replaceme.statistics import BlockStatistics, Needs
+    from replaceme.statistics import BlockStatistics, Needs, Rows
 
 
 class Lstsq(TransformSolver):
@@ -25,7 +25,7 @@ class Lstsq(TransformSolver):
 
     name: ClassVar[str] = "lstsq"
     summary: ClassVar[str] = "least squares on the hidden states, closed form"
-    relative_rows: ClassVar[bool] = False
+    rows: ClassVar[Rows] = "equal"
 
     ridge: float = Field(
         0.0,
@@ -45,7 +45,7 @@ class Lstsq(TransformSolver):
     def needs(self) -> Needs:
         from replaceme.statistics import Kind, Needs
 
-        return Needs(frozenset({Kind(relative=self.relative_rows)}))
+        return Needs(frozenset({Kind(rows=self.rows)}))
 
     def transform(
         self,
@@ -56,7 +56,7 @@ class Lstsq(TransformSolver):
 
         from replaceme.statistics import Kind
 
-        moments = statistics.moments[Kind(relative=self.relative_rows)]
+        moments = statistics.moments[Kind(rows=self.rows)]
         gram, cross = moments.gram, moments.cross
         identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
         penalty = self.ridge * float(gram.diagonal().median()) + self.alpha

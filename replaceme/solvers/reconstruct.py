@@ -32,7 +32,7 @@ class Reconstruct(Solver):
     For each of them, with the pruned model's own activations A (input of the attention's output
     projection) and H (input of the MLP's), toward the original model's states at the same two points:
     ``min_V Σ wᵢ‖Aᵢ V + sᵢ − tᵢ‖² + λ‖V − W‖²``, where s is the pruned model's residual stream, t the
-    original's, wᵢ = 1/‖tᵢ‖²; then the same for H with the attention already corrected. Where attention
+    original's, wᵢ = 1/(‖sᵢ‖ ‖tᵢ‖); then the same for H with the attention already corrected. Where attention
     and MLP are parallel both are solved at once toward the layer's output. The layer before a further
     gap aims at the state behind that gap. Both streams advance layer by layer, so that only their
     current states are held.
@@ -204,11 +204,11 @@ class _Totals:
 
     def add(self, rows: Tensor, batch: Batch, states: Tensor, target: Tensor) -> None:
         """Add a batch: features [tokens, k] that are to move ``states`` to ``target``."""
-        from replaceme.statistics import real_tokens
+        from replaceme.statistics import real_tokens, row_scale
 
+        before = real_tokens(states, batch).float()
         goal = real_tokens(target.to(states.device), batch).float()
-        change = goal - real_tokens(states, batch).float()
-        scale = goal.norm(dim=-1, keepdim=True).clamp_min(1e-20).reciprocal()
+        scale, change = row_scale("geometric", before, goal), goal - before
         rows, change = rows.to(states.device) * scale, change * scale
         gram, cross = (rows.mT @ rows).double(), (rows.mT @ change).double()
         self.gram = gram if self.gram is None else self.gram.add_(gram)

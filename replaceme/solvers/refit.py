@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 
 
 class Refit(Solver):
-    """``min_V Σ wᵢ‖Hᵢ V + Yᵢ − Lᵢ‖² + λ‖V − W‖²`` with wᵢ = 1/‖Lᵢ‖² and H the projection's input.
+    """``min_V Σ wᵢ‖Hᵢ V + Yᵢ − Lᵢ‖² + λ‖V − W‖²`` with H the projection's input.
 
     Not a transform of the projection's output but the projection itself: d_ff × d numbers instead of
     d × d, in the same place. Solved for the correction C = V − W:
     ``(HᵀwH + λI) C = Hᵀw(L − L_in)``. A bias is refitted with it.
+
+    wᵢ = 1/(‖L_inᵢ‖ ‖Lᵢ‖), nearly the relative error's 1/‖Lᵢ‖² for ordinary tokens. It differs where a
+    removed layer made an attention sink: the first token's norm grows a hundredfold there, and under
+    1/‖Lᵢ‖² the ridge outweighs so long a target, no sink is made, and every later layer's attention
+    breaks (11.6 nats instead of 3.5 on a SmolLM2-135M without its layers 11 to 16).
     """
 
     name: ClassVar[str] = "refit"
@@ -37,7 +42,7 @@ class Refit(Solver):
     def needs(self) -> Needs:
         from replaceme.statistics import Kind, Needs
 
-        return Needs(frozenset({Kind(of_input=True, relative=True)}))
+        return Needs(frozenset({Kind(of_input=True, rows="geometric")}))
 
     def check(self, architecture: Architecture) -> None:
         check_projections(self.name, architecture)
@@ -49,7 +54,7 @@ class Refit(Solver):
         weights: dict[tuple[int, str], Tensor] = {}
         notes = {}
         for block in problem.blocks:
-            moments = problem.statistics[block].moments[Kind(of_input=True, relative=True)]
+            moments = problem.statistics[block].moments[Kind(of_input=True, rows="geometric")]
             correction, notes[block] = solve_ridge(moments.gram.clone(), moments.cross, self.ridge)
             path = problem.decoder.architecture.mlp
             weights |= corrected(problem.decoder, block.start - 1, path, correction)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from replaceme.solvers.lstsq import Lstsq
+
+if TYPE_CHECKING:
+    from replaceme.statistics import Rows
 
 
 class Relative(Lstsq):
@@ -16,4 +19,4 @@ class Relative(Lstsq):
 
     name: ClassVar[str] = "relative"
     summary: ClassVar[str] = "least squares of the relative error, closed form"
-    relative_rows: ClassVar[bool] = True
+    rows: ClassVar[Rows] = "relative"

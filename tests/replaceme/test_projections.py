@@ -104,7 +104,7 @@ class ByHand:
             torch.cat([x, torch.ones(len(x), 1)], dim=1) if module.bias is not None else x
             for x, module in zip(inputs, modules, strict=True)
         ]
-        scale = 1 / target.norm(dim=1, keepdim=True)
+        scale = (target.norm(dim=1, keepdim=True) * now.norm(dim=1, keepdim=True)) ** -0.5
         rows = self.layout.multiplier * torch.cat(parts, dim=1) * scale
         pull = (ridge * rows.square().sum(0).median()).sqrt() * torch.eye(rows.shape[1])
         wanted = torch.cat([(target - now) * scale, torch.zeros(len(pull), now.shape[1])])

@@ -140,7 +140,11 @@ def test_closed_forms_solve_the_problem_of_the_models_own_states(
     assert len(sample) == calibration.tokens
     before, after = sample.before.double(), sample.after.double()
     rows = (sample.inputs if label == "refit" else sample.mlp).double()
-    scale = 1 / after.norm(dim=1, keepdim=True) if label in ("refit", "relative") else 1.0
+    scale = {
+        "relative": 1 / after.norm(dim=1),
+        "refit": (before.norm(dim=1) * after.norm(dim=1)) ** -0.5,
+    }
+    scale = scale.get(label, torch.ones(len(after)))[:, None]
     rows, change = rows * scale, (after - before) * scale
     fit = replaceme.fit(solver, calibration, (BLOCK,))
     if label == "refit":
@@ -259,8 +263,8 @@ def test_result_depends_on_the_batch_size_by_rounding_alone(
 
 def test_solvers_ask_for_what_they_read() -> None:
     kinds = {label: make_solver(**settings).needs.moments for label, settings in SETTINGS.items()}
-    whole = frozenset({Kind(of_input=True, relative=True)})
+    whole = frozenset({Kind(of_input=True, rows="geometric")})
     assert kinds["uidl"] == kinds["cosine"] == kinds["cosine-irls"] == frozenset()
     assert kinds["lstsq"] == kinds["lstsq-diagonal"] == frozenset({Kind()})
-    assert kinds["relative"] == frozenset({Kind(relative=True)})
+    assert kinds["relative"] == frozenset({Kind(rows="relative")})
     assert kinds["refit"] == kinds["reconstruct"] == whole

@@ -26,7 +26,9 @@ from replaceme.statistics import (
 )
 
 BLOCKS = [Block(1, 3), Block(3, 5), Block(3, 7), Block(5, 8)]
-KINDS = [Kind(of_input, relative) for of_input in (False, True) for relative in (False, True)]
+KINDS = [
+    Kind(of_input, rows) for of_input in (False, True) for rows in ("equal", "relative", "geometric")
+]
 Sequences = list[list[int]]
 Run = Callable[..., Any]
 
@@ -38,12 +40,22 @@ def statistics_of(
     return collect(Decoder.of(model), Batches(sequences, batch_size), blocks, needs)
 
 
+def scale_of(kind: Kind, before: Tensor, after: Tensor) -> Tensor:
+    """Square roots of the weights of tokens, [tokens, 1]."""
+    weights = {
+        "equal": torch.ones(len(after)),
+        "relative": after.norm(dim=1) ** -2,
+        "geometric": 1 / (before.norm(dim=1) * after.norm(dim=1)),
+    }
+    return weights[kind.rows][:, None].sqrt()
+
+
 def columns_of(states: Any, block: Block, kind: Kind) -> tuple[Tensor, Tensor]:
     """X and D of a Llama, rows already weighted."""
-    layer, after = block.start - 1, states.layers[block.end - 1]
-    rows = (states.inputs if kind.of_input else states.mlps)[layer]
-    change = after - states.layers[layer]
-    scale = 1 / after.norm(dim=1, keepdim=True) if kind.relative else 1.0
+    layer = block.start - 1
+    before, after = states.layers[layer], states.layers[block.end - 1]
+    rows, change = (states.inputs if kind.of_input else states.mlps)[layer], after - before
+    scale = scale_of(kind, before, after)
     return rows * scale, change * scale
 
 
@@ -115,9 +127,7 @@ def test_bias_is_a_feature_and_the_residual_multiplier_a_factor(
     states = states_alone(model, sequences, projection)
     rows, change = columns_of(states, block, kind)
     if kind.of_input:
-        ones = (
-            1 / states.layers[3].norm(dim=1, keepdim=True) if kind.relative else torch.ones(len(rows), 1)
-        )
+        ones = scale_of(kind, states.layers[1], states.layers[3])
         rows = torch.cat([rows, ones], dim=1)
     rows = rows * settings.get("residual_multiplier", 1.0)
     got = statistics_of(model, sequences, blocks=[block])[block].moments[kind]
@@ -283,8 +293,8 @@ def test_activations_of_half_precision_are_summed_without_rounding(
     assert got.sample.mlp.dtype == dtype
     sample = TokenSample(*(t.double() for t in (got.sample.mlp, got.sample.before, got.sample.after)))
     assert len(sample) == got.tokens
-    for kind in (Kind(), Kind(relative=True)):
-        scale = 1 / sample.after.norm(dim=1, keepdim=True) if kind.relative else 1.0
+    for kind in (Kind(), Kind(rows="relative")):
+        scale = scale_of(kind, sample.before, sample.after)
         rows, change = sample.mlp * scale, (sample.after - sample.before) * scale
         assert scaled_error(got.moments[kind].gram, rows, rows) < 1e-6
         assert scaled_error(got.moments[kind].cross, rows, change) < 1e-6
