@@ -114,7 +114,7 @@ def load_sequences(data: CalibrationData, tokenizer: Any) -> list[list[int]]:
             ) from None
         sequences = windows(text, tokenizer, data.max_length, data.samples)
     else:
-        sequences = tokenize(_rows(data, path), tokenizer, data.max_length)
+        sequences = tokenize(rows_of(data), tokenizer, data.max_length)
     if not sequences:
         raise InputError(f"calibration dataset {data.dataset!r} holds no text.")
     return sequences
@@ -176,10 +176,15 @@ def _messages(row: list[dict[str, str]]) -> list[dict[str, str]]:
     ]
 
 
-def _rows(data: CalibrationData, path: Path | None) -> list[Any]:
-    """The wanted column of a seeded choice of rows."""
+def rows_of(data: CalibrationData, in_order: bool = False) -> list[Any]:
+    """The wanted column of a seeded choice of rows, or, ``in_order``, of the first rows.
+
+    Raises:
+        InputError: the data set cannot be read, or lacks the column.
+    """
     import datasets
 
+    path = data.local_file()
     where = f"calibration dataset {data.dataset!r}"
     try:
         if path is not None:
@@ -197,7 +202,7 @@ def _rows(data: CalibrationData, path: Path | None) -> list[Any]:
             f"columns are {', '.join(table.column_names)}."
         )
     if len(table) > data.samples:
-        table = table.shuffle(seed=data.seed).select(range(data.samples))
+        table = (table if in_order else table.shuffle(seed=data.seed)).select(range(data.samples))
     return list(table[data.column])
 
 

@@ -55,12 +55,16 @@ class ReferenceBatches(Batches):
 
     @property
     def counted(self) -> int:
-        return sum(batch.ids.numel() for batch in self)
+        return sum(len(rows) * max(map(len, rows)) for rows in self._rows())
+
+    def _rows(self) -> Iterator[list[list[int]]]:
+        for start in range(0, len(self.sequences), self.batch_size):
+            yield self.sequences[start : start + self.batch_size]
 
     def __iter__(self) -> Iterator[Batch]:
         seen = 0
-        for start in range(0, len(self.sequences), self.batch_size):
-            batch = Batch.of(self.sequences[start : start + self.batch_size], pad=self.pad)
+        for rows in self._rows():
+            batch = Batch.of(rows, pad=self.pad)
             ranks = torch.arange(seen, seen + batch.ids.numel())
             yield replace(batch, ranks=ranks, counts_padding=True)
             seen += len(ranks)
@@ -70,16 +74,21 @@ class ReferenceBatches(Batches):
 
 
 def published_blocks(
-    distances: Sequence[float], size: int, num_blocks: int = 1, merge: bool = True
+    distances: Sequence[float],
+    size: int,
+    num_blocks: int = 1,
+    merge: bool = True,
+    min_start: int = 1,
 ) -> tuple[Block, ...]:
     """The closest blocks of ``size`` layers each, in ascending order; fewer where there is no room.
 
     Args:
         distances: of the block that starts at layer 1, 2, …
         merge: make blocks that touch one.
+        min_start: first layer that may be removed.
     """
     ranked = sorted(
-        (Block(start, start + size) for start in range(1, len(distances) + 1)),
+        (Block(start, start + size) for start in range(min_start, len(distances) + 1)),
         key=lambda block: distances[block.start - 1],
     )
     chosen = without_overlap(ranked, num_blocks)
