@@ -7,7 +7,7 @@ Rules, the same for every source:
 * A ``.txt`` file (or a built-in text) is cut into consecutive windows of ``max_length`` tokens; each
   starts with the tokenizer's BOS where the tokenizer would put one.
 * Batches are padded on the right. Attention is causal, so padding cannot reach a real token, and no
-  statistic reads a padded position.
+  statistic reads a padded position (but for ``compat: reference``, see :mod:`replaceme.reference`).
 """
 
 from __future__ import annotations
