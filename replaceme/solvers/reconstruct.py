@@ -32,10 +32,10 @@ class Reconstruct(Solver):
     For each of them, with the pruned model's own activations A (input of the attention's output
     projection) and H (input of the MLP's), toward the original model's states at the same two points:
     ``min_V Σ wᵢ‖Aᵢ V + sᵢ − tᵢ‖² + λ‖V − W‖²``, where s is the pruned model's residual stream, t the
-    original's, wᵢ = 1/(‖sᵢ‖ ‖tᵢ‖); then the same for H with the attention already corrected. Where attention
-    and MLP are parallel both are solved at once toward the layer's output. The layer before a further
-    gap aims at the state behind that gap. Both streams advance layer by layer, so that only their
-    current states are held.
+    original's, wᵢ = 1/(‖sᵢ‖ ‖tᵢ‖); then the same for H with the attention already corrected. Where
+    attention and MLP are parallel both are solved at once toward the layer's output. The layer before a
+    further gap aims at the state behind that gap. Both streams advance layer by layer, so that only
+    their current states are held.
     """
 
     name: ClassVar[str] = "reconstruct"
