@@ -272,7 +272,7 @@ def load(
         device: a torch device, or ``auto`` to spread the layers over all GPUs.
 
     Raises:
-        InputError: transformers cannot load the folder.
+        InputError: transformers cannot load the folder, or not without code that comes with it.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -286,6 +286,12 @@ def load(
             use_safetensors=True,
         )
     except Exception as error:
+        if not trust_remote_code and "trust_remote_code" in str(error):
+            raise InputError(
+                f"model {folder}: {read_config(folder)['model_type']!r} comes with code of its own, which "
+                f"is run only where trust_remote_code is set; supported without it are models whose "
+                f"classes are part of transformers."
+            ) from error
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(f"model {folder} cannot be loaded: {reason}") from error
     return model.eval(), tokenizer
