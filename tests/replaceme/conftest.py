@@ -140,6 +140,14 @@ def made_up() -> Tokens:
 
 
 @pytest.fixture(scope="session")
+def made(make_model: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes a random model of 4 layers and 32 dimensions; experts, where there are any, are 4."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "head_dim": 16, "num_hidden_layers": 4}
+    experts = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2}
+    return lambda model_type, **changes: make_model(model_type, **(sizes | experts | changes))
+
+
+@pytest.fixture(scope="session")
 def llama(make_model: Callable[..., Any]) -> Any:
     """A random Llama of 8 layers; tests do not change it."""
     return make_model()

@@ -1,0 +1,125 @@
+"""Which solvers work on which families."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import replaceme
+from replaceme.architectures import ARCHITECTURES, support_table
+from replaceme.calibration import Batches
+from replaceme.errors import InputError
+from replaceme.selection import Block
+from replaceme.solvers import make_solver
+from replaceme.surgery import Edit, apply
+
+Make = Callable[..., Any]
+ROOT = Path(__file__).parents[2]
+BLOCK = Block(2, 3)
+
+
+def calibrate(made: Make, model_type: str, name: str, **parameters: Any) -> Any:
+    model, solver = made(model_type), make_solver(name, **parameters)
+    rows = [list(range(2 + i, 40 + 3 * i)) for i in range(9)]
+    calibration = replaceme.calibrate(model, Batches(rows, 3), blocks=[(BLOCK,)], solvers=[solver])
+    return model, replaceme.fit(solver, calibration, (BLOCK,))
+
+
+@pytest.mark.parametrize("solver", ["refit", "reconstruct"])
+@pytest.mark.parametrize("model_type", [name for name, row in ARCHITECTURES.items() if row.experts])
+def test_projections_of_experts_are_not_refitted(model_type: str, solver: str) -> None:
+    row = ARCHITECTURES[model_type]
+    message = (
+        rf"solver '{solver}' does not work on {re.escape(row.title)}, which has one MLP output "
+        rf"projection for each expert; lstsq, relative and cosine fit a transform\."
+    )
+    with pytest.raises(InputError, match=message):
+        make_solver(solver).check(row)
+
+
+@pytest.mark.parametrize("solver", ["lstsq", "relative", "cosine", "refit", "reconstruct"])
+@pytest.mark.parametrize("model_type", [name for name, row in ARCHITECTURES.items() if row.post_norm])
+def test_refusal_for_a_norm_after_the_mlp_names_it_and_what_works(model_type: str, solver: str) -> None:
+    row = ARCHITECTURES[model_type]
+    with pytest.raises(InputError) as error:
+        make_solver(solver).check(row)
+    assert f"the norm {row.mlp}" in str(error.value)
+    assert row.title in str(error.value)
+    assert "solvers that work are uidl, and lstsq, relative or cosine with diagonal: true" in str(
+        error.value
+    )
+
+
+@pytest.mark.parametrize(
+    "model_type, solver", [("gemma2", "lstsq"), ("olmo2", "refit"), ("mixtral", "refit")]
+)
+def test_calibration_refuses_a_solver_before_any_pass(made: Make, model_type: str, solver: str) -> None:
+    model = made(model_type)
+    model.get_input_embeddings().register_forward_hook(lambda *_: pytest.fail("it ran"))
+    with pytest.raises(InputError, match=f"solver '{solver}'"):
+        replaceme.calibrate(model, Batches([[1, 2]]), counts=[1], solvers=[make_solver(solver)])
+
+
+@pytest.mark.parametrize("solver", ["lstsq", "relative", "cosine"])
+@pytest.mark.parametrize("model_type", [name for name, row in ARCHITECTURES.items() if row.post_norm])
+def test_diagonal_works_where_a_norm_follows_the_mlp(made: Make, model_type: str, solver: str) -> None:
+    settings: dict[str, Any] = {"diagonal": True}
+    if solver == "cosine":
+        settings = {"shape": "diagonal", "learning_rate": 1e-2, "exact": True}
+    _, fit = calibrate(made, model_type, solver, **settings)
+    assert fit.warning is None
+    measure = fit.relative_error if solver == "lstsq" else [-c for c in fit.mean_cosine]
+    assert measure[1] < measure[0]
+
+
+@pytest.mark.parametrize("solver", ["lstsq", "relative", "cosine"])
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe", "granitemoe", "gpt_oss"])
+def test_transform_of_experts_is_what_the_pruned_model_computes(
+    made: Make, model_type: str, solver: str
+) -> None:
+    """The state that leaves the layer before the block is as close as the fit says."""
+    model, fit = calibrate(made, model_type, solver)
+    assert fit.relative_error[1] < fit.relative_error[0]
+    rows = [list(range(2 + i, 40 + 3 * i)) for i in range(9)]
+
+    @torch.no_grad()
+    def state(layer: int) -> torch.Tensor:
+        hidden = [model(torch.tensor([ids]), output_hidden_states=True).hidden_states for ids in rows]
+        return torch.cat([h[layer + 1][0] for h in hidden]).double()
+
+    wanted = state(BLOCK.end - 1)
+    apply(model, ARCHITECTURES[model_type], Edit(transforms=fit.edit.transforms))
+    got = state(BLOCK.start - 1)
+    assert float((got - wanted).norm() / wanted.norm()) == pytest.approx(fit.relative_error[1], rel=1e-3)
+
+
+def test_readme_has_the_table_of_what_works() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    _, _, behind = readme.partition("<!-- support table -->\n")
+    table, end, _ = behind.partition("<!-- end -->")
+    assert end
+    assert table == support_table()
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_table_of_what_works_says_what_solvers_accept(model_type: str) -> None:
+    row = ARCHITECTURES[model_type]
+
+    def accepts(name: str, **parameters: Any) -> str:
+        try:
+            make_solver(name, **parameters).check(row)
+        except InputError:
+            return "–"
+        return "✓"
+
+    (line,) = (line for line in support_table().splitlines() if f"| `{model_type}` |" in line)
+    title, _, diagonal, transform, projections = (cell.strip() for cell in line.strip("|").split("|"))
+    assert title == row.title
+    assert {accepts("uidl"), *(accepts(n, diagonal=True) for n in ("lstsq", "relative"))} == {diagonal}
+    assert {accepts(name) for name in ("lstsq", "relative", "cosine")} == {transform}
+    assert {accepts(name) for name in ("refit", "reconstruct")} == {projections}
