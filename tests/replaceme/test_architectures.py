@@ -359,17 +359,10 @@ def prune(model: Any, tokenizer: Any, texts: list[str], solver: Any) -> replacem
     return replaceme.prune(model, tokenizer, texts[:9], blocks=BLOCKS, solver=solver, batch_size=3)
 
 
-@pytest.fixture(scope="module")
-def refittable(request: pytest.FixtureRequest) -> Callable[[], Any]:
-    family = ALL_SOLVERS[request.param]
-    return lambda: small(family.model_type, **family.settings)
-
-
 @pytest.mark.parametrize("name", ALL_SOLVERS)
 @pytest.mark.parametrize("solver", ["lstsq", "relative", "refit", "reconstruct"])
 def test_fit_beats_plain_removal(name: str, solver: str, tokenizer: Any, texts: list[str]) -> None:
     family = FAMILIES[name]
     done = prune(small(family.model_type, **family.settings), tokenizer, texts, solver)
     removal, fitted = done.fit.relative_error
-    print(name, solver, removal, fitted, done.fit.mean_cosine)
     assert fitted < removal
