@@ -74,8 +74,8 @@ class Calibration:
 
     @property
     def tokens(self) -> int:
-        """Number of calibration tokens that are fitted on."""
-        return self.batches.tokens
+        """Number of calibration tokens that are fitted on (``compat_reference``: with padding)."""
+        return self.batches.counted
 
     def removal_loss(self, blocks: tuple[Block, ...]) -> float | None:
         """Held-back loss of plain removal, computed once."""
