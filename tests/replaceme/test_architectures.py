@@ -18,7 +18,6 @@ from replaceme.architectures import ARCHITECTURES
 from replaceme.calibration import Batch
 from replaceme.decoder import Decoder
 from replaceme.selection import Block
-from replaceme.solvers import make_solver
 from replaceme.surgery import Edit, apply, write_checkpoint
 
 WIDTH = 32
@@ -352,17 +351,11 @@ def test_decoder_steps_are_the_forward_of_the_model(intact: Any) -> None:
         torch.testing.assert_close(found[i, : len(ids)], wanted, rtol=1e-4, atol=1e-5)
 
 
-def prune(model: Any, tokenizer: Any, texts: list[str], solver: Any) -> replaceme.Pruned:
-    """Pruned on few texts, so that none is held back."""
-    if isinstance(solver, str):
-        solver = make_solver(solver)
-    return replaceme.prune(model, tokenizer, texts[:9], blocks=BLOCKS, solver=solver, batch_size=3)
-
-
 @pytest.mark.parametrize("name", ALL_SOLVERS)
 @pytest.mark.parametrize("solver", ["lstsq", "relative", "refit", "reconstruct"])
 def test_fit_beats_plain_removal(name: str, solver: str, tokenizer: Any, texts: list[str]) -> None:
     family = FAMILIES[name]
-    done = prune(small(family.model_type, **family.settings), tokenizer, texts, solver)
+    model = small(family.model_type, **family.settings)
+    done = replaceme.prune(model, tokenizer, texts[:9], blocks=BLOCKS, solver=solver, batch_size=3)
     removal, fitted = done.fit.relative_error
     assert fitted < removal

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from replaceme.architectures import ARCHITECTURES
-from replaceme.errors import InputError, OutputError
 from replaceme.selection import Block
-from replaceme.surgery import check_free, prune_model, write_checkpoint
+from replaceme.surgery import Edit, apply, edited, merged, write_checkpoint
 
 BLOCK = Block(3, 5)
 SLIDING = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 4}
@@ -30,15 +27,42 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2-sliding": {"model_type": "qwen2", **SLIDING},
     "qwen3": {"model_type": "qwen3"},
 }
+EDITS = ["plain", "transform", "weights", "both", "last block", "two blocks", "first and last"]
 Save = Callable[..., Path]
 Make = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
 def transform() -> Tensor:
-    generator = torch.Generator().manual_seed(5)
-    noise = torch.randn(64, 64, generator=generator, dtype=torch.float64)
+    return noisy_identity(5)
+
+
+def noisy_identity(seed: int) -> Tensor:
+    noise = torch.randn(64, 64, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return torch.eye(64, dtype=torch.float64) + 0.1 * noise
+
+
+def random_weights(*places: tuple[int, str]) -> dict[tuple[int, str], Tensor]:
+    """New float64 values for projections of a Llama-like layer."""
+    generator = torch.Generator().manual_seed(7)
+    shapes = {"mlp.down_proj.weight": (64, 96), "self_attn.o_proj.weight": (64, 64)}
+    return {
+        (layer, name): 0.1 * torch.randn(shapes[name], generator=generator, dtype=torch.float64)
+        for layer, name in places
+    }
+
+
+def edit_of(name: str) -> Edit:
+    down, out = "mlp.down_proj.weight", "self_attn.o_proj.weight"
+    return {
+        "plain": Edit((Block(1, 2),)),
+        "transform": Edit((BLOCK,), {2: noisy_identity(5)}),
+        "weights": Edit((BLOCK,), weights=random_weights((2, down), (6, out), (6, down))),
+        "both": Edit((BLOCK,), {2: noisy_identity(5)}, random_weights((2, down), (5, out))),
+        "last block": Edit((Block(5, 8),), {4: noisy_identity(5)}),
+        "two blocks": Edit((Block(1, 3), Block(5, 6)), {0: noisy_identity(1), 4: noisy_identity(2)}),
+        "first and last": Edit((Block(1, 2), Block(7, 8)), {0: noisy_identity(1)}),
+    }[name]
 
 
 @pytest.fixture(scope="module")
@@ -65,27 +89,36 @@ def reload(folder: Path, dtype: str = "auto") -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
 
 
-def prune(model: Any, block: Block, transform: Tensor | None) -> Any:
-    prune_model(model, ARCHITECTURES[model.config.model_type], block, transform)
+def pruned(model: Any, edit: Edit) -> Any:
+    apply(model, ARCHITECTURES[model.config.model_type], edit)
     return model
 
 
 @torch.no_grad()
 def logits(model: Any, ids: Tensor) -> Tensor:
-    return model(ids).logits
+    return model(ids, use_cache=False).logits
 
 
 @contextmanager
-def skipped(model: Any, block: Block, transform: Tensor | None) -> Iterator[None]:
-    """The whole model, whose layers in ``block`` return their input; T follows the MLP before it."""
+def edited_by_hand(model: Any, edit: Edit) -> Iterator[None]:
+    """The whole model with new weights, whose layers in the blocks return their input; T by hook."""
     layers = model.model.layers
-    handles = [layers[i].register_forward_hook(lambda _m, args, _o: args[0]) for i in range(*block)]
-    if transform is not None:
-        projection = layers[block.start - 1].mlp.down_proj
-        handles.append(projection.register_forward_hook(lambda _m, _i, output: output @ transform))
+    before = {}
+    for (layer, name), values in edit.weights.items():
+        parameter = layers[layer].get_parameter(name)
+        before[layer, name] = parameter.data
+        parameter.data = values.to(parameter)
+    gone = [i for block in edit.blocks for i in range(*block)]
+    handles = [layers[i].register_forward_hook(lambda _m, args, _o: args[0]) for i in gone]
+    handles += [
+        layers[i].mlp.down_proj.register_forward_hook(lambda _m, _i, output, t=t: output @ t)
+        for i, t in edit.transforms.items()
+    ]
     yield
     for handle in handles:
         handle.remove()
+    for (layer, name), values in before.items():
+        layers[layer].get_parameter(name).data = values
 
 
 def greedy(model: Any, ids: Tensor, count: int) -> Tensor:
@@ -99,54 +132,61 @@ def tensors_of(folder: Path) -> dict[str, Tensor]:
     return {name: t for file in folder.glob("*.safetensors") for name, t in load_file(file).items()}
 
 
-@pytest.mark.parametrize(
-    "block, with_transform", [(BLOCK, True), (Block(1, 2), False), (Block(5, 8), True)], ids=str
-)
-def test_disk_equals_memory(
-    checkpoint: Path,
-    transform: Tensor,
-    prompt: Tensor,
-    tmp_path: Path,
-    block: Block,
-    with_transform: bool,
-) -> None:
-    chosen = transform if with_transform else None
-    write_checkpoint(checkpoint, tmp_path / "out", block, chosen, {})
-    in_memory, on_disk = prune(reload(checkpoint), block, chosen), reload(tmp_path / "out")
+@pytest.mark.parametrize("name", EDITS)
+def test_disk_equals_memory(checkpoint: Path, prompt: Tensor, tmp_path: Path, name: str) -> None:
+    edit = edit_of(name)
+    write_checkpoint(checkpoint, tmp_path / "out", edit, None)
+    in_memory, on_disk = pruned(reload(checkpoint), edit), reload(tmp_path / "out")
     weights = on_disk.state_dict()
     assert weights.keys() == in_memory.state_dict().keys()
     assert all(torch.equal(weights[name], t) for name, t in in_memory.state_dict().items())
     assert torch.equal(logits(in_memory, prompt), logits(on_disk, prompt))
 
 
-@pytest.mark.parametrize("with_transform", [False, True])
-@pytest.mark.parametrize("block", [BLOCK, Block(5, 8)], ids=str)
-def test_pruned_model_is_the_whole_one_with_the_block_skipped(
-    family: dict[str, Any],
-    make_model: Make,
-    transform: Tensor,
-    prompt: Tensor,
-    block: Block,
-    with_transform: bool,
+@pytest.mark.parametrize("name", EDITS)
+def test_pruned_model_is_the_whole_one_with_the_blocks_skipped(
+    family: dict[str, Any], make_model: Make, prompt: Tensor, name: str
 ) -> None:
-    chosen = transform if with_transform else None
+    edit = edit_of(name)
     model = make_model(**family).double()
-    with skipped(model, block, chosen):
+    with edited_by_hand(model, edit):
         wanted = logits(model, prompt)
-    torch.testing.assert_close(logits(prune(model, block, chosen), prompt), wanted, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(logits(pruned(model, edit), prompt), wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_edit_for_a_while_equals_the_pruned_model_and_is_undone(make_model: Make, name: str) -> None:
+    model, edit = make_model(), edit_of(name)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    with edited(model, ARCHITECTURES["llama"], edit) as kept:
+        weights = [
+            {key: t.clone() for key, t in model.model.layers[i].state_dict().items()} for i in kept
+        ]
+    assert all(torch.equal(t, before[key]) for key, t in model.state_dict().items())
+    for layer, found in zip(pruned(model, edit).model.layers, weights, strict=True):
+        assert all(torch.equal(t, found[key]) for key, t in layer.state_dict().items())
 
 
 def test_identity_transform_is_plain_removal(make_model: Make) -> None:
-    plain, merged = (prune(make_model(), BLOCK, t) for t in (None, torch.eye(64, dtype=torch.float64)))
-    weights = merged.state_dict()
+    identity = {2: torch.eye(64, dtype=torch.float64)}
+    plain, merged_ = (pruned(make_model(), Edit((BLOCK,), found)) for found in ({}, identity))
+    weights = merged_.state_dict()
     assert all(torch.equal(weights[name], tensor) for name, tensor in plain.state_dict().items())
 
 
+def test_empty_edit_changes_nothing(make_model: Make, prompt: Tensor) -> None:
+    model = make_model()
+    wanted, config = logits(model, prompt), model.config.to_dict()
+    assert torch.equal(logits(pruned(model, Edit()), prompt), wanted)
+    assert model.config.to_dict() == config
+
+
 def test_generation_with_a_cache_equals_generation_without(
-    checkpoint: Path, transform: Tensor, prompt: Tensor, tmp_path: Path
+    checkpoint: Path, prompt: Tensor, tmp_path: Path
 ) -> None:
-    write_checkpoint(checkpoint, tmp_path / "out", BLOCK, transform, {})
-    for model in (prune(reload(checkpoint), BLOCK, transform), reload(tmp_path / "out")):
+    edit = edit_of("transform")
+    write_checkpoint(checkpoint, tmp_path / "out", edit, None)
+    for model in (pruned(reload(checkpoint), edit), reload(tmp_path / "out")):
         wanted = greedy(model, prompt, 8)
         got = model.generate(
             prompt, max_new_tokens=8, do_sample=False, use_cache=True, eos_token_id=None, pad_token_id=1
@@ -156,8 +196,8 @@ def test_generation_with_a_cache_equals_generation_without(
 
 def test_configs_of_memory_and_disk_agree(checkpoint: Path, tmp_path: Path) -> None:
     original = json.loads((checkpoint / "config.json").read_text())
-    write_checkpoint(checkpoint, tmp_path / "out", BLOCK, None, {})
-    prune(reload(checkpoint), BLOCK, None).save_pretrained(tmp_path / "memory")
+    write_checkpoint(checkpoint, tmp_path / "out", Edit((BLOCK,)), None)
+    pruned(reload(checkpoint), Edit((BLOCK,))).save_pretrained(tmp_path / "memory")
     disk, memory = (
         json.loads((tmp_path / name / "config.json").read_text()) for name in ("out", "memory")
     )
@@ -174,7 +214,7 @@ def test_window_layers_follow_the_layers(
     save_model: Save, tmp_path: Path, block: Block, full: int
 ) -> None:
     source = save_model(tmp_path / "source", "qwen2", **SLIDING)
-    write_checkpoint(source, tmp_path / "out", block, None, {})
+    write_checkpoint(source, tmp_path / "out", Edit((block,)), None)
     config = reload(tmp_path / "out").config
     size = 8 - block.size
     assert config.num_hidden_layers == len(config.layer_types) == size
@@ -182,10 +222,11 @@ def test_window_layers_follow_the_layers(
     assert config.layer_types == ["full_attention"] * full + ["sliding_attention"] * (size - full)
 
 
-def test_only_the_tensors_concerned_change(tiny: Path, transform: Tensor, tmp_path: Path) -> None:
-    write_checkpoint(tiny, tmp_path / "out", BLOCK, transform, {})
+@pytest.mark.parametrize("name", ["transform", "weights"])
+def test_only_the_tensors_concerned_change(tiny: Path, tmp_path: Path, name: str) -> None:
+    edit = edit_of(name)
+    write_checkpoint(tiny, tmp_path / "out", edit, None)
     before, after = tensors_of(tiny), tensors_of(tmp_path / "out")
-    merged = "model.layers.2.mlp.down_proj.weight"
     wanted = {
         name.replace(f"layers.{i}.", f"layers.{i - 2}.") if i > 4 else name: tensor
         for name, tensor in before.items()
@@ -193,93 +234,63 @@ def test_only_the_tensors_concerned_change(tiny: Path, transform: Tensor, tmp_pa
         if i not in (3, 4)
     }
     assert after.keys() == wanted.keys()
-    assert [name for name in wanted if not torch.equal(after[name], wanted[name])] == [merged]
-    expected = (transform.mT @ before[merged].double()).float()
-    torch.testing.assert_close(after[merged], expected, rtol=1e-6, atol=1e-7)
+    changed = {name for name in wanted if not torch.equal(after[name], wanted[name])}
+    if name == "transform":
+        place = "model.layers.2.mlp.down_proj.weight"
+        assert changed == {place}
+        expected = (edit.transforms[2].mT @ before[place].double()).float()
+        torch.testing.assert_close(after[place], expected, rtol=1e-6, atol=1e-7)
+    else:
+        places = {(i, n): f"model.layers.{i if i < 5 else i - 2}.{n}" for i, n in edit.weights}
+        assert changed == {*places.values()}
+        for key, place in places.items():
+            assert torch.equal(after[place], edit.weights[key].float())
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_sharded_checkpoint_stays_sharded_with_a_correct_index(
-    make_model: Make, transform: Tensor, prompt: Tensor, tmp_path: Path, tied: bool
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("axis", [-1, -2, "scale"])
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_merged_weight_is_computed_in_float64_and_rounded_once(
+    dtype: torch.dtype, axis: Any, offset: float
 ) -> None:
-    source, out = tmp_path / "source", tmp_path / "out"
-    model = make_model(tie_word_embeddings=tied)
-    model.save_pretrained(source, max_shard_size="100KB")
-    write_checkpoint(source, out, BLOCK, transform, {})
-    index = json.loads((out / "model.safetensors.index.json").read_text())
-    held = {name: file.name for file in out.glob("*.safetensors") for name in load_file(file)}
-    assert len(set(held.values())) > 3
-    assert index["weight_map"] == held
-    assert index["metadata"]["total_size"] == sum(t.nbytes for t in tensors_of(out).values())
-    assert torch.equal(logits(reload(out), prompt), logits(prune(model, BLOCK, transform), prompt))
+    """Whatever the layout: outputs of the projection become x T."""
+    transform = noisy_identity(3)
+    inputs = torch.randn(10, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    if axis == "scale":
+        transform = transform.diagonal().diag()
+        weight = torch.randn(64, generator=torch.Generator().manual_seed(2)).to(dtype)
+        states = inputs @ torch.ones(24, 64, dtype=torch.float64)
+        wanted = states * (offset + weight.double()) @ transform
+        got = merged(weight, transform, axis, offset)
+        found = states * (offset + got.double())
+    else:
+        weight = torch.randn(24, 64, generator=torch.Generator().manual_seed(2)).to(dtype)
+        weight = weight if axis == -1 else weight.mT.contiguous()
+        got = merged(weight, transform, axis)
+        found, wanted = (inputs @ (w.double() if axis == -1 else w.double().mT) for w in (got, weight))
+        wanted = wanted @ transform
+    assert got.dtype == dtype
+    assert got.shape == weight.shape
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(found, wanted, rtol=4 * eps, atol=30 * eps)
 
 
-def test_weights_that_the_index_does_not_list_are_left_behind(make_model: Make, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    make_model().save_pretrained(source, max_shard_size="300KB")
-    first = min(source.glob("*.safetensors"))
-    (source / "consolidated.safetensors").write_bytes(first.read_bytes())
-    write_checkpoint(source, tmp_path / "out", BLOCK, None, {})
-    assert not (tmp_path / "out" / "consolidated.safetensors").exists()
-
-
-def test_missing_shard_is_refused_and_nothing_written(make_model: Make, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    make_model().save_pretrained(source, max_shard_size="300KB")
-    max(source.glob("*.safetensors")).unlink()
-    with pytest.raises(InputError, match=r"model-.*safetensors is missing"):
-        write_checkpoint(source, tmp_path / "out", BLOCK, None, {})
-    assert list(tmp_path.iterdir()) == [source]
-
-
-def test_weights_without_the_expected_layers_are_refused(tiny: Path, tmp_path: Path) -> None:
-    """A checkpoint of the bare decoder names its layers otherwise: nothing would be removed."""
-    source = tmp_path / "source"
-    reload(tiny).model.save_pretrained(source)
-    with pytest.raises(InputError, match=r"model\.layers\.2\.mlp\.down_proj\.weight"):
-        write_checkpoint(source, tmp_path / "out", BLOCK, None, {})
-    assert list(tmp_path.iterdir()) == [source]
-
-
-def test_tokenizer_is_carried_over_and_pickles_are_not(
-    tiny: Path, tokenizer: Any, tmp_path: Path
-) -> None:
-    from transformers import AutoTokenizer
-
-    source = tmp_path / "source"
-    source.mkdir()
-    for file in tiny.iterdir():
-        (source / file.name).write_bytes(file.read_bytes())
-    for name in ("pytorch_model.bin", "optimizer.pt", "other.gguf", "LICENSE"):
-        (source / name).write_text("x")
-    write_checkpoint(source, tmp_path / "out", BLOCK, None, {})
-    carried = {file.name for file in (tmp_path / "out").iterdir()}
-    assert carried == {*(file.name for file in tiny.iterdir()), "LICENSE", "replaceme.json"}
-    again = AutoTokenizer.from_pretrained(tmp_path / "out")
-    assert again("Some text")["input_ids"] == tokenizer("Some text")["input_ids"]
-    assert again.chat_template == tokenizer.chat_template
-
-
-def test_provenance_is_in_the_checkpoint(tiny: Path, tmp_path: Path) -> None:
-    provenance = {"block": [3, 5], "solver": "lstsq", "note": "Schäfer"}
-    write_checkpoint(tiny, tmp_path / "out", BLOCK, None, provenance)
-    assert json.loads((tmp_path / "out" / "replaceme.json").read_text("utf-8")) == provenance
-
-
-def test_no_block_copies_the_weights_byte_for_byte(tiny: Path, tmp_path: Path) -> None:
-    write_checkpoint(tiny, tmp_path / "out", None, None, {})
-    before, after = tensors_of(tiny), tensors_of(tmp_path / "out")
-    assert before.keys() == after.keys()
-    assert all(torch.equal(after[name], before[name]) for name in before)
-    assert reload(tmp_path / "out").config.num_hidden_layers == 8
+def test_stacked_experts_are_each_merged(transform: Tensor) -> None:
+    weight = torch.randn(3, 64, 24, dtype=torch.float64)
+    stacked = merged(weight, transform, -2)
+    assert all(torch.equal(stacked[i], merged(weight[i], transform, -2)) for i in range(3))
+    turned = merged(weight.mT, transform, -1)
+    torch.testing.assert_close(turned, stacked.mT)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["transform", "weights"])
 def test_cast_checkpoint_equals_the_cast_model_pruned(
-    tiny: Path, transform: Tensor, tmp_path: Path, dtype: str
+    tiny: Path, tmp_path: Path, name: str, dtype: str
 ) -> None:
-    write_checkpoint(tiny, tmp_path / "out", BLOCK, transform, {}, dtype=dtype)
-    on_disk, in_memory = reload(tmp_path / "out"), prune(reload(tiny, dtype), BLOCK, transform)
+    edit = edit_of(name)
+    write_checkpoint(tiny, tmp_path / "out", edit, None, dtype=dtype)
+    on_disk, in_memory = reload(tmp_path / "out"), pruned(reload(tiny, dtype), edit)
     assert on_disk.dtype == in_memory.dtype == getattr(torch, dtype)
     weights = on_disk.state_dict()
     assert all(torch.equal(weights[name], t) for name, t in in_memory.state_dict().items())
@@ -287,111 +298,9 @@ def test_cast_checkpoint_equals_the_cast_model_pruned(
 
 def test_wider_dtype_is_exact(save_model: Save, transform: Tensor, tmp_path: Path) -> None:
     source = save_model(tmp_path / "source", dtype="bfloat16")
-    write_checkpoint(source, tmp_path / "out", BLOCK, transform, {}, dtype="float32")
+    write_checkpoint(source, tmp_path / "out", Edit((BLOCK,), {2: transform}), None, dtype="float32")
     name = "model.layers.2.mlp.down_proj.weight"
     before, after = tensors_of(source), tensors_of(tmp_path / "out")
     assert {tensor.dtype for tensor in after.values()} == {torch.float32}
     assert torch.equal(after["lm_head.weight"], before["lm_head.weight"].float())
     torch.testing.assert_close(after[name], (transform.mT @ before[name].double()).float())
-
-
-@pytest.mark.parametrize("block", [Block(0, 2), Block(3, 9), Block(3, 3), Block(-2, 1)], ids=str)
-def test_block_outside_the_model_is_refused(tiny: Path, tmp_path: Path, block: Block) -> None:
-    with pytest.raises(InputError, match="does not fit a model of 8 layers"):
-        write_checkpoint(tiny, tmp_path / "out", block, None, {})
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("transform_rows", [32, 65])
-def test_failed_write_leaves_nothing(tiny: Path, tmp_path: Path, transform_rows: int) -> None:
-    with pytest.raises(RuntimeError):
-        write_checkpoint(tiny, tmp_path / "out", BLOCK, torch.eye(transform_rows).double(), {})
-    assert not list(tmp_path.iterdir())
-
-
-def test_full_disk_is_an_output_error_and_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
-    try:
-        with pytest.raises(OutputError, match=r"out cannot be written: .*\."):
-            write_checkpoint(tiny, tmp_path / "out", BLOCK, None, {})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert not list(tmp_path.iterdir())
-
-
-def test_output_below_a_file_is_an_output_error(tiny: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("kept")
-    with pytest.raises(OutputError, match=r"file/out cannot be written"):
-        write_checkpoint(tiny, tmp_path / "file" / "out", BLOCK, None, {})
-    assert (tmp_path / "file").read_text() == "kept"
-
-
-def test_damaged_weights_leave_an_existing_output_alone(tiny: Path, tmp_path: Path) -> None:
-    source, out = tmp_path / "source", tmp_path / "out"
-    source.mkdir()
-    (source / "config.json").write_bytes((tiny / "config.json").read_bytes())
-    (source / "model.safetensors").write_bytes(struct.pack("<Q", 10**9) + b"{}")
-    out.mkdir()
-    (out / "old").write_text("old")
-    with pytest.raises(InputError, match="damaged"):
-        write_checkpoint(source, out, BLOCK, None, {}, overwrite=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
-    assert (out / "old").read_text() == "old"
-
-
-def test_existing_output_is_refused_unless_it_may_be_replaced(tiny: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "old").write_text("old")
-    with pytest.raises(InputError, match=r"exists and is not empty.*--overwrite"):
-        write_checkpoint(tiny, out, BLOCK, None, {})
-    assert [file.name for file in out.iterdir()] == ["old"]
-    write_checkpoint(tiny, out, BLOCK, None, {}, overwrite=True)
-    assert not (out / "old").exists()
-    assert reload(out).config.num_hidden_layers == 6
-    assert list(tmp_path.iterdir()) == [out]
-
-
-def test_empty_output_folder_and_missing_parents_are_fine(tiny: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    for out in (tmp_path / "empty", tmp_path / "a" / "b" / "out"):
-        write_checkpoint(tiny, out, BLOCK, None, {})
-        assert (out / "model.safetensors").is_file()
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_check_free_says_in_advance_what_a_write_would(tmp_path: Path, overwrite: bool) -> None:
-    check_free(tmp_path, overwrite)
-    check_free(tmp_path / "new", overwrite)
-    (tmp_path / "file").write_text("x")
-    if overwrite:
-        check_free(tmp_path, overwrite)
-    else:
-        with pytest.raises(InputError, match="not empty"):
-            check_free(tmp_path, overwrite)
-
-
-def test_source_is_not_touched(tiny: Path, transform: Tensor, tmp_path: Path) -> None:
-    before = {file.name: file.read_bytes() for file in tiny.iterdir()}
-    write_checkpoint(tiny, tmp_path / "out", BLOCK, transform, {}, dtype="bfloat16")
-    assert {file.name: file.read_bytes() for file in tiny.iterdir()} == before
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"model_type": "gpt2"}, "supported model types are llama, mistral, qwen2, qwen3"),
-        ({"quantization_config": {"quant_method": "awq"}}, r"quantised \(awq\)"),
-    ],
-)
-def test_unsupported_checkpoint_is_refused(
-    tiny: Path, tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
-    source = tmp_path / "source"
-    write_checkpoint(tiny, source, None, None, {})
-    config = json.loads((tiny / "config.json").read_text()) | change
-    (source / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=message):
-        write_checkpoint(source, tmp_path / "out", BLOCK, None, {})
-    assert list(tmp_path.iterdir()) == [source]
