@@ -1,0 +1,342 @@
+"""Checkpoints as files: shards, what is carried over, what is refused, and failed writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from replaceme.architectures import ARCHITECTURES
+from replaceme.errors import InputError, OutputError
+from replaceme.selection import Block
+from replaceme.surgery import Edit, apply, check_free, write_checkpoint
+
+BLOCK = Block(3, 5)
+CUT = Edit((BLOCK,))
+INDEX = "model.safetensors.index.json"
+DOWN = "mlp.down_proj.weight"
+Save = Callable[..., Path]
+Make = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Edit:
+    noise = torch.randn(64, 64, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    transform = torch.eye(64, dtype=torch.float64) + 0.1 * noise
+    return Edit((BLOCK,), {2: transform}, {(6, DOWN): torch.ones(64, 96) / 7})
+
+
+def reload(folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+@torch.no_grad()
+def logits(model: Any) -> Tensor:
+    return model(torch.arange(2, 40)[None]).logits
+
+
+def tensors_of(folder: Path) -> dict[str, Tensor]:
+    return {name: t for file in folder.glob("*.safetensors") for name, t in load_file(file).items()}
+
+
+@pytest.fixture
+def copy(tiny: Path, tmp_path: Path) -> Path:
+    """A copy of the small checkpoint that a test may change."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for file in tiny.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+# weights
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_sharded_checkpoint_stays_sharded_with_a_correct_index(
+    make_model: Make, fitted: Edit, tmp_path: Path, tied: bool
+) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    model = make_model(tie_word_embeddings=tied)
+    model.save_pretrained(source, max_shard_size="100KB")
+    write_checkpoint(source, out, fitted, None)
+    index = json.loads((out / INDEX).read_text())
+    held = {name: file.name for file in out.glob("*.safetensors") for name in load_file(file)}
+    assert len(set(held.values())) > 3
+    assert ("lm_head.weight" in held) == (not tied)
+    assert index["weight_map"] == held
+    assert index["metadata"]["total_size"] == sum(t.nbytes for t in tensors_of(out).values())
+    apply(model, ARCHITECTURES["llama"], fitted)
+    again = reload(out)
+    assert torch.equal(logits(again), logits(model))
+    if tied:
+        assert again.lm_head.weight is again.model.embed_tokens.weight
+
+
+def test_metadata_and_byte_order_of_the_files_are_kept(copy: Path, tmp_path: Path) -> None:
+    weights = copy / "model.safetensors"
+    save_file(load_file(weights), weights, metadata={"format": "pt", "origin": "Schäfer"})
+    write_checkpoint(copy, tmp_path / "out", CUT, None)
+    with safe_open(tmp_path / "out" / "model.safetensors", framework="pt") as file:
+        assert file.metadata() == {"format": "pt", "origin": "Schäfer"}
+    size = struct.unpack("<Q", (tmp_path / "out" / "model.safetensors").read_bytes()[:8])[0]
+    assert size % 8 == 0
+
+
+def test_tensors_that_are_not_floating_point_are_never_cast(copy: Path, tmp_path: Path) -> None:
+    weights = copy / "model.safetensors"
+    extra = {"counter": torch.arange(5), "model.layers.6.flags": torch.tensor([True, False])}
+    save_file(load_file(weights) | extra, weights, metadata={"format": "pt"})
+    write_checkpoint(copy, tmp_path / "out", CUT, None, dtype="bfloat16")
+    found = tensors_of(tmp_path / "out")
+    assert torch.equal(found["counter"], extra["counter"])
+    assert torch.equal(found["model.layers.4.flags"], extra["model.layers.6.flags"])
+    assert found["lm_head.weight"].dtype == torch.bfloat16
+
+
+def test_weights_that_the_index_does_not_list_are_left_behind(make_model: Make, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    make_model().save_pretrained(source, max_shard_size="300KB")
+    first = min(source.glob("*.safetensors"))
+    (source / "consolidated.safetensors").write_bytes(first.read_bytes())
+    write_checkpoint(source, tmp_path / "out", CUT, None)
+    assert not (tmp_path / "out" / "consolidated.safetensors").exists()
+
+
+def test_empty_edit_copies_the_weights_byte_for_byte(tiny: Path, tmp_path: Path) -> None:
+    write_checkpoint(tiny, tmp_path / "out", Edit(), None)
+    before, after = tensors_of(tiny), tensors_of(tmp_path / "out")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert reload(tmp_path / "out").config.num_hidden_layers == 8
+
+
+# other files
+
+
+def test_everything_but_other_weights_is_carried_over(
+    copy: Path, tokenizer: Any, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer, GenerationConfig
+
+    GenerationConfig(temperature=0.7, do_sample=True, eos_token_id=1).save_pretrained(copy)
+    for name in ("pytorch_model.bin", "optimizer.pt", "old.pth", "other.gguf", "LICENSE"):
+        (copy / name).write_text("x")
+    write_checkpoint(copy, tmp_path / "out", CUT, None)
+    left = {"pytorch_model.bin", "optimizer.pt", "old.pth", "other.gguf"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        f.name for f in copy.iterdir()
+    } - left
+    again = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert again("Some text")["input_ids"] == tokenizer("Some text")["input_ids"]
+    assert again.chat_template == tokenizer.chat_template
+    assert reload(tmp_path / "out").generation_config.temperature == 0.7
+
+
+def test_usage_of_the_model_card_works(copy: Path, fitted: Edit, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    write_checkpoint(copy, tmp_path / "out", fitted, None)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    inputs = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hello"}], return_tensors="pt", return_dict=True
+    )
+    output = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    assert output.shape[1] > inputs["input_ids"].shape[1]
+
+
+@pytest.mark.parametrize(
+    "tensor", ["model.layers.2.mlp.down_proj.weight", "model.layers.6.mlp.down_proj.weight"]
+)
+def test_weights_without_a_tensor_that_is_to_change_are_refused(
+    copy: Path, fitted: Edit, tmp_path: Path, tensor: str
+) -> None:
+    weights = load_file(copy / "model.safetensors")
+    del weights[tensor]
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    layer = tensor.split(".")[2]
+    with pytest.raises(InputError, match=rf"no tensor mlp\.down_proj(\.weight)? of layer {layer}\."):
+        write_checkpoint(copy, tmp_path / "out", fitted, None)
+    assert list(tmp_path.iterdir()) == [copy]
+
+
+def test_weights_without_the_expected_layers_are_refused(tiny: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    reload(tiny).save_pretrained(source)
+    config = json.loads((source / "config.json").read_text()) | {"num_hidden_layers": 10}
+    (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"the weights have no tensor model\.layers\.8\.\*"):
+        write_checkpoint(source, tmp_path / "out", CUT, None)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_missing_shard_is_refused_and_nothing_written(make_model: Make, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    make_model().save_pretrained(source, max_shard_size="300KB")
+    max(source.glob("*.safetensors")).unlink()
+    with pytest.raises(InputError, match=r"model-.*safetensors is missing"):
+        write_checkpoint(source, tmp_path / "out", CUT, None)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [(Block(0, 2),), (Block(3, 9),), (Block(3, 3),), (Block(-2, 1),), (Block(1, 2), Block(7, 9))],
+    ids=str,
+)
+def test_block_outside_the_model_is_refused(
+    tiny: Path, tmp_path: Path, blocks: tuple[Block, ...]
+) -> None:
+    with pytest.raises(InputError, match="does not fit a model of 8 layers"):
+        write_checkpoint(tiny, tmp_path / "out", Edit(blocks), None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_blocks_that_overlap_are_refused(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"\[1, 4\) and \[3, 5\) overlap"):
+        write_checkpoint(tiny, tmp_path / "out", Edit((Block(1, 4), Block(3, 5))), None)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        Edit((BLOCK,), {2: torch.eye(32).double()}),
+        Edit((BLOCK,), {2: torch.eye(65).double()}),
+        Edit((BLOCK,), weights={(2, DOWN): torch.eye(64)}),
+    ],
+    ids=["small transform", "large transform", "other weight"],
+)
+def test_values_of_another_shape_are_refused(tiny: Path, tmp_path: Path, edit: Edit) -> None:
+    with pytest.raises(InputError, match=r"mlp\.down_proj\.weight of layer 2 has the shape \[64, 96\]"):
+        write_checkpoint(tiny, tmp_path / "out", edit, None)
+    assert not list(tmp_path.iterdir())
+
+
+# failed writes
+
+
+def test_full_disk_is_an_output_error_and_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+    try:
+        with pytest.raises(OutputError, match=r"out cannot be written: .*\."):
+            write_checkpoint(tiny, tmp_path / "out", CUT, None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
+SLOW_WRITE = """
+import sys, time
+from pathlib import Path
+from replaceme import tensorfile
+from replaceme.selection import Block
+from replaceme.surgery import Edit, write_checkpoint
+copied = tensorfile.copied
+def slow(entry, name, data):
+    print("writing", flush=True)
+    time.sleep(0.05)
+    return copied(entry, name, data)
+tensorfile.copied = slow
+write_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]), Edit((Block(3, 5),)), None, overwrite=True)
+"""
+
+
+@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_save_leaves_no_half_checkpoint(tiny: Path, tmp_path: Path, kill: int) -> None:
+    """What stood there before stays; only an abrupt kill can leave a hidden temporary folder."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").write_text("old")
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_WRITE, str(tiny), str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(0.1)
+    os.kill(process.pid, kill)
+    assert process.wait(30) != 0
+    process.stdout.close()
+    assert [file.name for file in out.iterdir()] == ["old"]
+    others = {path.name for path in tmp_path.iterdir()} - {"out"}
+    assert all(name.startswith(".out-") for name in others)
+    assert not others or kill == signal.SIGKILL
+
+
+def test_output_below_a_file_is_an_output_error(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(OutputError, match=r"file/out cannot be written"):
+        write_checkpoint(tiny, tmp_path / "file" / "out", CUT, None)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_damaged_weights_leave_an_existing_output_alone(tiny: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    (source / "config.json").write_bytes((tiny / "config.json").read_bytes())
+    (source / "model.safetensors").write_bytes(struct.pack("<Q", 10**9) + b"{}")
+    out.mkdir()
+    (out / "old").write_text("old")
+    with pytest.raises(InputError, match="damaged"):
+        write_checkpoint(source, out, CUT, None, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
+    assert (out / "old").read_text() == "old"
+
+
+def test_existing_output_is_refused_unless_it_may_be_replaced(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").write_text("old")
+    with pytest.raises(InputError, match=r"exists and is not empty.*--overwrite"):
+        write_checkpoint(tiny, out, CUT, None)
+    assert [file.name for file in out.iterdir()] == ["old"]
+    write_checkpoint(tiny, out, CUT, None, overwrite=True)
+    assert not (out / "old").exists()
+    assert reload(out).config.num_hidden_layers == 6
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_empty_output_folder_and_missing_parents_are_fine(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for out in (tmp_path / "empty", tmp_path / "a" / "b" / "out"):
+        write_checkpoint(tiny, out, CUT, None)
+        assert (out / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_check_free_says_in_advance_what_a_write_would(tmp_path: Path, overwrite: bool) -> None:
+    check_free(tmp_path, overwrite)
+    check_free(tmp_path / "new", overwrite)
+    (tmp_path / "file").write_text("x")
+    if overwrite:
+        check_free(tmp_path, overwrite)
+    else:
+        with pytest.raises(InputError, match="not empty"):
+            check_free(tmp_path, overwrite)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_source_is_not_touched(copy: Path, fitted: Edit, tmp_path: Path, overwrite: bool) -> None:
+    before = {file.name: file.read_bytes() for file in copy.iterdir()}
+    write_checkpoint(copy, tmp_path / "out", fitted, None, dtype="bfloat16", overwrite=overwrite)
+    assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
