@@ -1,87 +1,127 @@
-"""What the pruner's two shortcuts gain; run with ``pytest tests/perf`` for the table of times."""
+"""Statistics and solving against plain forwards over the same tokens, and against the published way."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
-from replaceme.architectures import ARCHITECTURES
-from replaceme.calibration import Batches, windows
-from replaceme.selection import Block
-from replaceme.statistics import Moments, Probe, collect_moments
-from replaceme.surgery import prune_model, write_checkpoint
+import replaceme
+from replaceme import Block, make_solver
+from replaceme.calibration import Batches
+from replaceme.decoder import Decoder
+from replaceme.solvers import Cosine, Solver
+from replaceme.statistics import TokenSample
 
-BLOCKS = [Block(5, 7), Block(4, 7), Block(3, 7)]
-WIDE = {"hidden_size": 256, "intermediate_size": 768, "head_dim": 128}
-LLAMA = ARCHITECTURES["llama"]
-
-
-def in_one_pass(probe: Probe, batches: Batches) -> dict[Block, Moments]:
-    return collect_moments(probe, batches, BLOCKS, 1000)
+COUNTS = (3, 6, 9)
+MOMENT_SOLVERS = [make_solver("lstsq"), make_solver("relative"), make_solver("refit")]
+PUBLISHED_SOLVERS = [make_solver("uidl"), make_solver("lstsq"), make_solver("cosine")]
 
 
-def in_three_passes(probe: Probe, batches: Batches) -> dict[Block, Moments]:
-    return {block: collect_moments(probe, batches, [block], 1000)[block] for block in BLOCKS}
+@torch.no_grad()
+def forward(model: Any, batches: Batches) -> None:
+    """What any calibration costs at least: all layers, no output matrix."""
+    for batch in batches:
+        model.base_model(input_ids=batch.ids, use_cache=False)
 
 
-def stream(source: Path, out: Path, transform: torch.Tensor) -> None:
-    write_checkpoint(source, out, BLOCKS[0], transform, {}, overwrite=True)
+def prune_matrix(model: Any, batches: Batches, solvers: Iterable[Solver]) -> list[replaceme.Fit]:
+    """Blocks, statistics and solutions of every count and solver."""
+    found = replaceme.calibrate(model, batches, counts=COUNTS, solvers=solvers, held_back_tokens=0)
+    return [
+        replaceme.fit(solver, found, found.choices[count].blocks)
+        for count in COUNTS
+        for solver in solvers
+    ]
 
 
-def load_and_save(source: Path, out: Path, transform: torch.Tensor) -> None:
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(source)
-    prune_model(model, LLAMA, BLOCKS[0], transform)
-    shutil.rmtree(out, ignore_errors=True)
-    model.save_pretrained(out)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Times of one thread do not depend on what else the machine does with its other cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@torch.no_grad()
+def published_block(model: Any, batches: Batches, count: int) -> Block:
+    """A pass of its own for the distances of one count."""
+    sums = torch.zeros(len(model.model.layers) - count, dtype=torch.float64)
+    for batch in batches:
+        states = model.model(batch.ids, use_cache=False, output_hidden_states=True).hidden_states
+        last = [s[torch.arange(len(batch.lengths)), batch.lengths - 1].float() for s in states]
+        for start in range(1, len(sums) + 1):
+            cosine = cosine_similarity(last[start], last[start + count], dim=-1).clamp(-1, 1)
+            sums[start - 1] += (cosine.arccos() / math.pi).sum().double()
+    start = int(sums.argmin()) + 1
+    return Block(start, start + count)
 
 
-@pytest.fixture(scope="module")
-def source(save_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("perf") / "model", **WIDE)
+@torch.no_grad()
+def published_activations(model: Any, batches: Batches, block: Block) -> TokenSample:
+    """A pass of its own for one cell, all activations kept."""
+    decoder, parts = Decoder.of(model), []
+    reads = {
+        "mlp": decoder.mlp(block.start - 1),
+        "before": decoder.output(block.start - 1),
+        "after": decoder.output(block.end - 1),
+    }
+    for batch in batches:
+        seen = decoder.run(batch, reads, until=len(decoder.layers))
+        parts.append([seen[name].flatten(0, 1) for name in reads])
+    return TokenSample(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-@pytest.mark.benchmark(group="moments of three blocks")
-@pytest.mark.parametrize("collect", [in_one_pass, in_three_passes])
-def test_moments_of_three_blocks(
-    benchmark: Any,
-    make_model: Callable[..., Any],
-    tokenizer: Any,
-    prose: str,
-    collect: Callable[[Probe, Batches], dict[Block, Moments]],
-) -> None:
-    probe = Probe(make_model(**WIDE), LLAMA)
-    batches = Batches(windows(prose, tokenizer, 128, 32))
-    got = benchmark.pedantic(collect, args=(probe, batches), rounds=2)
-    for block, wanted in in_three_passes(probe, batches).items():
-        assert torch.equal(got[block].gram, wanted.gram)
-        assert torch.equal(got[block].cross, wanted.cross)
+def published_matrix(model: Any, batches: Batches) -> list[Tensor]:
+    """Every cell by itself, with the passes of the published code."""
+    found = []
+    for count in COUNTS:
+        for solver in PUBLISHED_SOLVERS:
+            block = published_block(model, batches, count)
+            if solver.name == "uidl":
+                continue
+            kept = published_activations(model, batches, block)
+            if isinstance(solver, Cosine):
+                orders = (torch.randperm(len(kept)) for _ in range(solver.epochs))
+                found.append(solver.descend(kept, orders)[0])
+            else:
+                x = kept.mlp.double()
+                goal = kept.after.double() - kept.before.double() + x
+                found.append(torch.linalg.solve(x.mT @ x + 1e-9 * torch.eye(x.shape[1]), x.mT @ goal))
+    return found
 
 
-@pytest.mark.benchmark(group="pruned checkpoint")
-@pytest.mark.parametrize("write", [stream, load_and_save])
-def test_pruned_checkpoint(
-    benchmark: Any, source: Path, tmp_path: Path, write: Callable[[Path, Path, torch.Tensor], None]
-) -> None:
-    transform = torch.eye(256, dtype=torch.float64) * 1.25
-    benchmark.pedantic(write, args=(source, tmp_path / "out", transform), rounds=2)
-    stream(source, tmp_path / "wanted", transform)
-    got, wanted = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "wanted"))
-    assert got.keys() == wanted.keys()
-    assert all(torch.equal(got[name], wanted[name]) for name in wanted)
+@pytest.mark.benchmark(group="3 counts × 3 moment solvers against one forward")
+@pytest.mark.parametrize("what", ["forward", "matrix"])
+def test_matrix_of_moment_solvers(benchmark: Any, real_model: Any, batches: Batches, what: str) -> None:
+    benchmark.extra_info["tokens"] = batches.tokens
+    if what == "forward":
+        benchmark.pedantic(forward, (real_model, batches), rounds=2, warmup_rounds=1)
+        return
+    fits = benchmark.pedantic(prune_matrix, (real_model, batches, MOMENT_SOLVERS), rounds=1)
+    assert all(fit.relative_error[1] < fit.relative_error[0] for fit in fits)
+
+
+@pytest.mark.benchmark(group="reconstruct of 6 layers against one forward")
+@pytest.mark.parametrize("what", ["forward", "reconstruct"])
+def test_reconstruct(benchmark: Any, real_model: Any, batches: Batches, what: str) -> None:
+    benchmark.extra_info["tokens"] = batches.tokens
+    if what == "forward":
+        benchmark.pedantic(forward, (real_model, batches), rounds=2)
+        return
+    solver, blocks = make_solver("reconstruct"), (Block(13, 19),)
+    found = replaceme.calibrate(
+        real_model, batches, blocks=[blocks], solvers=[solver], held_back_tokens=0
+    )
+    fit = benchmark.pedantic(replaceme.fit, (solver, found, blocks), rounds=1)
+    assert fit.warning is None
+
+
+@pytest.mark.benchmark(group="uidl, lstsq, cosine × 3 counts: one pass against the published way")
+@pytest.mark.parametrize("way", ["ours", "published"])
+def test_published_matrix(benchmark: Any, real_model: Any, batches: Batches, way: str) -> None:
+    benchmark.extra_info["tokens"] = batches.tokens
+    if way == "ours":
+        solvers = [*PUBLISHED_SOLVERS[:2], make_solver("cosine", method="irls")]
+        fits = benchmark.pedantic(prune_matrix, (real_model, batches, solvers), rounds=1)
+        assert len(fits) == 9
+    else:
+        transforms = benchmark.pedantic(published_matrix, (real_model, batches), rounds=1)
+        assert len(transforms) == 6

