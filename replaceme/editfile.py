@@ -27,6 +27,7 @@ def save_edit(path: Path, edit: Edit, provenance: Provenance) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {f"transform.{layer}": values for layer, values in edit.transforms.items()}
@@ -40,10 +41,12 @@ def save_edit(path: Path, edit: Edit, provenance: Provenance) -> None:
             metadata={METADATA: provenance.model_dump_json()},
         )
         part.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path} cannot be written: {reason}.") from error
     finally:
-        part.unlink(missing_ok=True)
+        if part.exists():
+            part.unlink()
 
 
 def load_edit(path: Path) -> tuple[Edit, Provenance]:
@@ -70,8 +73,10 @@ def load_edit(path: Path) -> tuple[Edit, Provenance]:
             kind, layer, *rest = name.split(".")
             if kind == "transform":
                 transforms[int(layer)] = values
-            else:
+            elif kind == "weight":
                 weights[int(layer), ".".join(rest)] = values
+            else:
+                raise ValueError(name)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
     except (SafetensorError, OSError, KeyError, ValueError, ValidationError):
