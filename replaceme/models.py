@@ -287,10 +287,11 @@ def load(
         )
     except Exception as error:
         if not trust_remote_code and "trust_remote_code" in str(error):
+            kind = read_config(folder)["model_type"]
             raise InputError(
-                f"model {folder}: {read_config(folder)['model_type']!r} comes with code of its own, which "
-                f"is run only where trust_remote_code is set; supported without it are models whose "
-                f"classes are part of transformers."
+                f"model {folder}: {kind!r} comes with code of its own, which is run only where "
+                f"trust_remote_code is set; supported without it are models whose classes are part of "
+                f"transformers."
             ) from error
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(f"model {folder} cannot be loaded: {reason}") from error
