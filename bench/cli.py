@@ -147,7 +147,7 @@ FOLDER = click.Path(path_type=Path)
 
 @main.command()
 @click.argument("model", required=False)
-@click.option("--config", type=FOLDER, help="YAML file with these options as keys.")
+@click.option("--config", type=FOLDER, help="YAML file with these options as keys; options win.")
 @click.option("--layers", type=int, help="Number of layers to remove; the blocks are chosen.")
 @click.option(
     "--blocks",
@@ -176,7 +176,11 @@ def prune(config: Path | None, **options: Any) -> None:
     """Prune MODEL (hub id, folder, GGUF file) and write an ordinary checkpoint."""
     from bench.prune_command import options_of, prune_checkpoint
 
-    given = {key: value for key, value in options.items() if value not in (None, (), False)}
+    given = {
+        key: value
+        for key, value in options.items()
+        if value is not None and value is not False and value != ()
+    }
     click.echo(prune_checkpoint(options_of(config, given)))
 
 

@@ -15,11 +15,10 @@ from typing import Any
 
 from bench.scoring.catalog import TaskSource, find
 from bench.serving import ServeSettings, device_name, engine_version
-from bench.suite import ModelSpec, PruneSpec, SolverSpec, Suite, TaskSpec
+from bench.suite import ModelSpec, SolverSpec, Suite, TaskSpec
+from bench.variants import architecture_in, check_variant
 from replaceme import models
-from replaceme.architectures import architecture_of, layer_count
 from replaceme.errors import InputError
-from replaceme.selection import check_blocks, check_count
 
 RUNTIME = {
     "Suite": {"name", "device"},
@@ -154,22 +153,10 @@ def _check_model(suite: Suite, model: ModelSpec) -> None:
     if folder is None:
         return
     models.check_folder(folder, model.id)
-    config = models.read_config(folder)
-    architecture = architecture_of(config, f"model {model.id!r}", models.tensor_names(folder))
-    for spec in suite.prune.solvers:
-        spec.solver.check(architecture)
-    check_variants(suite.prune, layer_count(config), model.id)
-
-
-def check_variants(prune: PruneSpec, num_layers: int, model: str) -> None:
-    """Refuse layer counts and blocks that do not fit a model.
-
-    Raises:
-        InputError: naming the key and the model.
-    """
-    for count in prune.layers:
-        check_count(count, num_layers, f"prune.layers, model {model!r}", prune.num_blocks)
-    check_blocks(prune.given, num_layers)
+    architecture = architecture_in(folder, model.id)
+    for count in suite.prune.counts:
+        for spec in suite.prune.solvers:
+            check_variant(suite.prune, count, spec.solver, folder, model.id, architecture)
 
 
 def _identity(
@@ -182,7 +169,7 @@ def _identity(
     return {
         "model": weights,
         "layers": count,
-        "blocks": suite.prune.blocks,
+        "blocks": [[block.start, block.end] for block in suite.prune.given],
         "selector": None if suite.prune.blocks else suite.prune.selector,
         "num_blocks": suite.prune.num_blocks,
         "compat": suite.prune.compat,

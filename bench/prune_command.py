@@ -3,20 +3,51 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from bench.suite import Blocks, Count, ModelSpec, PruneSpec, Selector, SolverSpec
+from bench.variants import Variant, architecture_in, calibrated, check_variant, fitted
 from replaceme import yaml_source
-from replaceme.calibration import Batches, CalibrationData, load_sequences, padding_token
-from replaceme.errors import InputError, nearest
-from replaceme.selection import SELECTORS, Block, Selection, check_blocks, check_count, merge_adjacent
-from replaceme.solvers import Solver, make_solver
+from replaceme.architectures import layer_count
+from replaceme.calibration import CalibrationData
+from replaceme.errors import InputError
+from replaceme.selection import Block
 
 if TYPE_CHECKING:
-    from replaceme.fitting import Fit
     from replaceme.pruning import Calibration
-    from replaceme.selection import Choice
+
+
+def _from_texts(blocks: Any) -> Any:
+    """Pairs from texts ``START:END``; pairs stay."""
+    blocks = [blocks] if isinstance(blocks, str) else blocks
+    if not isinstance(blocks, list | tuple):
+        raise ValueError("give a list of blocks, such as ['13:19']")
+    if numbers := [block for block in blocks if isinstance(block, int)]:
+        raise ValueError(
+            f"{numbers[0]} is no block; write '13:19' with quotes (without them YAML reads a time), or "
+            f"[13, 19]"
+        )
+    return [_pair(block) if isinstance(block, str) else block for block in blocks]
+
+
+def _pair(text: str) -> tuple[int, int]:
+    try:
+        start, end = map(int, text.split(":"))
+    except ValueError:
+        raise ValueError(
+            f"block {text!r} is not START:END with two whole numbers, such as 13:19"
+        ) from None
+    return start, end
 
 
 class PruneOptions(BaseModel):
@@ -24,13 +55,18 @@ class PruneOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str = Field(description="hub id, folder, GGUF file, or package:NAME/FILE.gguf")
+    model: str = Field(min_length=1, description="hub id, folder, GGUF file, or package:NAME/FILE.gguf")
     out: Path = Field(description="folder of the checkpoint")
-    layers: int | None = Field(None, description="number of layers to remove; the blocks are chosen")
-    blocks: list[str] = Field([], description="blocks START:END to remove instead")
-    solver: str | dict[str, Any] = Field("lstsq", description="name, or name and parameters")
+    layers: Count | None = Field(None, description="number of layers to remove; the blocks are chosen")
+    blocks: Annotated[Blocks, BeforeValidator(_from_texts)] = Field(
+        [], description="blocks START:END to remove instead"
+    )
+    solver: SolverSpec = Field(
+        default_factory=lambda: SolverSpec.model_validate("lstsq"),
+        description="name, or name and parameters",
+    )
     ridge: float | None = Field(None, ge=0, description="ridge of the solver")
-    selector: str = Field("angular", description="how the blocks are chosen")
+    selector: Selector = Field("angular", description="how the blocks are chosen")
     num_blocks: int = Field(1, gt=0, description="in how many blocks of the same size")
     calibration: str = Field("builtin:prose", description="file or hub data set")
     column: str = Field("text", description="column of the calibration data")
@@ -45,6 +81,43 @@ class PruneOptions(BaseModel):
     transform_only: bool = Field(False, description="save what was fitted instead of a checkpoint")
     overwrite: bool = Field(False, description="replace what is at out")
 
+    @field_validator("calibration")
+    @classmethod
+    def _is_there(cls, dataset: str) -> str:
+        CalibrationData(dataset=dataset).local_file()
+        return dataset
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.layers is None) == (not self.blocks):
+            raise ValueError("give either --layers N or --blocks START:END")
+        try:
+            self.prune  # noqa: B018
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        return self
+
+    @property
+    def prune(self) -> PruneSpec:
+        """The same as a section of a suite."""
+        solver = {"name": self.solver.solver.name, **self.solver.solver.model_dump()}
+        return PruneSpec.model_validate(
+            {
+                "layers": [] if self.layers is None else [self.layers],
+                "blocks": self.blocks,
+                "solvers": [solver if self.ridge is None else solver | {"ridge": self.ridge}],
+                "selector": self.selector,
+                "num_blocks": self.num_blocks,
+                "compat": self.compat,
+                "batch_size": self.batch_size,
+            }
+        )
+
+    @property
+    def source(self) -> ModelSpec:
+        """The model as a suite names it."""
+        return ModelSpec(id=self.model, dtype=self.dtype, trust_remote_code=self.trust_remote_code)
+
     @property
     def data(self) -> CalibrationData:
         return CalibrationData(
@@ -55,17 +128,6 @@ class PruneOptions(BaseModel):
             seed=self.seed,
         )
 
-    def make_solver(self) -> Solver:
-        """The solver with its parameters.
-
-        Raises:
-            InputError: there is none of that name, or with such parameters.
-        """
-        given = {"name": self.solver} if isinstance(self.solver, str) else dict(self.solver)
-        if not isinstance(name := given.pop("name", None), str):
-            raise InputError("solver: give a name, or a mapping with name and parameters.")
-        return make_solver(name, **given, **({} if self.ridge is None else {"ridge": self.ridge}))
-
 
 def options_of(config: Path | None, given: dict[str, Any]) -> PruneOptions:
     """Options of a file, overruled by those of the command line.
@@ -74,12 +136,20 @@ def options_of(config: Path | None, given: dict[str, Any]) -> PruneOptions:
         InputError: an unknown key, a wrong value, or no model or output.
     """
     if config is not None:
+        if "blocks" in given:
+            given = {"layers": None, "num_blocks": 1} | given
+        elif "layers" in given:
+            given = {"blocks": []} | given
         return yaml_source.load(config, PruneOptions, given)
     if "model" not in given:
         raise InputError("name the model: as the argument MODEL, or as 'model' in a --config file.")
     if "out" not in given:
         raise InputError("name the output: as --out, or as 'out' in a --config file.")
-    return PruneOptions.model_validate(given)
+    try:
+        return PruneOptions.model_validate(given)
+    except ValidationError as error:
+        messages = [yaml_source.option_message(PruneOptions, problem) for problem in error.errors()]
+        raise InputError("\n".join(messages)) from None
 
 
 def prune_checkpoint(options: PruneOptions) -> str:
@@ -92,70 +162,34 @@ def prune_checkpoint(options: PruneOptions) -> str:
         InputError: an option is wrong, or the model cannot be pruned.
         OutputError: the output cannot be written.
     """
-    if (options.layers is None) == (not options.blocks):
-        raise InputError("give either --layers N or --blocks START:END.")
-    if options.selector not in SELECTORS:
-        raise InputError(
-            f"unknown selector {options.selector!r}{nearest(options.selector, list(SELECTORS))} "
-            f"Selectors are {', '.join(SELECTORS)}."
-        )
-    solver = options.make_solver()
-    options.data.local_file()
-    from replaceme import Provenance, fit, models, surgery
-    from replaceme.architectures import architecture_of, layer_count
-    from replaceme.editfile import save_edit
-    from replaceme.pruning import calibrate
+    from replaceme import models, surgery
+    from replaceme.editfile import check_edit_file, save_edit
 
-    surgery.check_free(options.out, options.overwrite)
-    source = models.locate(options.model)
-    config = models.read_config(source)
-    architecture = architecture_of(config, f"model {options.model!r}", models.tensor_names(source))
-    solver.check(architecture)
-    num_layers = layer_count(config)
-    given = merge_adjacent(Block.parse(text, num_layers) for text in options.blocks)
-    check_blocks(given, num_layers)
-    if options.layers is not None:
-        check_count(options.layers, num_layers, "--layers", options.num_blocks)
-    loaded, tokenizer = models.load(
-        source, options.dtype, options.device or models.default_device(), options.trust_remote_code
-    )
-    sequences = load_sequences(options.data, tokenizer)
-    result = calibrate(
-        loaded,
-        Batches(sequences, options.batch_size, options.seed, padding_token(tokenizer)),
-        counts=[options.layers] if options.layers is not None else [],
-        blocks=[given] if given else [],
-        solvers=[solver],
-        selection=Selection(options.selector, options.num_blocks),
-        compat_reference=options.compat == "reference",
-    )
-    choice = result.choices.get(options.layers) if options.layers is not None else None
-    blocks = choice.blocks if choice else given
-    found = fit(solver, result, blocks, options.seed)
-    provenance = Provenance.of(
-        options.model,
-        models.fingerprint(options.model),
-        solver,
-        options.data.model_dump() | {"fingerprint": options.data.fingerprint(), "tokens": result.tokens},
-        found,
-        options.selector if choice else None,
-        choice,
-    )
+    prune, out = options.prune, options.out
+    (spec,), (count,) = prune.solvers, prune.counts
     if options.transform_only:
-        save_edit(options.out, found.edit, provenance)
+        check_edit_file(out, options.overwrite)
+    else:
+        surgery.check_free(out, options.overwrite)
+    source = models.locate(options.model)
+    architecture = architecture_in(source, options.model)
+    check_variant(prune, count, spec.solver, source, options.model, architecture, "--layers")
+    if not options.transform_only:
+        surgery.check_apart(source, out)
+    device = options.device or models.default_device()
+    calibration = calibrated(source, options.source, prune, options.data, [count], [spec.solver], device)
+    variant = fitted(calibration, options.source, prune, options.data, count, spec.solver)
+    edit, provenance = variant.fit.edit, variant.provenance
+    if options.transform_only:
+        save_edit(out, edit, provenance)
     else:
         surgery.write_checkpoint(
-            source,
-            options.out,
-            found.edit,
-            provenance,
-            dtype=options.dtype,
-            overwrite=options.overwrite,
+            source, out, edit, provenance, dtype=options.dtype, overwrite=options.overwrite
         )
     lines = [architecture.notice + "."] if architecture.notice else []
-    lines += _summary(blocks, num_layers, options.selector, choice)
-    lines += _quality(result, found)
-    return "\n".join([*lines, f"Wrote {options.out}."])
+    lines += _choice(variant, layer_count(models.read_config(source)))
+    lines += _quality(calibration, variant)
+    return "\n".join([*lines, f"Wrote {out}."])
 
 
 def apply_edit(edit_file: Path, model: str, out: Path, overwrite: bool) -> str:
@@ -173,37 +207,45 @@ def apply_edit(edit_file: Path, model: str, out: Path, overwrite: bool) -> str:
     source = models.locate(model)
     lines = []
     if (weights := models.fingerprint(model)) != provenance.weights:
-        lines.append(f"Note: it was fitted on other weights, those of {provenance.model}.")
-        provenance = provenance.model_copy(update={"model": model, "weights": weights})
-    surgery.write_checkpoint(source, out, edit, provenance, overwrite=overwrite)
-    return "\n".join([*lines, f"Removed layers {_listed(edit.blocks)}. Wrote {out}."])
+        warning = f"it was fitted on other weights, those of {provenance.model}, and not measured here"
+        lines.append(f"Warning: {warning}.")
+        changes = {"model": model, "weights": weights, "warning": warning}
+        provenance = provenance.model_copy(update=changes)
+    surgery.check_apart(source, out)
+    try:
+        surgery.write_checkpoint(source, out, edit, provenance, overwrite=overwrite)
+    except InputError as error:
+        raise InputError(f"{edit_file} does not fit model {model!r}: {error}") from None
+    return "\n".join([*lines, f"Removed layers {_listed(edit.blocks)}.", f"Wrote {out}."])
 
 
 def _listed(blocks: tuple[Block, ...]) -> str:
     return " and ".join(map(str, blocks))
 
 
-def _summary(
-    blocks: tuple[Block, ...], num_layers: int, selector: str, choice: Choice | None
-) -> list[str]:
-    text = f"Removed layers {_listed(blocks)} (0-based, the end stays) of {num_layers}."
+def _choice(variant: Variant, num_layers: int) -> list[str]:
+    choice, chosen = variant.choice, variant.fit.edit.blocks
+    lines = [f"Removed layers {_listed(chosen)} (0-based, the end stays) of {num_layers}."]
     if choice:
-        text += f" Selector {selector}: {choice.score:.4f}"
+        selector = variant.provenance.selector
+        measure = "loss" if selector == "perplexity" else "distance"
+        text = f"Chosen by {selector} at {measure} {choice.score:.4f}"
         if choice.runner_up and choice.runner_up_score is not None:
-            text += f"; next best {_listed(choice.runner_up)} at {choice.runner_up_score:.4f}"
-        text += "."
-    return [text]
+            text += f"; runner-up {_listed(choice.runner_up)} at {choice.runner_up_score:.4f}"
+        lines.append(text + ".")
+    return lines
 
 
-def _quality(result: Calibration, found: Fit) -> list[str]:
+def _quality(calibration: Calibration, variant: Variant) -> list[str]:
+    found = variant.fit
     lines = [
-        f"Fit on {result.tokens:,} tokens: relative error {_change(found.relative_error)}, "
+        f"Fit on {calibration.tokens:,} tokens: relative error {_change(found.relative_error)}, "
         f"mean cosine {_change(found.mean_cosine)}."
     ]
     if found.loss is not None and found.intact_loss is not None:
         lines.append(
-            f"Loss on {result.held_back.batches.tokens:,} held-back tokens: intact "
-            f"{found.intact_loss:.4f}, layers removed {found.loss[0]:.4f}, this model "
+            f"Loss on {calibration.held_back.batches.tokens:,} held-back tokens: intact "
+            f"{found.intact_loss:.4f}, layers removed {found.loss[0]:.4f}, fitted "
             f"{found.loss[1]:.4f} nats per token."
         )
     if found.warning:

@@ -202,7 +202,7 @@ def read_record(path: Path) -> Record:
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
     """A record of an older schema as one of this."""
     if content["schema_version"] == 1:
-        if prune := content.get("prune"):
+        if isinstance(prune := content.get("prune"), dict):
             block, runner_up = prune.pop("block", None), prune.pop("runner_up", None)
             prune["blocks"] = [block] if block else []
             prune["runner_up"] = [runner_up] if runner_up else None

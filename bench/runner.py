@@ -22,14 +22,12 @@ from bench.resume import serving_left, stages_left, tasks_left
 from bench.scoring.metrics import primary_metric
 from bench.serving import ServingError, measure
 from bench.suite import ModelSpec
+from bench.variants import architecture_in, calibrated, check_variant, fitted
 from replaceme import models, tensorfile
-from replaceme.architectures import architecture_of, layer_count
-from replaceme.calibration import Batches, load_sequences, padding_token
 from replaceme.errors import InputError, OutputError
-from replaceme.provenance import Provenance
-from replaceme.selection import check_blocks, check_count
 
 if TYPE_CHECKING:
+    from replaceme.architectures import Architecture
     from replaceme.pruning import Calibration
 
 
@@ -95,8 +93,7 @@ class Run:
         self.events.step(f"{model.name}: locating the model")
         try:
             source = models.locate(model.id, model.revision)
-            config = models.read_config(source)
-            architecture_of(config, f"model {model.id!r}", models.tensor_names(source))
+            architecture = architecture_in(source, model.id)
         except OutputError:
             raise
         except Exception as error:
@@ -105,7 +102,7 @@ class Run:
             return
         missing = [cell for cell in cells if self._needs_checkpoint(cell)]
         if pruned := [cell for cell in missing if cell.solver]:
-            self._prune(model, source, pruned)
+            self._prune(model, source, architecture, pruned)
         for cell in missing:
             if not cell.solver:
                 self._attempt(cell, "prune", partial(self._baseline, cell, source))
@@ -133,12 +130,14 @@ class Run:
         folder = self.out / "checkpoints" / cell.stem
         return "prune" in left or (bool(left) and cell.solver is not None and not folder.is_dir())
 
-    def _prune(self, model: ModelSpec, source: Path, cells: list[Cell]) -> None:
+    def _prune(
+        self, model: ModelSpec, source: Path, architecture: Architecture, cells: list[Cell]
+    ) -> None:
         self.events.step(f"{model.name}: calibrating")
         fitting = []
         for cell in cells:
             try:
-                self._check(cell, source)
+                self._check(cell, source, architecture)
                 fitting.append(cell)
             except InputError as error:
                 self._fail(cell, "prune", error)
@@ -154,54 +153,26 @@ class Run:
             self.events.step(f"{cell.name}: fitting and saving")
             self._attempt(cell, "prune", partial(self._write, cell, source, calibration))
 
-    def _check(self, cell: Cell, source: Path) -> None:
+    def _check(self, cell: Cell, source: Path, architecture: Architecture) -> None:
         """Refuse what became known only now that the model is here."""
         assert cell.solver is not None
-        config, prune = models.read_config(source), self.plan.suite.prune
-        where = f"model {cell.model.id!r}"
-        cell.solver.solver.check(architecture_of(config, where, models.tensor_names(source)))
-        if prune.blocks:
-            check_blocks(prune.given, layer_count(config))
-        else:
-            check_count(cell.layers, layer_count(config), f"prune.layers, {where}", prune.num_blocks)
+        prune, solver = self.plan.suite.prune, cell.solver.solver
+        check_variant(prune, cell.layers, solver, source, cell.model.id, architecture)
 
     def _calibrate(self, model: ModelSpec, source: Path, cells: list[Cell]) -> Calibration:
-        from replaceme.pruning import calibrate
-
         suite = self.plan.suite
-        loaded, tokenizer = models.load(source, model.dtype, self.device, model.trust_remote_code)
-        sequences = load_sequences(suite.calibration, tokenizer)
-        batches = Batches(
-            sequences, suite.prune.batch_size, suite.calibration.seed, padding_token(tokenizer)
-        )
-        return calibrate(
-            loaded,
-            batches,
-            counts=[] if suite.prune.blocks else [cell.layers for cell in cells],
-            blocks=[suite.prune.given] if suite.prune.blocks else [],
-            solvers=[cell.solver.solver for cell in cells if cell.solver],
-            selection=suite.prune.selection,
-            compat_reference=suite.prune.compat == "reference",
-        )
+        counts = [cell.layers for cell in cells]
+        solvers = [cell.solver.solver for cell in cells if cell.solver]
+        return calibrated(source, model, suite.prune, suite.calibration, counts, solvers, self.device)
 
     def _write(self, cell: Cell, source: Path, calibration: Calibration) -> None:
-        from replaceme import fit, write_checkpoint
+        from replaceme import write_checkpoint
 
         assert cell.solver is not None
-        suite = self.plan.suite
-        choice = calibration.choices.get(cell.layers)
-        blocks = choice.blocks if choice else suite.prune.given
-        found = fit(cell.solver.solver, calibration, blocks, suite.calibration.seed)
+        suite, solver = self.plan.suite, cell.solver.solver
+        variant = fitted(calibration, cell.model, suite.prune, suite.calibration, cell.layers, solver)
+        found, choice, provenance = variant.fit, variant.choice, variant.provenance
         out = self.checkpoint(cell, source)
-        provenance = Provenance.of(
-            cell.model.id,
-            models.fingerprint(cell.model.id, cell.model.revision),
-            cell.solver.solver,
-            suite.calibration.model_dump() | {"tokens": calibration.tokens},
-            found,
-            suite.prune.selector if choice else None,
-            choice,
-        )
         write_checkpoint(source, out, found.edit, provenance, dtype=cell.model.dtype, overwrite=True)
         self.records[cell].prune = records.Prune(
             blocks=provenance.blocks,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -73,18 +75,39 @@ class SolverSpec(_Section):
             raise ValueError(str(error)) from None
 
 
+def _possible_count(count: int) -> int:
+    if count < 1:
+        raise ValueError(f"{count} layers cannot be removed; the least is 1")
+    return count
+
+
+def _possible_blocks(blocks: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    for start, end in blocks:
+        if not 1 <= start < end:
+            raise ValueError(
+                f"[{start}, {end}] is no block: START is at least 1, and END, which is kept, is larger"
+            )
+    for block, following in pairwise(sorted(blocks)):
+        if following[0] < block[1]:
+            raise ValueError(f"the blocks {list(block)} and {list(following)} overlap")
+    return blocks
+
+
+Count = Annotated[int, AfterValidator(_possible_count)]
+Blocks = Annotated[list[tuple[int, int]], AfterValidator(_possible_blocks)]
+Selector = Literal["angular", "angular-mean", "perplexity"]
+
+
 class PruneSpec(_Section):
     """Which variants to make: every layer count, or the given blocks, with every solver."""
 
-    layers: list[int] = Field(default=[], description="numbers of layers to remove")
-    blocks: list[tuple[int, int]] = Field(
+    layers: list[Count] = Field(default=[], description="numbers of layers to remove")
+    blocks: Blocks = Field(
         default=[],
         description="blocks to remove together instead, half-open: [[20, 28]] removes layers 20 to 27",
     )
     solvers: list[SolverSpec] = Field(min_length=1, description="how to compensate for them")
-    selector: Literal["angular", "angular-mean", "perplexity"] = Field(
-        "angular", description="how the blocks are chosen"
-    )
+    selector: Selector = Field("angular", description="how the blocks are chosen")
     num_blocks: int = Field(1, gt=0, description="in how many blocks of the same size")
     compat: Literal["reference"] | None = Field(
         None, description="reference: do exactly as the published code does, padding and norms included"
@@ -111,14 +134,17 @@ class PruneSpec(_Section):
             raise ValueError("give either 'layers' or 'blocks'")
         if self.blocks and self.num_blocks > 1:
             raise ValueError("'num_blocks' belongs to 'layers'; list several blocks instead")
+        for count in self.layers:
+            if count % self.num_blocks:
+                raise ValueError(
+                    f"{count} layers cannot be removed in {self.num_blocks} blocks of the same size; "
+                    f"allowed are multiples of {self.num_blocks}"
+                )
         return self
 
     @field_validator("layers")
     @classmethod
     def _distinct(cls, layers: list[int]) -> list[int]:
-        for count in layers:
-            if count < 1:
-                raise ValueError(f"{count} layers cannot be removed; the least is 1")
         if len(set(layers)) < len(layers):
             raise ValueError("the same layer count stands twice, which would make duplicate cells")
         return layers

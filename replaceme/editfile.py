@@ -21,6 +21,21 @@ if TYPE_CHECKING:
 METADATA = "replaceme"
 
 
+def check_edit_file(path: Path, overwrite: bool) -> None:
+    """Refuse a path that an edit cannot be written to.
+
+    Raises:
+        InputError: its name does not end in .safetensors, or it exists and may not be replaced.
+    """
+    if path.suffix != ".safetensors" or path.is_dir():
+        raise InputError(
+            f"{path} cannot hold what was fitted: it is saved as one file, and its name ends in "
+            f".safetensors."
+        )
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists; name another file, or use --overwrite.")
+
+
 def save_edit(path: Path, edit: Edit, provenance: Provenance) -> None:
     """Write an edit with where it comes from.
 
@@ -40,6 +55,7 @@ def save_edit(path: Path, edit: Edit, provenance: Provenance) -> None:
             part,
             metadata={METADATA: provenance.model_dump_json()},
         )
+        part.chmod(0o644)
         part.replace(path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error

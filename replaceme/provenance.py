@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
+from replaceme.models import is_hub_id
+
 if TYPE_CHECKING:
     from replaceme.fitting import Fit
     from replaceme.selection import Block, Choice
@@ -66,9 +68,7 @@ class Provenance(BaseModel):
         """A model card in the hub's format (https://huggingface.co/docs/hub/model-cards)."""
         removed = ", ".join(f"[{start}, {end})" for start, end in self.blocks)
         settings = ", ".join(f"{key} {value}" for key, value in self.solver["parameters"].items())
-        base = (
-            [] if self.model.startswith((".", "/", "~", "package:")) else [f"base_model: {self.model}"]
-        )
+        base = [f"base_model: {self.model}"] if is_hub_id(self.model) else []
         count = sum(end - start for start, end in self.blocks)
         return "\n".join(
             [

@@ -171,17 +171,18 @@ def write_checkpoint(
         OutputError: ``out`` cannot be written.
     """
     check_free(out, overwrite)
+    check_apart(source, out)
     check_folder(source, str(source))
     config = read_config(source)
     shards = weight_files(source)
     headers = {shard: tensorfile.read_header(shard) for shard in shards}
-    names = {entry.name for entries, _ in headers.values() for entry in entries}
-    architecture = architecture_of(config, str(source), names)
+    shapes = {entry.name: entry.shape for entries, _ in headers.values() for entry in entries}
+    architecture = architecture_of(config, str(source), shapes)
     layers = layer_count(config)
     check_blocks(edit.blocks, layers)
     kept = edit.kept(layers)
     files = _FileEdit(architecture, edit, layers, kept, dtype)
-    files.check(names, source)
+    files.check(shapes, source)
     new_config = pruned_config(config, kept) if edit.blocks else dict(config)
     if dtype:
         new_config["dtype"] = dtype
@@ -199,8 +200,16 @@ def write_checkpoint(
 
 def check_free(out: Path, overwrite: bool) -> None:
     """Refuse an output folder that exists and is not empty, unless it may be replaced."""
-    if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; name a folder.")
+    if out.is_dir() and not overwrite and any(out.iterdir()):
         raise InputError(f"{out} exists and is not empty; name another folder, or use --overwrite.")
+
+
+def check_apart(source: Path, out: Path) -> None:
+    """Refuse an output folder that is, or holds, the folder of the intact model."""
+    if source.resolve().is_relative_to(out.resolve()):
+        raise InputError(f"{out} holds the intact model, which would be lost; name another folder.")
 
 
 @contextmanager
@@ -236,9 +245,11 @@ class _FileEdit:
     kept: list[int]
     dtype: str | None
 
-    def check(self, names: set[str], source: Path) -> None:
-        """Refuse files that lack a layer, or a tensor that is to be changed."""
-        inside = [part[1:] for name in names if (part := self.architecture.split(name))]
+    def check(self, shapes: dict[str, list[int]], source: Path) -> None:
+        """Refuse files that lack a layer, or a tensor that is to be changed, or that have others."""
+        inside = {
+            part[1:]: shape for name, shape in shapes.items() if (part := self.architecture.split(name))
+        }
         if missing := {*range(self.layers)} - {layer for layer, _ in inside}:
             raise InputError(
                 f"{source}: the weights have no tensor {self.architecture.layers}.{min(missing)}.*"
@@ -250,6 +261,23 @@ class _FileEdit:
         lacking += [f"{rest} of layer {i}" for i, rest in self.edit.weights if (i, rest) not in inside]
         if lacking:
             raise InputError(f"{source}: the weights have no tensor {lacking[0]}.")
+        for (layer, rest), shape in inside.items():
+            self._check_shape(layer, rest, shape, source)
+
+    def _check_shape(self, layer: int, rest: str, shape: list[int], source: Path) -> None:
+        where = f"{source}: {rest} of layer {layer} has the shape {shape}"
+        values = self.edit.weights.get((layer, rest))
+        if values is not None and list(values.shape) != shape:
+            raise InputError(f"{where}, and its new values have {list(values.shape)}.")
+        axis, transform = self.architecture.merge_axis(rest), self.edit.transforms.get(layer)
+        if axis is None or transform is None:
+            return
+        if shape[-1 if axis == "scale" else axis] != len(transform):
+            raise InputError(f"{where}, and its transform {list(transform.shape)}.")
+        if axis == "scale" and bool((transform - transform.diagonal().diag()).any()):
+            raise InputError(
+                f"{source}: {rest} is a norm, and only a diagonal transform can be merged into it."
+            )
 
     def piece(self, entry: Entry, data: mmap.mmap) -> Piece | None:
         """The tensor as it stands in the pruned checkpoint; ``None`` if it is dropped."""

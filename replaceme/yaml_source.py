@@ -14,17 +14,29 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def load(path: Path, schema: type[Model], overrides: dict[str, Any] | None = None) -> Model:
-    """The file as a ``schema``; ``overrides`` are top-level keys that win over the file's.
+    """The file as a ``schema``; ``overrides`` are options of a command, which win over the file's keys.
 
     Raises:
         InputError: not readable, not YAML, not a mapping, or not what the schema allows.
     """
     node, content = _read(path)
+    overrides = overrides or {}
     try:
-        return schema.model_validate(content | (overrides or {}), context={"folder": path.parent})
+        return schema.model_validate(content | overrides, context={"folder": path.parent})
     except ValidationError as error:
-        messages = [_message(path, node, schema, problem) for problem in error.errors()]
+        messages = [
+            option_message(schema, problem)
+            if problem["loc"] and problem["loc"][0] in overrides
+            else _message(path, node, schema, problem)
+            for problem in error.errors()
+        ]
         raise InputError("\n".join(messages)) from None
+
+
+def option_message(schema: type[BaseModel], problem: Any) -> str:
+    """What is wrong with an option of a command, named as ``--option`` where it is one alone."""
+    option = f"--{str(problem['loc'][0]).replace('_', '-')}: " if problem["loc"] else ""
+    return option + _reason(schema, problem)
 
 
 def _read(path: Path) -> tuple[yaml.MappingNode, dict[str, Any]]:
@@ -79,7 +91,7 @@ def _reason(schema: type[BaseModel], problem: Any) -> str:
         allowed = _keys_at(schema, location[:-1])
         return f"unknown key{nearest(str(location[-1]), allowed)} Allowed are {', '.join(allowed)}."
     if problem["type"] == "missing":
-        return "this key is required."
+        return f"this {'key' if isinstance(location[-1], str) else 'entry'} is required."
     text = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if problem["type"] in {"value_error", "assertion_error"}:
         return text if text.endswith((".", "?")) else text + "."
@@ -95,7 +107,7 @@ def _line(node: yaml.Node, location: tuple[int | str, ...]) -> int:
             if not found:
                 break
             line, node = found[0][0].start_mark.line, found[0][1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
             node = node.value[part]
             line = node.start_mark.line
         else:
