@@ -37,6 +37,38 @@ def call(command: str) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session")
+def call_here() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """As ``call``, in this process: quick where torch has to be imported."""
+    from click.testing import CliRunner
+
+    from bench.cli import main
+
+    def call(*arguments: Any) -> subprocess.CompletedProcess[str]:
+        words = list(map(str, arguments))
+        result = CliRunner().invoke(main, words)
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return subprocess.CompletedProcess(words, result.exit_code, result.stdout, result.stderr)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[..., None]:
+    """Checks exit code 2, nothing on stdout, and one message on stderr with all ``parts``."""
+
+    def refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+        assert result.returncode == 2, result.stderr
+        assert not result.stdout
+        assert result.stderr.startswith("Error: ")
+        assert "Traceback" not in result.stderr
+        for part in parts:
+            assert part in result.stderr
+
+    return refused
+
+
+@pytest.fixture(scope="session")
 def task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two lm-eval tasks: ``colours`` (two choices) and ``endings`` (last word)."""
     folder = tmp_path_factory.mktemp("tasks")

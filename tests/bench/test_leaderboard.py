@@ -83,7 +83,9 @@ def record(label: str, layers: int, scores: dict[str, float], **changes: Any) ->
         for name, score in scores.items()
     }
     prune = Prune(
-        block=(13, 13 + layers) if layers else None,
+        blocks=[(13, 13 + layers)] if layers else [],
+        loss=(3.9, 3.9 if label == "uidl" else 3.456) if layers else None,
+        intact_loss=3.1 if layers else None,
         dtype="bfloat16",
         parameters=134_000_000 - 3_500_000 * layers,
         checkpoint_bytes=268_000_000,
@@ -134,6 +136,51 @@ def test_best_of_each_layer_count_is_marked_where_there_is_a_choice(records: lis
     table = leaderboard.build(records)
     marked = [r.values["label"].text for group in table.groups for r in group.rows if r.best]
     assert marked == ["lstsq"]
+
+
+def test_loss_is_that_of_the_variant_and_of_the_intact_model(records: list[Record]) -> None:
+    table = leaderboard.build(records)
+    (column,) = [column for column in table.columns if column.key == "loss"]
+    assert (column.unit, column.better) == ("nats", "lower")
+    shown = [leaderboard.show(r.values["loss"], column) for r in table.groups[0].rows]
+    assert shown == ["3.100", "3.456", "3.900", "3.900"]
+    assert "loss: nats per token of calibration text that was held back from the fit." in table.notes
+
+
+def test_without_held_back_tokens_there_is_no_loss_column(records: list[Record]) -> None:
+    for found in records:
+        assert found.prune
+        found.prune.loss = None
+    table = leaderboard.build(records)
+    assert "loss" not in {column.key for column in table.columns}
+    assert not [note for note in table.notes if note.startswith("loss")]
+
+
+def test_loss_that_is_unknown_or_not_finite_is_a_dash(records: list[Record]) -> None:
+    for found, loss in zip(records[1:3], (None, (3.9, None)), strict=True):
+        assert found.prune
+        found.prune.loss = loss
+    table = leaderboard.build(records)
+    assert row(table, "uidl", 3).values["loss"].number is None
+    assert row(table, "lstsq", 3).values["loss"].number is None
+    assert number(row(table, "baseline", 0), "loss") == 3.1
+
+
+def test_several_blocks_of_a_variant_are_all_shown(records: list[Record]) -> None:
+    assert records[3].prune
+    records[3].prune.blocks = [(3, 6), (9, 12)]
+    table = leaderboard.build(records)
+    assert row(table, "uidl", 6).values["block"].text == "[3, 6) [9, 12)"
+    assert "[3, 6) [9, 12)" in terminal.text(table)
+
+
+@pytest.mark.parametrize(("width", "expected"), [(80, False), (120, True), (200, True)])
+def test_loss_gives_way_to_average_and_speed_on_a_narrow_terminal(
+    records: list[Record], width: int, expected: bool
+) -> None:
+    shown = {column.key for column in terminal.fitting(leaderboard.build(records), width)}
+    assert {"label", "layers", "average", "rp", "speedup", "weights"} <= shown
+    assert ("loss" in shown) == expected
 
 
 def test_rows_of_different_devices_are_not_compared(records: list[Record]) -> None:

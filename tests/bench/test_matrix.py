@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from bench import matrix, suite
 from bench.matrix import IDENTITY, RUNTIME
 from bench.serving import spec as serving_spec
+from replaceme.solvers import SOLVERS
 
 WriteSuite = Callable[..., Path]
 CLASSIFIED = [
@@ -53,6 +54,9 @@ def test_every_serving_field_is_classified_as_identity_or_runtime() -> None:
 IDENTITY_CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "layers": lambda c: c["prune"].update(layers=[3]),
     "solver parameter": lambda c: c["prune"].update(solvers=["uidl", {"name": "lstsq", "ridge": 0.1}]),
+    "selector": lambda c: c["prune"].update(selector="perplexity"),
+    "number of blocks": lambda c: c["prune"].update(num_blocks=2),
+    "blocks": lambda c: c.update(prune={"blocks": [[3, 5]], "solvers": ["lstsq"]}),
     "compat": lambda c: c["prune"].update(compat="reference"),
     "calibration samples": lambda c: c["calibration"].update(samples=17),
     "calibration length": lambda c: c["calibration"].update(max_length=33),
@@ -84,6 +88,48 @@ def test_what_does_not_change_the_variant_keeps_its_identity(
     before = cells(write_suite())["tiny/2/lstsq"].identity
     change(content)
     assert before in [cell.identity for cell in cells(write_suite()).values()]
+
+
+def test_order_and_division_of_given_blocks_do_not_count(write_suite: WriteSuite) -> None:
+    def identity(*blocks: list[int]) -> dict[str, Any]:
+        suite_file = write_suite(prune={"blocks": list(blocks), "solvers": ["uidl"]})
+        (found,) = [cell for cell in cells(suite_file).values() if cell.solver]
+        return found.identity
+
+    assert identity([1, 2], [4, 7]) == identity([4, 7], [1, 2]) == identity([4, 5], [5, 7], [1, 2])
+    assert identity([1, 2], [4, 7]) != identity([1, 2], [4, 6])
+
+
+def test_selector_of_given_blocks_does_not_count(write_suite: WriteSuite) -> None:
+    prune = {"blocks": [[2, 4]], "solvers": ["uidl"]}
+    one = cells(write_suite(prune=prune))["tiny/2/uidl"].identity
+    other = cells(write_suite(prune=prune | {"selector": "perplexity"}))["tiny/2/uidl"].identity
+    assert one == other
+
+
+def test_given_blocks_are_one_variant_named_by_their_layers(write_suite: WriteSuite) -> None:
+    path = write_suite(prune={"blocks": [[1, 2], [5, 7]], "solvers": ["uidl", "refit"]})
+    assert list(cells(path)) == ["tiny/baseline", "tiny/3/uidl", "tiny/3/refit"]
+
+
+def test_every_solver_takes_its_parameters_and_a_label(write_suite: WriteSuite) -> None:
+    given = [
+        {"name": "uidl", "as": "plain"},
+        {"name": "lstsq", "ridge": 0.1, "alpha": 2, "diagonal": True},
+        {"name": "cosine", "method": "irls", "exact": True, "iterations": 3, "as": "angle"},
+        {"name": "relative", "ridge": 0.1},
+        {"name": "refit", "ridge": 0.1, "as": "refit-0.1"},
+        {"name": "reconstruct", "ridge": 2, "cut_ridge": 0.1, "tokens": 100},
+    ]
+    assert {entry["name"] for entry in given} == set(SOLVERS)
+    found = cells(write_suite(prune={"layers": [2], "solvers": given}))
+    labels = ["plain", "lstsq", "angle", "relative", "refit-0.1", "reconstruct"]
+    assert list(found)[1:] == [f"tiny/2/{label}" for label in labels]
+    for cell, entry in zip(list(found.values())[1:], given, strict=True):
+        parameters = {key: value for key, value in entry.items() if key not in ("name", "as")}
+        solver = cell.identity["solver"]
+        assert solver["name"] == entry["name"]
+        assert parameters.items() <= solver["parameters"].items()
 
 
 def test_weights_are_known_by_content_not_by_path(

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from bench import leaderboard
-from bench.records import Metric, Prune, Record, Store, Task, write_atomically
-from replaceme.errors import OutputError
+from bench.records import Metric, Prune, Record, Store, Task, read_record, write_atomically
+from replaceme.errors import InputError, OutputError
+
+SAMPLES = Path(__file__).parent / "samples"
 
 
 def refuse(name: str) -> None:
@@ -20,7 +22,8 @@ def refuse(name: str) -> None:
 @pytest.fixture
 def record() -> Record:
     prune = Prune(
-        block=(2, 4),
+        blocks=[(2, 4)],
+        loss=(7.5, math.nan),
         relative_error=(0.5, math.nan),
         notes={"last_loss": math.inf},
         dtype="float32",
@@ -47,7 +50,9 @@ def test_what_is_not_finite_is_null_and_reads_back_as_unknown(record: Record, tm
     store.write("cell", record)
     content = json.loads(store.path("cell").read_text(), parse_constant=refuse)
     assert content["quality"]["t"]["metrics"]["perplexity"]["value"] is None
+    assert content["schema_version"] == 2
     assert content["prune"]["relative_error"] == [0.5, None]
+    assert content["prune"]["loss"] == [7.5, None]
     again = store.read("cell")
     assert again
     assert again.model_dump(exclude={"prune"}) == record.model_dump(exclude={"prune"})
@@ -69,3 +74,59 @@ def test_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path)
         write_atomically(path / "c", b"new")
     assert path.read_bytes() == b"old"
     assert [found.name for found in path.parent.iterdir()] == ["b.json"]
+
+
+def test_record_of_the_first_schema_is_read_with_its_block_and_distances() -> None:
+    old = json.loads((SAMPLES / "schema-1-pruned.json").read_text())
+    record = read_record(SAMPLES / "schema-1-pruned.json")
+    assert old["schema_version"] == 1
+    assert record.schema_version == 2
+    assert record.prune
+    assert record.prune.blocks == [(13, 19)]
+    assert record.prune.runner_up == [(12, 18)]
+    assert record.prune.score == old["prune"]["distance"]
+    assert record.prune.runner_up_score == old["prune"]["runner_up_distance"]
+    assert record.prune.loss is record.prune.intact_loss is None
+    assert record.model_dump(mode="json", include={"quality", "serving", "identity"}) == {
+        key: old[key] for key in ("quality", "serving", "identity")
+    }
+
+
+def test_baseline_of_the_first_schema_has_no_block() -> None:
+    record = read_record(SAMPLES / "schema-1-baseline.json")
+    assert record.prune
+    assert record.prune.blocks == []
+    assert record.prune.runner_up is record.prune.score is None
+
+
+def test_upgraded_record_is_written_and_read_as_the_present_schema(tmp_path: Path) -> None:
+    record = read_record(SAMPLES / "schema-1-pruned.json")
+    Store(tmp_path).write("cell", record)
+    assert json.loads(Store(tmp_path).path("cell").read_text())["schema_version"] == 2
+    assert Store(tmp_path).read("cell") == record
+
+
+def test_records_of_both_schemas_stand_in_one_table(record: Record) -> None:
+    old = [read_record(path) for path in sorted(SAMPLES.glob("*.json"))]
+    table = leaderboard.build([*old, record])
+    blocks = {row.values["block"].text for group in table.groups for row in group.rows}
+    assert blocks == {None, "[13, 19)", "[2, 4)"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prune": []}, r"x\.json: prune: Input should be a valid dictionary.*; remove it to compute"),
+        ({"prune": {"blok": [2, 4]}}, r"x\.json: prune\.\w+: .*; remove it to compute the cell again"),
+        ({"schema_version": "1"}, r"schema_version is 1, and this release reads up to 2"),
+        ({"schema_version": None}, r"schema_version is None, and this release reads up to 2"),
+    ],
+    ids=lambda value: json.dumps(value) if isinstance(value, dict) else None,
+)
+def test_damaged_record_of_the_first_schema_is_named(
+    change: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    content = json.loads((SAMPLES / "schema-1-pruned.json").read_text()) | change
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=message):
+        read_record(tmp_path / "x.json")
