@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from replaceme.statistics import BlockStatistics, Kind, Moments, TokenSample
+from replaceme.statistics import BlockStatistics, Kind, Moments, Rows, TokenSample
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,13 @@ class Tokens:
     def statistics(self, dtype: torch.dtype = torch.float64) -> BlockStatistics:
         """What a block's transform solvers are given, summed in float64."""
         change = self.after - self.before
-        weights = {False: torch.ones(len(self.mlp), 1), True: 1 / self.lengths**2}
+        weights: dict[Rows, Tensor] = {
+            "equal": torch.ones(len(self.mlp), 1),
+            "relative": 1 / self.lengths**2,
+        }
         moments = {
-            Kind(relative=relative): Moments(self.mlp.mT @ (w * self.mlp), self.mlp.mT @ (w * change))
-            for relative, w in weights.items()
+            Kind(rows=rows): Moments(self.mlp.mT @ (w * self.mlp), self.mlp.mT @ (w * change))
+            for rows, w in weights.items()
         }
         parts = (t.to(dtype) for t in (self.mlp, self.before, self.after))
         return BlockStatistics(len(self.mlp), moments, TokenSample(*parts))
