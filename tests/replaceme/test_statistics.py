@@ -85,6 +85,32 @@ def states(llama: Any, sequences: Sequences, states_alone: Run) -> Any:
 
 
 @pytest.fixture(scope="module")
+def massive(
+    llama: Any, sequences: Sequences, states_alone: Run
+) -> tuple[Any, dict[Block, BlockStatistics]]:
+    """States and statistics of a model with massive activations."""
+    with massive_first_tokens(llama):
+        return states_alone(llama, sequences), statistics_of(llama, sequences)
+
+
+@pytest.fixture(scope="module")
+def unpadded(llama: Any, sequences: Sequences) -> dict[Block, BlockStatistics]:
+    """From batches of one sequence."""
+    return statistics_of(llama, sequences, batch_size=1)
+
+
+@pytest.fixture(scope="module")
+def many(sequences: Sequences) -> Sequences:
+    """More tokens than a sample has at least, longest sequence first."""
+    return sorted(sequences * 5, key=len, reverse=True)
+
+
+@pytest.fixture(scope="module")
+def many_states(llama: Any, many: Sequences, states_alone: Run) -> Any:
+    return states_alone(llama, many)
+
+
+@pytest.fixture(scope="module")
 def statistics(llama: Any, sequences: Sequences) -> dict[Block, BlockStatistics]:
     return statistics_of(llama, sequences)
 
@@ -138,13 +164,12 @@ def test_bias_is_a_feature_and_the_residual_multiplier_a_factor(
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_padding_never_counts(
-    llama: Any,
-    sequences: Sequences,
+    unpadded: dict[Block, BlockStatistics],
     statistics: dict[Block, BlockStatistics],
     block: Block,
     kind: Kind,
 ) -> None:
-    one = statistics_of(llama, sequences, batch_size=1, blocks=[block])[block]
+    one = unpadded[block]
     assert one.tokens == statistics[block].tokens
     alone, padded = one.moments[kind], statistics[block].moments[kind]
     torch.testing.assert_close(alone.gram, padded.gram, rtol=1e-4, atol=1e-6 * float(alone.gram.max()))
@@ -156,17 +181,15 @@ def test_padding_never_counts(
 @pytest.mark.parametrize("batch_size", [1, 8])
 @pytest.mark.parametrize("size", [0, 10_000])
 def test_token_sample_is_the_tokens_of_lowest_rank(
-    llama: Any, sequences: Sequences, states_alone: Run, batch_size: int, size: int
+    llama: Any, many: Sequences, many_states: Any, batch_size: int, size: int
 ) -> None:
-    many = sequences * 6
-    longest_first = sorted(many, key=len, reverse=True)
-    alone = states_alone(llama, longest_first)
     ranks = torch.cat([batch.ranks for batch in Batches(many, 3)])
     drawn = ranks.argsort()[: max(size, DIAGNOSED_TOKENS)]
     assert DIAGNOSED_TOKENS < len(ranks) < 10_000
     block = Block(3, 7)
     sample = statistics_of(llama, many, batch_size, size, blocks=[block])[block].sample
     assert len(sample) == len(drawn)
+    alone = many_states
     wanted = TokenSample(alone.mlps[2], alone.layers[2], alone.layers[6])
     for name in ("mlp", "before", "after"):
         got = getattr(sample, name).double()
@@ -186,7 +209,7 @@ def test_first_tokens_of_a_sample_are_a_sample(statistics: dict[Block, BlockStat
 def test_what_is_kept_does_not_grow_with_the_number_of_samples(llama: Any, sequences: Sequences) -> None:
     few, many = (
         statistics_of(llama, sequences * times, sample=5000, blocks=[Block(3, 7)])[Block(3, 7)]
-        for times in (8, 16)
+        for times in (5, 10)
     )
     assert many.tokens == 2 * few.tokens
     assert len(many.sample) == len(few.sample) == 5000
@@ -223,11 +246,9 @@ def test_distances_are_the_angles_at_the_last_and_at_all_real_tokens(
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("block", [Block(3, 5), Block(5, 8)], ids=str)
 def test_massive_activations_do_not_ruin_precision(
-    llama: Any, sequences: Sequences, states_alone: Run, block: Block, kind: Kind
+    massive: tuple[Any, dict[Block, BlockStatistics]], block: Block, kind: Kind
 ) -> None:
-    with massive_first_tokens(llama):
-        alone = states_alone(llama, sequences)
-        got = statistics_of(llama, sequences, blocks=[block])[block].moments[kind]
+    alone, got = massive[0], massive[1][block].moments[kind]
     entry = alone.layers[block.start - 1]
     assert entry.norm(dim=1).max() > 100 * entry.norm(dim=1).median()
     rows, change = columns_of(alone, block, kind)
