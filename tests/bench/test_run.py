@@ -78,9 +78,13 @@ def test_every_cell_gets_a_complete_record(finished: Finished) -> None:
         assert record.quality["colours"].items == 24
         assert set(record.quality["colours"].metrics) == {"acc", "acc_norm"}
         assert set(record.quality["endings"].metrics) == {"acc", "perplexity"}
-        assert (record.prune.block is None) == (label == "baseline")
+        assert (record.prune.blocks == []) == (label == "baseline")
     uidl, lstsq = records["uidl"].prune, records["lstsq"].prune
-    assert uidl and lstsq and uidl.block == lstsq.block
+    assert uidl and lstsq and uidl.blocks == lstsq.blocks
+    assert uidl.loss and lstsq.loss and uidl.loss[0] == uidl.loss[1] == lstsq.loss[0]
+    assert uidl.intact_loss == lstsq.intact_loss != uidl.loss[0]
+    assert uidl.held_back_tokens == lstsq.held_back_tokens == 32
+    assert uidl.calibration_tokens == lstsq.calibration_tokens == 15 * 32
     assert uidl.relative_error and lstsq.relative_error
     assert lstsq.relative_error[1] < lstsq.relative_error[0] == uidl.relative_error[1]
 
@@ -294,7 +298,7 @@ def test_prune_writes_the_checkpoint_that_run_writes(
     assert result.returncode == 0, result.stderr
     assert "of 8" in result.stdout
     (folder,) = (finished[1] / "checkpoints").glob("*lstsq*")
-    for name in ("model.safetensors", "config.json"):
+    for name in ("model.safetensors", "config.json", "replaceme.json", "README.md"):
         assert (tmp_path / "pruned" / name).read_bytes() == (folder / name).read_bytes()
 
 

@@ -75,6 +75,29 @@ def disagreements(folder: Path) -> list[tuple[str, float]]:
     return found
 
 
+SHAPES: dict[str, dict[str, Any]] = {
+    "qwen3": {"solver": "reconstruct"},
+    "mixtral": {"solver": "lstsq", "num_local_experts": 4, "num_experts_per_tok": 2},
+}
+
+
+@pytest.mark.parametrize("family", SHAPES)
+def test_pruned_checkpoints_of_other_families_generate_the_same_tokens(
+    call_here: Callable[..., subprocess.CompletedProcess[str]],
+    save_model: Callable[..., Path],
+    tmp_path: Path,
+    family: str,
+) -> None:
+    changes = SHAPES[family].copy()
+    solver = changes.pop("solver")
+    model = save_model(tmp_path / "model", family, num_hidden_layers=4, **changes)
+    data = ["--samples", 16, "--max-length", 32, "--device", "cpu"]
+    out = tmp_path / "pruned"
+    result = call_here("prune", model, "--blocks", "2:3", "--solver", solver, *data, "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert not disagreements(out)
+
+
 @pytest.fixture(scope="module")
 def served(
     call: Callable[..., subprocess.CompletedProcess[str]],
