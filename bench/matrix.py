@@ -31,7 +31,15 @@ RUNTIME = {
 IDENTITY = {
     "Suite": {"models", "prune", "calibration", "score", "serve"},
     "ModelSpec": {"id", "revision", "dtype"},
-    "PruneSpec": {"layers", "blocks", "solvers", "selector", "num_blocks", "compat"},
+    "PruneSpec": {
+        "layers",
+        "blocks",
+        "solvers",
+        "selector",
+        "num_blocks",
+        "compat",
+        "calibration_dtype",
+    },
     "ScoreSpec": {"tasks", "limit"},
     "TaskSpec": {"task", "num_fewshot"},
     "SolverSpec": {"solver"},
@@ -173,6 +181,7 @@ def _identity(
         "selector": None if suite.prune.blocks else suite.prune.selector,
         "num_blocks": suite.prune.num_blocks,
         "compat": suite.prune.compat,
+        "calibration_dtype": suite.prune.calibration_dtype,
         "solver": solver.solver.identity,
         "calibration": calibration,
     }

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from bench.suite import Blocks, Count, ModelSpec, PruneSpec, Selector, SolverSpec
+from bench.suite import Blocks, Count, Dtype, ModelSpec, PruneSpec, Selector, SolverSpec
 from bench.variants import Variant, architecture_in, calibrated, check_variant, fitted
 from replaceme import yaml_source
 from replaceme.architectures import layer_count
@@ -73,9 +73,12 @@ class PruneOptions(BaseModel):
     samples: int = Field(192, gt=0, description="sequences at most")
     max_length: int = Field(256, gt=1, description="tokens of a sequence at most")
     batch_size: int = Field(8, gt=0, description="sequences per forward")
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    dtype: Dtype | None = Field(None, description="dtype to save in; null: the checkpoint's own")
     device: str | None = Field(None, description="torch device; null: the GPU where there is one")
     seed: int = Field(42, ge=0)
+    calibration_dtype: Dtype | None = Field(
+        None, description="dtype to calibrate in; null: that of the checkpoint"
+    )
     compat: Literal["reference"] | None = Field(None, description="do as the published code does")
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
     transform_only: bool = Field(False, description="save what was fitted instead of a checkpoint")
@@ -109,6 +112,7 @@ class PruneOptions(BaseModel):
                 "selector": self.selector,
                 "num_blocks": self.num_blocks,
                 "compat": self.compat,
+                "calibration_dtype": self.calibration_dtype,
                 "batch_size": self.batch_size,
             }
         )

@@ -25,6 +25,8 @@ from replaceme.models import short_name
 from replaceme.selection import Block, Selection, merge_adjacent
 from replaceme.solvers import Solver, make_solver
 
+Dtype = Literal["float32", "bfloat16", "float16"]
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,7 +39,7 @@ class ModelSpec(_Section):
         min_length=1, description="hub id, local folder, GGUF file, or package:NAME/FILE.gguf"
     )
     revision: str | None = Field(None, description="revision of a hub model")
-    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+    dtype: Dtype | None = Field(
         None, description="dtype to calibrate and save in; null: the checkpoint's own"
     )
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
@@ -109,6 +111,11 @@ class PruneSpec(_Section):
     solvers: list[SolverSpec] = Field(min_length=1, description="how to compensate for them")
     selector: Selector = Field("angular", description="how the blocks are chosen")
     num_blocks: int = Field(1, gt=0, description="in how many blocks of the same size")
+    calibration_dtype: Dtype | None = Field(
+        None,
+        description="dtype to run the model in while calibrating; null: the one it is saved in. float32 "
+        "is faster than bfloat16 on a CPU without AMX",
+    )
     compat: Literal["reference"] | None = Field(
         None, description="reference: do exactly as the published code does, padding and norms included"
     )

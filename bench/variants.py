@@ -74,7 +74,8 @@ def calibrated(
     """Load a checkpoint and calibrate it for all its variants."""
     from replaceme.pruning import calibrate
 
-    loaded, tokenizer = models.load(source, model.dtype, device, model.trust_remote_code)
+    dtype = prune.calibration_dtype or model.dtype
+    loaded, tokenizer = models.load(source, dtype, device, model.trust_remote_code)
     sequences = load_sequences(data, tokenizer)
     return calibrate(
         loaded,

@@ -162,9 +162,10 @@ def collect(
 ) -> dict[Block, BlockStatistics]:
     """Statistics of all ``blocks`` in one pass that ends at the deepest of them.
 
-    Each batch's products are formed in float32 from the native activations and added to float64
-    totals; in float64 where the tokens are hardly more than the features, so that directions without
-    data stay empty instead of holding rounding errors. The token sample has at least
+    Each batch's products are formed from the native activations and added to float64 totals: in
+    float64 on a CPU, where it costs little, so that directions without data stay empty instead of
+    holding rounding errors; in float32 on a GPU, unless the tokens are hardly more than the features.
+    The token sample has at least
     ``DIAGNOSED_TOKENS`` tokens (fewer where there are fewer).
     """
     totals = {block: _Totals() for block in dict.fromkeys(blocks)}
@@ -242,9 +243,10 @@ class _Features:
         return self.states[self.block.end - 1].to(self.before.device)
 
     def products(self, kind: Kind) -> tuple[Tensor, Tensor]:
-        """XᵀX and XᵀD of the batch, float32, or float64 where the tokens are few."""
+        """XᵀX and XᵀD of the batch, float32 on a GPU with many tokens, else float64."""
         x = self.of("input" if kind.of_input else "mlp")
-        dtype = torch.float64 if self.tokens < FEW * x.shape[1] else torch.float32
+        exact = x.device.type == "cpu" or self.tokens < FEW * x.shape[1]
+        dtype = torch.float64 if exact else torch.float32
         x, after = x.to(dtype), self.after.to(dtype)
         before = self.before.to(dtype)
         change = after - before

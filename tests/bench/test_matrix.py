@@ -58,6 +58,7 @@ IDENTITY_CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "number of blocks": lambda c: c["prune"].update(num_blocks=2),
     "blocks": lambda c: c.update(prune={"blocks": [[3, 5]], "solvers": ["lstsq"]}),
     "compat": lambda c: c["prune"].update(compat="reference"),
+    "calibration dtype": lambda c: c["prune"].update(calibration_dtype="bfloat16"),
     "calibration samples": lambda c: c["calibration"].update(samples=17),
     "calibration length": lambda c: c["calibration"].update(max_length=33),
     "calibration seed": lambda c: c["calibration"].update(seed=7),

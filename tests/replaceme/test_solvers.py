@@ -205,11 +205,6 @@ def test_fit_of_rank_deficient_states_is_finite_and_no_worse_than_removal(
     assert fit.relative_error[1] <= fit.relative_error[0]
 
 
-MOMENTS_LOSE_RANK = pytest.mark.xfail(
-    reason="sums of float32 products hide the rank: the cut-off is finer than their rounding errors"
-)
-
-
 @pytest.mark.parametrize(
     "label, tokens",
     [
@@ -217,8 +212,8 @@ MOMENTS_LOSE_RANK = pytest.mark.xfail(
         ("relative", 3 * WIDTH),
         ("cosine-irls", 3 * WIDTH),
         ("cosine-irls", 12 * WIDTH),
-        pytest.param("lstsq", 12 * WIDTH, marks=MOMENTS_LOSE_RANK),
-        pytest.param("relative", 12 * WIDTH, marks=MOMENTS_LOSE_RANK),
+        ("lstsq", 12 * WIDTH),
+        ("relative", 12 * WIDTH),
     ],
 )
 def test_directions_that_the_states_do_not_have_are_left_alone(

@@ -15,6 +15,7 @@ from torch import Tensor
 from replaceme.calibration import Batches
 from replaceme.decoder import Decoder
 from replaceme.selection import Block
+from replaceme.solvers.linear import solve_ridge
 from replaceme.statistics import (
     DIAGNOSED_TOKENS,
     BlockStatistics,
@@ -319,3 +320,21 @@ def test_activations_of_half_precision_are_summed_without_rounding(
         rows, change = sample.mlp * scale, (sample.after - sample.before) * scale
         assert scaled_error(got.moments[kind].gram, rows, rows) < 1e-6
         assert scaled_error(got.moments[kind].cross, rows, change) < 1e-6
+
+
+def test_geometric_rows_fit_sinks_that_a_removed_layer_made(llama: Any, sequences: Sequences) -> None:
+    block = Block(2, 4)
+    with massive_first_tokens(llama):
+        got = statistics_of(llama, sequences, blocks=[block])[block]
+    before, after, inputs = (
+        t.double() for t in (got.sample.before, got.sample.after, got.sample.inputs)
+    )
+    sinks = after.norm(dim=1) > 20 * after.norm(dim=1).median()
+    assert int(sinks.sum()) == len(sequences)
+    aligned = {}
+    for rows in ("relative", "geometric"):
+        moments = got.moments[Kind(of_input=True, rows=rows)]
+        correction, _ = solve_ridge(moments.gram.clone(), moments.cross, 0.01)
+        predicted = before + inputs @ correction
+        aligned[rows] = torch.cosine_similarity(predicted[sinks], after[sinks], dim=1).mean()
+    assert aligned["geometric"] > 5 * aligned["relative"]
