@@ -273,7 +273,7 @@ class _Totals:
             if kind in totals:
                 totals[kind] += part
             else:
-                totals[kind] = part.double()
+                totals[kind] = part.to(torch.float64, copy=True)  # blocks of one start share a Gram
 
     def keep(self, features: _Features, ranks: Tensor, chosen: Tensor) -> None:
         """Put the chosen tokens into the sample."""
