@@ -95,6 +95,11 @@ class Reporter:
         if self._live:
             self._live.advance(self._task, steps)
 
+    def next_step(self, text: str) -> None:
+        """The step that runs is done; say what runs now."""
+        self.done()
+        self.step(text)
+
     def say(self, text: str) -> None:
         """A line that stays, such as a warning or a failure."""
         self._console.print(text, markup=False, soft_wrap=True)
@@ -108,3 +113,13 @@ class Reporter:
         left = elapsed / self._done * (self._steps - self._done) if self._done else None
         times = duration(elapsed) + (f", about {duration(left)} left" if left is not None else "")
         self.say(f"[{self._done}/{self._steps}] {text} ({times})")
+
+
+@contextmanager
+def progress(stream: TextIO, steps: int) -> Iterator[Reporter]:
+    """A reporter that is closed when the context ends."""
+    reporter = Reporter(stream, steps)
+    try:
+        yield reporter
+    finally:
+        reporter.close()

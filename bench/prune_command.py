@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -15,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from bench.console import progress
 from bench.suite import Blocks, Count, Dtype, ModelSpec, PruneSpec, Selector, SolverSpec
 from bench.variants import Variant, architecture_in, calibrated, check_variant, fitted
 from replaceme import yaml_source
@@ -181,15 +183,21 @@ def prune_checkpoint(options: PruneOptions) -> str:
     if not options.transform_only:
         surgery.check_apart(source, out)
     device = options.device or models.default_device()
-    calibration = calibrated(source, options.source, prune, options.data, [count], [spec.solver], device)
-    variant = fitted(calibration, options.source, prune, options.data, count, spec.solver)
-    edit, provenance = variant.fit.edit, variant.provenance
-    if options.transform_only:
-        save_edit(out, edit, provenance)
-    else:
-        surgery.write_checkpoint(
-            source, out, edit, provenance, dtype=options.dtype, overwrite=options.overwrite
+    with progress(sys.stderr, steps=3) as reporter:
+        reporter.step("calibrating")
+        calibration = calibrated(
+            source, options.source, prune, options.data, [count], [spec.solver], device
         )
+        reporter.next_step(f"fitting {spec.label}")
+        variant = fitted(calibration, options.source, prune, options.data, count, spec.solver)
+        reporter.next_step("saving")
+        edit, provenance = variant.fit.edit, variant.provenance
+        if options.transform_only:
+            save_edit(out, edit, provenance)
+        else:
+            surgery.write_checkpoint(
+                source, out, edit, provenance, dtype=options.dtype, overwrite=options.overwrite
+            )
     lines = [architecture.notice + "."] if architecture.notice else []
     lines += _choice(variant, layer_count(models.read_config(source)))
     lines += _quality(calibration, variant)

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import leaderboard
-from bench.console import Reporter, chatter_to
+from bench.console import chatter_to, progress
 from bench.matrix import Plan
 from bench.records import write_atomically
 from bench.render import FORMATS, terminal
@@ -33,16 +33,14 @@ def run_plan(plan: Plan, out: Path) -> bool:
     _check_writable(out)
     with chatter_to(log) as stderr:
         run = Run(plan, out)
-        reporter = Reporter(stderr, run.steps)
-        try:
-            run.execute(Events(reporter.step, reporter.done, reporter.say))
-        except (InputError, OutputError, KeyboardInterrupt):
-            raise
-        except Exception:
-            reporter.say(f"The run stopped on an internal error; details are in {log}.")
-            raise
-        finally:
-            reporter.close()
+        with progress(stderr, run.steps) as reporter:
+            try:
+                run.execute(Events(reporter.step, reporter.done, reporter.say))
+            except (InputError, OutputError, KeyboardInterrupt):
+                raise
+            except Exception:
+                reporter.say(f"The run stopped on an internal error; details are in {log}.")
+                raise
     records = list(run.records.values())
     table = leaderboard.build(records)
     terminal.render(table, Console(highlight=False))

@@ -29,22 +29,6 @@ class Block(NamedTuple):
     def __str__(self) -> str:
         return f"[{self.start}, {self.end})"
 
-    @classmethod
-    def parse(cls, text: str, num_layers: int) -> Block:
-        """A block from ``START:END``.
-
-        Raises:
-            InputError: not two whole numbers, or outside ``1 <= START < END <= num_layers``.
-        """
-        try:
-            start, end = (int(part) for part in text.split(":"))
-        except ValueError:
-            raise InputError(
-                f"block {text!r} is not START:END with two whole numbers, such as 13:19."
-            ) from None
-        check_blocks([block := cls(start, end)], num_layers)
-        return block
-
 
 SELECTORS = {
     "angular": "smallest angle between the states before and after, at the last token of each sample",

@@ -285,26 +285,11 @@ def test_impossible_selection_is_refused(settings: dict[str, Any], message: str)
         Selection(**settings)
 
 
-@pytest.mark.parametrize(
-    "text, block", [("1:3", Block(1, 3)), ("3:8", Block(3, 8)), (" 2 : 4 ", Block(2, 4))]
-)
-def test_block_is_parsed(text: str, block: Block) -> None:
-    parsed = Block.parse(text, 8)
-    assert parsed == block
-    assert parsed.size == block.end - block.start
-    assert str(parsed) == f"[{block.start}, {block.end})"
-
-
-@pytest.mark.parametrize("text", ["", "3", "3:", "a:b", "1:2:3", "1.5:3", "3-5"])
-def test_block_that_is_not_two_numbers_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="is not START:END with two whole numbers"):
-        Block.parse(text, 8)
-
-
-@pytest.mark.parametrize("text", ["0:2", "3:3", "5:4", "3:9", "-1:2"])
-def test_block_that_does_not_fit_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match=f"block '{text}' does not fit a model of 8 layers"):
-        Block.parse(text, 8)
+@pytest.mark.parametrize("block", [(0, 2), (3, 3), (5, 4), (3, 9), (-1, 2)])
+def test_block_that_does_not_fit_is_refused(block: tuple[int, int]) -> None:
+    start, end = block
+    with pytest.raises(InputError, match=f"block '{start}:{end}' does not fit a model of 8 layers"):
+        check_blocks([Block(start, end)], 8)
 
 
 @pytest.mark.parametrize("blocks", combinations([Block(4, 6), Block(1, 3), Block(2, 5)], 2), ids=str)
