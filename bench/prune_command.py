@@ -23,6 +23,7 @@ from replaceme import yaml_source
 from replaceme.architectures import layer_count
 from replaceme.calibration import CalibrationData
 from replaceme.errors import InputError
+from replaceme.outfolder import check_apart, check_free
 from replaceme.selection import Block
 
 if TYPE_CHECKING:
@@ -176,12 +177,12 @@ def prune_checkpoint(options: PruneOptions) -> str:
     if options.transform_only:
         check_edit_file(out, options.overwrite)
     else:
-        surgery.check_free(out, options.overwrite)
+        check_free(out, options.overwrite)
     source = models.locate(options.model)
     architecture = architecture_in(source, options.model)
     check_variant(prune, count, spec.solver, source, options.model, architecture, "--layers")
     if not options.transform_only:
-        surgery.check_apart(source, out)
+        check_apart(source, out)
     device = options.device or models.default_device()
     with progress(sys.stderr, steps=3) as reporter:
         reporter.step("calibrating")
@@ -215,7 +216,7 @@ def apply_edit(edit_file: Path, model: str, out: Path, overwrite: bool) -> str:
     from replaceme.editfile import load_edit
 
     edit, provenance = load_edit(edit_file)
-    surgery.check_free(out, overwrite)
+    check_free(out, overwrite)
     source = models.locate(model)
     lines = []
     if (weights := models.fingerprint(model)) != provenance.weights:
@@ -223,7 +224,7 @@ def apply_edit(edit_file: Path, model: str, out: Path, overwrite: bool) -> str:
         lines.append(f"Warning: {warning}.")
         changes = {"model": model, "weights": weights, "warning": warning}
         provenance = provenance.model_copy(update=changes)
-    surgery.check_apart(source, out)
+    check_apart(source, out)
     try:
         surgery.write_checkpoint(source, out, edit, provenance, overwrite=overwrite)
     except InputError as error:

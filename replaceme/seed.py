@@ -25,6 +25,7 @@ from replaceme.calibration import (
     rows_of,
 )
 from replaceme.errors import InputError, OutputError
+from replaceme.outfolder import check_apart, check_free
 from replaceme.seedconfig import FINEWEB, MIXED, ORCA, Method, SeedConfig
 
 if TYPE_CHECKING:
@@ -50,7 +51,6 @@ def prune(config: SeedConfig, method: Method, overwrite: bool = False) -> str:
     from replaceme.architectures import architecture_of, layer_count
     from replaceme.editfile import save_edit
     from replaceme.reference import published_blocks
-    from replaceme.surgery import check_free
 
     source = models.locate(config.model_path)
     settings = models.read_config(source)
@@ -62,6 +62,8 @@ def prune(config: SeedConfig, method: Method, overwrite: bool = False) -> str:
             f"layers_to_skip: {size} layers cannot be removed from a model of {layers}; allowed are 1 "
             f"to {layers - 1}."
         )
+    if config.save_path is not None:
+        _check_outputs(source, config.folder(method, ()), overwrite)
     distances = _read_distances(config, layers)
     device = "auto" if torch.cuda.is_available() else "cpu"
     model, tokenizer = models.load(source, "float32", device)
@@ -77,7 +79,7 @@ def prune(config: SeedConfig, method: Method, overwrite: bool = False) -> str:
             f"{layers}; allowed are 1 to {layers - size}."
         )
     folder = config.folder(method, blocks)
-    check_free(folder, overwrite)
+    _check_outputs(source, folder, overwrite)
     solver = config.make_solver(method, len(sequences) * config.max_length)
     calibration = calibrate(
         model, batches, blocks=[blocks], solvers=[solver], compat_reference=config.compat is not None
@@ -106,6 +108,12 @@ def prune(config: SeedConfig, method: Method, overwrite: bool = False) -> str:
         save_edit(file, found.edit, provenance)
         lines.append(f"Wrote {file}.")
     return "\n".join(lines)
+
+
+def _check_outputs(source: Path, folder: Path, overwrite: bool) -> None:
+    """Refuse what may not be written, before the work that it would hold."""
+    check_free(folder, overwrite)
+    check_apart(source, folder)
 
 
 def calibration_sequences(config: SeedConfig, tokenizer: Any) -> list[list[int]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import mmap
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from replaceme import tensorfile
 from replaceme.architectures import Architecture, Axis, architecture_of, layer_count, pruned_config
-from replaceme.errors import InputError, OutputError
+from replaceme.errors import InputError
 from replaceme.models import INDEX, check_folder, read_config, weight_files
+from replaceme.outfolder import PROVENANCE, check_apart, check_free, whole_folder
 from replaceme.selection import Block, check_blocks
 from replaceme.tensorfile import FLOATS, Entry, Piece
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from replaceme.provenance import Provenance
 
 NOT_CARRIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
-PROVENANCE = "replaceme.json"
 CARD = "README.md"
 
 
@@ -164,10 +163,10 @@ def write_checkpoint(
     Args:
         edit: what changes; ``Edit()`` copies the model.
         dtype: cast floating-point tensors to this; ``None`` keeps the checkpoint's.
-        overwrite: replace ``out`` if it exists and is not empty.
+        overwrite: replace ``out`` if it holds a checkpoint.
 
     Raises:
-        InputError: ``out`` is not empty, or ``source`` is not a supported checkpoint.
+        InputError: ``out`` may not be written, or ``source`` is not a supported checkpoint.
         OutputError: ``out`` cannot be written.
     """
     check_free(out, overwrite)
@@ -187,7 +186,7 @@ def write_checkpoint(
     if dtype:
         new_config["dtype"] = dtype
         new_config.pop("torch_dtype", None)
-    with _whole_folder(out) as part:
+    with whole_folder(out) as part:
         for file in source.iterdir():
             if file.is_file() and not file.name.endswith(NOT_CARRIED):
                 shutil.copy(file, part / file.name)
@@ -196,39 +195,6 @@ def write_checkpoint(
             _write_json(part / PROVENANCE, provenance.model_dump(mode="json"))
             (part / CARD).write_text(provenance.card(), "utf-8")
         _write_weights(headers, part, files, indexed=(source / INDEX).is_file())
-
-
-def check_free(out: Path, overwrite: bool) -> None:
-    """Refuse an output folder that exists and is not empty, unless it may be replaced."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; name a folder.")
-    if out.is_dir() and not overwrite and any(out.iterdir()):
-        raise InputError(f"{out} exists and is not empty; name another folder, or use --overwrite.")
-
-
-def check_apart(source: Path, out: Path) -> None:
-    """Refuse an output folder that is, or holds, the folder of the intact model."""
-    if source.resolve().is_relative_to(out.resolve()):
-        raise InputError(f"{out} holds the intact model, which would be lost; name another folder.")
-
-
-@contextmanager
-def _whole_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside ``out`` that takes its place when the context ends well."""
-    part = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-        part.chmod(0o755)
-        yield part
-        if out.exists():
-            shutil.rmtree(out)
-        part.replace(out)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror or error}.") from error
-    finally:
-        if part is not None:
-            shutil.rmtree(part, ignore_errors=True)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -174,7 +174,7 @@ def test_nothing_is_replaced_unasked(
 ) -> None:
     folder, file = tmp_path / "folder", tmp_path / "file.safetensors"
     folder.mkdir()
-    for path in (folder / "notes.txt", file):
+    for path in (folder / "notes.txt", folder / "config.json", file):
         path.write_text("mine")
     refused(call_here("prune", tiny, "--layers", 2, "--out", folder), "not empty", "--overwrite")
     refused(call_here("apply", saved, tiny, "--out", folder), "not empty", "--overwrite")
@@ -191,6 +191,7 @@ def test_intact_model_is_not_replaced_even_if_asked(
 ) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny, model)
+    (tmp_path / "config.json").touch()
     for out in (model, tmp_path):
         for arguments in (["prune", model, "--layers", 2], ["apply", saved, model]):
             refused(call_here(*arguments, "--out", out, "--overwrite"), "holds the intact model")

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from replaceme.architectures import ARCHITECTURES
 from replaceme.errors import InputError, OutputError
+from replaceme.outfolder import check_free, whole_folder
 from replaceme.selection import Block
-from replaceme.surgery import Edit, apply, check_free, write_checkpoint
+from replaceme.surgery import Edit, apply, write_checkpoint
 
 BLOCK = Block(3, 5)
 CUT = Edit((BLOCK,))
@@ -63,6 +64,16 @@ def copy(tiny: Path, tmp_path: Path) -> Path:
     for file in tiny.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     return folder
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A folder with a checkpoint's config and a file ``old``."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.json").write_text("{}")
+    (out / "old").write_text("old")
+    return out
 
 
 # weights
@@ -261,13 +272,12 @@ write_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]), Edit((Block(3, 5),)), Non
 
 
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
-def test_interrupted_save_leaves_no_half_checkpoint(tiny: Path, tmp_path: Path, kill: int) -> None:
+def test_interrupted_save_leaves_no_half_checkpoint(
+    tiny: Path, old: Path, tmp_path: Path, kill: int
+) -> None:
     """What stood there before stays; only an abrupt kill can leave a hidden temporary folder."""
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "old").write_text("old")
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW_WRITE, str(tiny), str(out)],
+        [sys.executable, "-c", SLOW_WRITE, str(tiny), str(old)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
@@ -277,7 +287,7 @@ def test_interrupted_save_leaves_no_half_checkpoint(tiny: Path, tmp_path: Path, 
     os.kill(process.pid, kill)
     assert process.wait(30) != 0
     process.stdout.close()
-    assert [file.name for file in out.iterdir()] == ["old"]
+    assert sorted(file.name for file in old.iterdir()) == ["config.json", "old"]
     others = {path.name for path in tmp_path.iterdir()} - {"out"}
     assert all(name.startswith(".out-") for name in others)
     assert not others or kill == signal.SIGKILL
@@ -290,30 +300,70 @@ def test_output_below_a_file_is_an_output_error(tiny: Path, tmp_path: Path) -> N
     assert (tmp_path / "file").read_text() == "kept"
 
 
-def test_damaged_weights_leave_an_existing_output_alone(tiny: Path, tmp_path: Path) -> None:
-    source, out = tmp_path / "source", tmp_path / "out"
+def test_damaged_weights_leave_an_existing_output_alone(tiny: Path, old: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
     source.mkdir()
     (source / "config.json").write_bytes((tiny / "config.json").read_bytes())
     (source / "model.safetensors").write_bytes(struct.pack("<Q", 10**9) + b"{}")
-    out.mkdir()
-    (out / "old").write_text("old")
     with pytest.raises(InputError, match="damaged"):
-        write_checkpoint(source, out, CUT, None, overwrite=True)
+        write_checkpoint(source, old, CUT, None, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
-    assert (out / "old").read_text() == "old"
+    assert (old / "old").read_text() == "old"
 
 
-def test_existing_output_is_refused_unless_it_may_be_replaced(tiny: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "old").write_text("old")
+def test_existing_checkpoint_is_refused_unless_it_may_be_replaced(
+    tiny: Path, old: Path, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match=r"exists and is not empty.*--overwrite"):
-        write_checkpoint(tiny, out, CUT, None)
-    assert [file.name for file in out.iterdir()] == ["old"]
-    write_checkpoint(tiny, out, CUT, None, overwrite=True)
-    assert not (out / "old").exists()
-    assert reload(out).config.num_hidden_layers == 6
-    assert list(tmp_path.iterdir()) == [out]
+        write_checkpoint(tiny, old, CUT, None)
+    assert (old / "old").is_file()
+    write_checkpoint(tiny, old, CUT, None, overwrite=True)
+    assert not (old / "old").exists()
+    assert reload(old).config.num_hidden_layers == 6
+    assert list(tmp_path.iterdir()) == [old]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_folder_that_is_no_checkpoint_is_never_replaced(
+    tiny: Path, tmp_path: Path, overwrite: bool
+) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"is not empty, and without config\.json or replaceme\.json"):
+        write_checkpoint(tiny, tmp_path, CUT, None, overwrite=overwrite)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["..", ".", "link"])
+def test_current_folder_and_its_parents_are_never_replaced(
+    tiny: Path, old: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (old / "inside").mkdir()
+    (old / "inside" / "link").symlink_to(old)
+    monkeypatch.chdir(old / "inside")
+    with pytest.raises(InputError, match=r"is the current folder or one above it"):
+        write_checkpoint(tiny, Path(name), CUT, None, overwrite=True)
+    assert (old / "old").is_file()
+
+
+def test_folder_behind_a_link_is_replaced_and_the_link_stays(
+    tiny: Path, old: Path, tmp_path: Path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(old)
+    write_checkpoint(tiny, link, CUT, None, overwrite=True)
+    assert link.is_symlink()
+    assert not (old / "old").exists()
+    assert reload(old).config.num_hidden_layers == 6
+    assert sorted(tmp_path.iterdir()) == [link, old]
+
+
+def test_old_checkpoint_is_back_where_the_new_one_cannot_take_its_place(
+    old: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(OutputError, match="out cannot be written"), whole_folder(old) as part:
+        part.rmdir()
+    assert (old / "old").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [old]
 
 
 def test_empty_output_folder_and_missing_parents_are_fine(tiny: Path, tmp_path: Path) -> None:
@@ -327,7 +377,7 @@ def test_empty_output_folder_and_missing_parents_are_fine(tiny: Path, tmp_path: 
 def test_check_free_says_in_advance_what_a_write_would(tmp_path: Path, overwrite: bool) -> None:
     check_free(tmp_path, overwrite)
     check_free(tmp_path / "new", overwrite)
-    (tmp_path / "file").write_text("x")
+    (tmp_path / "config.json").write_text("x")
     if overwrite:
         check_free(tmp_path, overwrite)
     else:

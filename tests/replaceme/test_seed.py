@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -281,6 +282,16 @@ def test_an_existing_folder_is_refused_unless_it_may_be_replaced(published: dict
     assert result.exit_code == 2
     assert "out_ReplaceMe_lstsq_1 exists and is not empty" in result.stderr
     succeed(published, "--overwrite")
+
+
+def test_folder_that_holds_the_intact_model_is_refused_before_any_work(
+    published: dict[str, Any], tiny: Path
+) -> None:
+    shutil.copytree(tiny, "out_UIDL")
+    result = call(published | {"model_path": "out_UIDL"}, "--overwrite", command=run_uidl)
+    assert result.exit_code == 2
+    assert "out_UIDL holds the intact model" in result.stderr
+    assert not Path("distances").exists()
 
 
 def in_a_process(command: str, config: str) -> subprocess.CompletedProcess[str]:
