@@ -284,7 +284,9 @@ def pruned_config(config: dict[str, Any], kept: list[int]) -> dict[str, Any]:
     pruned = config | _derived(config)
     sparse_step = pruned.get("decoder_sparse_step")
     if isinstance(sparse_step, int) and sparse_step > 1:
-        dense = {i for i in range(count) if (i + 1) % sparse_step} | set(pruned["mlp_only_layers"] or [])
+        dense = {i for i in range(count) if (i + 1) % sparse_step} | set(
+            pruned.get("mlp_only_layers") or []
+        )
         pruned |= {"decoder_sparse_step": 1, "mlp_only_layers": sorted(dense)}
     for key in COUNTS:
         if key in config:
@@ -304,14 +306,14 @@ def pruned_config(config: dict[str, Any], kept: list[int]) -> dict[str, Any]:
 
 
 def _derived(config: dict[str, Any]) -> dict[str, Any]:
-    """Per-layer settings that the config's class adds where the file leaves them out."""
+    """Per-layer settings that the config's class adds where the file leaves them out or null."""
     from transformers import CONFIG_MAPPING
 
     if config.get("model_type") not in CONFIG_MAPPING:
         return {}
     whole = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config)).to_dict()
-    keys = (*PER_LAYER_LISTS, *LAYER_NUMBERS)
-    return {key: whole[key] for key in keys if whole.get(key) is not None and key not in config}
+    keys = (*PER_LAYER_LISTS, *FIRST_LAYERS, *LAYER_NUMBERS)
+    return {key: whole[key] for key in keys if whole.get(key) is not None and config.get(key) is None}
 
 
 def support_table() -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import replaceme
-from replaceme.architectures import ARCHITECTURES
+from replaceme.architectures import ARCHITECTURES, pruned_config
 from replaceme.calibration import Batch
 from replaceme.decoder import Decoder
 from replaceme.selection import Block
@@ -359,3 +359,32 @@ def test_fit_beats_plain_removal(name: str, solver: str, tokenizer: Any, texts: 
     done = replaceme.prune(model, tokenizer, texts[:9], blocks=BLOCKS, solver=solver, batch_size=3)
     removal, fitted = done.fit.relative_error
     assert fitted < removal
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (
+            {
+                "model_type": "qwen2",
+                "use_sliding_window": True,
+                "sliding_window": 8,
+                "max_window_layers": 3,
+                "layer_types": None,
+            },
+            {"layer_types": ["full_attention"] * 2 + ["sliding_attention"] * 2, "max_window_layers": 2},
+        ),
+        ({"model_type": "smollm3", "no_rope_layers": None}, {"no_rope_layers": [1, 1, 0, 1]}),
+        ({"model_type": "deepseek_v3"}, {"first_k_dense_replace": 2}),
+        (
+            {"model_type": "of-my-own", "decoder_sparse_step": 2},
+            {"decoder_sparse_step": 1, "mlp_only_layers": [0]},
+        ),
+    ],
+    ids=lambda value: value.get("model_type", ""),
+)
+def test_what_a_config_leaves_out_or_null_is_that_of_the_layers_that_stay(
+    given: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    pruned = pruned_config(given | {"num_hidden_layers": LAYERS}, KEPT)
+    assert {key: pruned[key] for key in wanted} == wanted
