@@ -181,7 +181,7 @@ def write_checkpoint(
     check_blocks(edit.blocks, layers)
     kept = edit.kept(layers)
     files = _FileEdit(architecture, edit, layers, kept, dtype)
-    files.check(shapes, source)
+    files.check([entry for entries, _ in headers.values() for entry in entries], source)
     new_config = pruned_config(config, kept) if edit.blocks else dict(config)
     if dtype:
         new_config["dtype"] = dtype
@@ -211,11 +211,9 @@ class _FileEdit:
     kept: list[int]
     dtype: str | None
 
-    def check(self, shapes: dict[str, list[int]], source: Path) -> None:
-        """Refuse files that lack a layer, or a tensor that is to be changed, or that have others."""
-        inside = {
-            part[1:]: shape for name, shape in shapes.items() if (part := self.architecture.split(name))
-        }
+    def check(self, entries: list[Entry], source: Path) -> None:
+        """Refuse files that lack a layer, or whose tensors cannot be changed as the edit says."""
+        inside = {part[1:]: e for e in entries if (part := self.architecture.split(e.name))}
         if missing := {*range(self.layers)} - {layer for layer, _ in inside}:
             raise InputError(
                 f"{source}: the weights have no tensor {self.architecture.layers}.{min(missing)}.*"
@@ -227,8 +225,13 @@ class _FileEdit:
         lacking += [f"{rest} of layer {i}" for i, rest in self.edit.weights if (i, rest) not in inside]
         if lacking:
             raise InputError(f"{source}: the weights have no tensor {lacking[0]}.")
-        for (layer, rest), shape in inside.items():
-            self._check_shape(layer, rest, shape, source)
+        for (layer, rest), entry in inside.items():
+            self._check_shape(layer, rest, entry.shape, source)
+            if entry.dtype not in FLOATS and self.edit.changes(self.architecture, layer, rest):
+                raise InputError(
+                    f"{source}: {entry.name} is {entry.dtype}, and only tensors of the dtypes "
+                    f"{', '.join(FLOATS)} can be changed."
+                )
 
     def _check_shape(self, layer: int, rest: str, shape: list[int], source: Path) -> None:
         where = f"{source}: {rest} of layer {layer} has the shape {shape}"

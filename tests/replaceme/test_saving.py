@@ -241,6 +241,20 @@ def test_values_of_another_shape_are_refused(tiny: Path, tmp_path: Path, edit: E
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("layer", [2, 6])
+def test_tensor_of_a_dtype_that_cannot_be_changed_is_named(
+    copy: Path, fitted: Edit, tmp_path: Path, layer: int
+) -> None:
+    weights = load_file(copy / "model.safetensors")
+    name = f"model.layers.{layer}.{DOWN}"
+    weights[name] = weights[name].double()
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=rf"{name} is F64, .* dtypes F32, BF16, F16 can be changed"):
+        write_checkpoint(copy, tmp_path / "out", fitted, None)
+    assert list(tmp_path.iterdir()) == [copy]
+    write_checkpoint(copy, tmp_path / "out", CUT, None)
+
+
 # failed writes
 
 
