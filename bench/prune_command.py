@@ -178,7 +178,7 @@ def prune_checkpoint(options: PruneOptions) -> str:
         check_edit_file(out, options.overwrite)
     else:
         check_free(out, options.overwrite)
-    source = models.locate(options.model)
+    source = models.locate(options.model, trust_remote_code=options.trust_remote_code)
     architecture = architecture_in(source, options.model)
     check_variant(prune, count, spec.solver, source, options.model, architecture, "--layers")
     if not options.transform_only:

@@ -92,7 +92,7 @@ class Run:
     def _model(self, model: ModelSpec, cells: list[Cell]) -> None:
         self.events.step(f"{model.name}: locating the model")
         try:
-            source = models.locate(model.id, model.revision)
+            source = models.locate(model.id, model.revision, model.trust_remote_code)
             architecture = architecture_in(source, model.id)
         except OutputError:
             raise

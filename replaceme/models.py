@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 PACKAGE_PREFIX = "package:"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]
+TOKENIZER_FILES = ["*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja"]
 GGUF_MAGIC = b"GGUF"
 INDEX = "model.safetensors.index.json"
 
@@ -73,14 +74,17 @@ def local_file(source: str) -> Path:
     return path
 
 
-def locate(source: str, revision: str | None = None) -> Path:
+def locate(source: str, revision: str | None = None, trust_remote_code: bool = False) -> Path:
     """The Hugging Face folder of a model; downloads or converts it where necessary.
+
+    Args:
+        trust_remote_code: download the model's own Python files too.
 
     Raises:
         InputError: nothing there, not a checkpoint, or not reachable.
     """
     if is_hub_id(source):
-        folder = _download(source, revision)
+        folder = _download(source, revision, trust_remote_code)
     else:
         path = local_file(source)
         folder = convert_gguf(path) if path.is_file() else path
@@ -160,10 +164,15 @@ def tensor_names(folder: Path) -> set[str]:
     return {entry.name for file in weight_files(folder) for entry in read_header(file)[0]}
 
 
-def _download(source: str, revision: str | None) -> Path:
+def downloaded_files(code: bool) -> list[str]:
+    """Patterns of the files to have of a hub model, with its Python files where ``code`` is wanted."""
+    return [*WEIGHT_FILES, *TOKENIZER_FILES, *(["*.py"] if code else []), "LICENSE*"]
+
+
+def _download(source: str, revision: str | None, code: bool) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = [*WEIGHT_FILES, "*.json", "*.txt", "*.model", "*.jinja", "LICENSE*"]
+    patterns = downloaded_files(code)
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
     except Exception as error:

@@ -259,6 +259,16 @@ def test_hub_ids_are_told_from_local_names(name: str, is_hub: bool) -> None:
     assert models.is_hub_id(name) is is_hub
 
 
+@pytest.mark.parametrize("code", [False, True])
+def test_python_files_of_a_hub_model_are_had_only_where_they_may_run(code: bool) -> None:
+    from huggingface_hub.utils import filter_repo_objects
+
+    always = ["model-1.safetensors", "config.json", "vocab.txt", "qwen.tiktoken", "LICENSE.md"]
+    names = [*always, "modeling_own.py", "pytorch_model.bin", "model.gguf"]
+    had = list(filter_repo_objects(names, allow_patterns=models.downloaded_files(code)))
+    assert had == [*always, *["modeling_own.py"] * code]
+
+
 def test_existing_folder_is_local_although_it_looks_like_a_hub_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
