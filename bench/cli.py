@@ -24,7 +24,9 @@ class _Group(click.Group):
             click.echo(f"Error: {error}", err=True)
             ctx.exit(EXIT_WRONG)
         except KeyboardInterrupt:
-            click.echo("Interrupted; the same command continues where it stopped.", err=True)
+            resumes = ctx.invoked_subcommand == "run"
+            hint = "; the same command continues where it stopped" if resumes else ""
+            click.echo(f"Interrupted{hint}.", err=True)
             ctx.exit(EXIT_INTERRUPTED)
 
 

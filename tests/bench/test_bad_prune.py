@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -122,6 +124,17 @@ def test_prune_without_model_or_output_says_where_to_name_them(
 ) -> None:
     refused(call("prune"), "name the model: as the argument MODEL, or as 'model' in a --config file")
     refused(call("prune", tiny), "name the output: as --out, or as 'out' in a --config file")
+
+
+def test_interrupted_prune_does_not_promise_to_continue(command: str, tmp_path: Path) -> None:
+    config = tmp_path / "prune.yaml"
+    os.mkfifo(config)
+    process = subprocess.Popen([command, "prune", "--config", config], stderr=subprocess.PIPE, text=True)
+    with config.open("w"):  # waits until the process reads
+        process.send_signal(signal.SIGINT)
+        _, message = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert message == "Interrupted.\n"
 
 
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
