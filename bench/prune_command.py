@@ -226,7 +226,9 @@ def apply_edit(edit_file: Path, model: str, out: Path, overwrite: bool) -> str:
         provenance = provenance.model_copy(update=changes)
     check_apart(source, out)
     try:
-        surgery.write_checkpoint(source, out, edit, provenance, overwrite=overwrite)
+        surgery.write_checkpoint(
+            source, out, edit, provenance, dtype=provenance.dtype, overwrite=overwrite
+        )
     except InputError as error:
         raise InputError(f"{edit_file} does not fit model {model!r}: {error}") from None
     return "\n".join([*lines, f"Removed layers {_listed(edit.blocks)}.", f"Wrote {out}."])

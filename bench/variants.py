@@ -118,5 +118,6 @@ def fitted(
         found,
         prune.selector if choice else None,
         choice,
+        model.dtype,
     )
     return Variant(found, choice, provenance)

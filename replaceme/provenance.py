@@ -36,6 +36,7 @@ class Provenance(BaseModel):
     )
     intact_loss: float | None = Field(description="nats per held-back token of the intact model")
     warning: str | None = Field(description="why the model should not be trusted")
+    dtype: str | None = Field(None, description="what the weights were cast to; null: nothing")
     versions: dict[str, str] = Field(default_factory=lambda: {p: metadata.version(p) for p in PACKAGES})
 
     @classmethod
@@ -48,6 +49,7 @@ class Provenance(BaseModel):
         fit: Fit,
         selector: str | None = None,
         choice: Choice | None = None,
+        dtype: str | None = None,
     ) -> Provenance:
         return cls(
             model=model,
@@ -62,6 +64,7 @@ class Provenance(BaseModel):
             loss=fit.loss,
             intact_loss=fit.intact_loss,
             warning=fit.warning,
+            dtype=dtype,
         )
 
     def card(self) -> str:

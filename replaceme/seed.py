@@ -85,6 +85,7 @@ def prune(config: SeedConfig, method: Method, overwrite: bool = False) -> str:
         model, batches, blocks=[blocks], solvers=[solver], compat_reference=config.compat is not None
     )
     found = fit(solver, calibration, blocks)
+    dtype = None if method == "uidl" else "bfloat16"
     provenance = Provenance.of(
         config.model_path,
         models.fingerprint(config.model_path),
@@ -97,8 +98,8 @@ def prune(config: SeedConfig, method: Method, overwrite: bool = False) -> str:
         },
         found,
         "angular",
+        dtype=dtype,
     )
-    dtype = None if method == "uidl" else "bfloat16"
     write_checkpoint(source, folder, found.edit, provenance, dtype=dtype, overwrite=overwrite)
     lines = [f"Removed layers {' and '.join(map(str, blocks))} (0-based, the end stays) of {layers}."]
     lines += [f"Warning: {found.warning}."] if found.warning else []

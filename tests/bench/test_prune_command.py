@@ -126,6 +126,7 @@ def test_given_blocks_have_neither_selector_nor_runner_up(
         ["--blocks", "2:3", "--blocks", "5:7", "--solver", "relative"],
         ["--blocks", "3:5", "--solver", "refit"],
         ["--blocks", "3:5", "--solver", "reconstruct"],
+        ["--blocks", "3:5", "--dtype", "bfloat16"],
     ],
     ids=lambda arguments: str(arguments[-1]),
 )
