@@ -287,11 +287,13 @@ class Batches:
             yield Batch.of(rows, ranks[seen : seen + count], self.pad)
             seen += count
 
-    def first(self, tokens: int) -> Batches:
-        """The first sequences, of ``tokens`` tokens at most (but one sequence at least)."""
-        totals = accumulate(map(len, self.sequences))
-        count = sum(total <= tokens for total in totals)
-        return replace(self, sequences=self.sequences[: max(1, count)])
+    def evenly(self, tokens: int) -> Batches:
+        """Sequences from all over, ``tokens`` tokens at most (but one sequence at least)."""
+        whole = len(self.sequences)
+        count = max(1, min(whole, whole * tokens // self.tokens))
+        chosen = [self.sequences[i * whole // count] for i in range(count)]
+        fitting = sum(total <= tokens for total in accumulate(map(len, chosen)))
+        return replace(self, sequences=chosen[: max(1, fitting)])
 
     def held_back(self, tokens: int) -> tuple[Batches, Batches]:
         """Two disjoint parts: the sequences to fit on, and about ``tokens`` tokens to judge on.

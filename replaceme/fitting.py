@@ -73,7 +73,8 @@ def fit(solver: Solver, calibration: Calibration, blocks: tuple[Block, ...], see
         edit = Edit(problem.blocks)
         warning = "the solution was not finite; plain removal was used instead"
     errors, cosines = _diagnose(problem, edit)
-    removal, loss = calibration.removal_loss(blocks), calibration.held_back.loss(edit)
+    removal = calibration.removal_loss(problem.blocks)
+    loss = calibration.held_back.loss(edit) if changed else removal
     losses = None if removal is None or loss is None else (removal, loss)
     if warning is None:
         warning = _doubt(errors, cosines, losses)

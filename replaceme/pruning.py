@@ -167,10 +167,12 @@ def _choose(
 ) -> Choice:
     at_last, at_all = distances
     if selection.selector == "perplexity":
-        judge = HeldBack(decoder, batches.first(HELD_BACK_TOKENS))
+        judge = HeldBack(decoder, batches.evenly(HELD_BACK_TOKENS))
 
         def loss(blocks: tuple[Block, ...]) -> float:
-            return judge.loss(Edit(blocks)) or 0.0
+            if (found := judge.loss(Edit(blocks))) is None:
+                raise InputError("selector 'perplexity' needs calibration texts of two tokens or more.")
+            return found
 
         return lowest_loss_blocks(at_all, loss, count, selection.num_blocks, merge=selection.merge)
     chosen = at_all if selection.selector == "angular-mean" else at_last

@@ -127,14 +127,12 @@ def merge_adjacent(blocks: Iterable[Block]) -> tuple[Block, ...]:
     return tuple(merged)
 
 
-def candidates(num_layers: int, size: int, min_start: int = 1) -> list[Block]:
+def candidates(num_layers: int, size: int) -> list[Block]:
     """All blocks of ``size`` layers that can be removed."""
-    return [Block(start, start + size) for start in range(min_start, num_layers - size + 1)]
+    return [Block(start, start + size) for start in range(1, num_layers - size + 1)]
 
 
-def closest_blocks(
-    distances: Tensor, count: int, num_blocks: int = 1, *, min_start: int = 1, merge: bool = True
-) -> Choice:
+def closest_blocks(distances: Tensor, count: int, num_blocks: int = 1, *, merge: bool = True) -> Choice:
     """The blocks whose input and output are closest (UIDL, ReplaceMe eq. 3).
 
     Several blocks are taken in the order of their distance, each that overlaps none before it (the
@@ -144,7 +142,6 @@ def closest_blocks(
         distances: [layers, layers]; entry (i, j) compares the outputs of layers i and j.
         count: number of layers to remove.
         num_blocks: in how many blocks of the same size.
-        min_start: first layer that may be removed.
         merge: make adjacent blocks one.
 
     Raises:
@@ -156,7 +153,7 @@ def closest_blocks(
     def score(block: Block) -> float:
         return float(distances[block.start - 1, block.end - 1])
 
-    ranked = sorted(candidates(num_layers, count // num_blocks, min_start), key=score)
+    ranked = sorted(candidates(num_layers, count // num_blocks), key=score)
     return choose(ranked, score, num_blocks, merge)
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Report = Callable[[], None]
 
+CPU = torch.device("cpu")
 DIAGNOSED_TOKENS = 4096
 FEW = 4  # tokens per feature, below which rounding errors could pass for data
 
@@ -81,6 +82,11 @@ class TokenSample:
     def __len__(self) -> int:
         return len(self.mlp)
 
+    def to(self, device: torch.device) -> TokenSample:
+        """The states on another device; ``inputs`` stay."""
+        mlp, before, after = (part.to(device) for part in (self.mlp, self.before, self.after))
+        return TokenSample(mlp, before, after, self.inputs)
+
     def first(self, count: int) -> TokenSample:
         """The first ``count`` tokens, themselves a uniform sample."""
         inputs = None if self.inputs is None else self.inputs[:count]
@@ -112,11 +118,13 @@ class BlockStatistics:
         tokens: number of tokens summed over.
         moments: the kinds that were asked for.
         sample: bounded random sample of the same tokens.
+        device: where the layer before the block is, and what is not closed-form is computed.
     """
 
     tokens: int
     moments: dict[Kind, Moments]
     sample: TokenSample
+    device: torch.device = CPU
 
 
 def layer_distances(
@@ -267,6 +275,7 @@ class _Totals:
     cross: dict[Kind, Tensor] = field(default_factory=dict)
     sample: list[tuple[Tensor, ...]] = field(default_factory=list)
     inputs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    device: torch.device = CPU
 
     def add(self, kind: Kind, gram: Tensor, cross: Tensor) -> None:
         for totals, part in ((self.gram, gram), (self.cross, cross)):
@@ -278,6 +287,7 @@ class _Totals:
     def keep(self, features: _Features, ranks: Tensor, chosen: Tensor) -> None:
         """Put the chosen tokens into the sample."""
         mlp = features.of("mlp")
+        self.device = mlp.device
         rows = chosen.to(mlp.device)
         parts = (mlp, features.before, features.after)
         self.sample.append((ranks[chosen], *(part[rows].cpu() for part in parts)))
@@ -290,7 +300,8 @@ class _Totals:
         moments = {kind: Moments(self.gram[kind], self.cross[kind]) for kind in self.gram}
         mlp, before, after = _by_rank(self.sample)
         inputs = _by_rank(self.inputs)[0] if self.inputs else None
-        return BlockStatistics(tokens, moments, TokenSample(mlp, before, after, inputs))
+        sample = TokenSample(mlp, before, after, inputs)
+        return BlockStatistics(tokens, moments, sample, self.device)
 
 
 def _by_rank(parts: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:

@@ -118,7 +118,7 @@ class TransformSolver(Solver):
             raise InputError(
                 f"solver {self.name!r}: in {architecture.title} the norm {architecture.mlp} follows the "
                 f"MLP, so that only a diagonal transform can be merged; solvers that work are uidl, and "
-                f"lstsq, relative or cosine with diagonal: true."
+                f"lstsq or relative with diagonal: true, or cosine with shape: diagonal."
             )
 
     @abstractmethod
@@ -132,7 +132,8 @@ class TransformSolver(Solver):
         merged: dict[int, Tensor] = {}
         for block, (transform, _) in found.items():
             layer = problem.layer_before(block)
-            merged[layer] = merged[layer] @ transform if layer in merged else transform
+            before = merged.get(layer)
+            merged[layer] = transform if before is None else before @ transform.to(before)
         notes = {block: notes for block, (_, notes) in found.items()}
         return Solution(Edit(problem.blocks, merged), joined(notes))
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from replaceme.solvers.base import TransformSolver
 from replaceme.solvers.linear import solve_psd
@@ -50,6 +50,15 @@ class Cosine(TransformSolver):
     iterations: int = Field(50, gt=0, description="irls: solves at most")
     tolerance: float = Field(1e-6, gt=0, description="irls: stop when T changes less, relative")
 
+    @model_validator(mode="after")
+    def _irls_is_plain(self) -> Self:
+        if self.method == "irls" and (self.shape != "full" or self.loss != "cosine"):
+            raise ValueError(
+                f"method irls fits a full transform to the cosine loss; shape {self.shape} and loss "
+                f"{self.loss} go with adam"
+            )
+        return self
+
     @property
     def is_diagonal(self) -> bool:
         return self.shape == "diagonal"
@@ -68,7 +77,7 @@ class Cosine(TransformSolver):
         return transforms_in_turn(self, problem)
 
     def transform(self, statistics: BlockStatistics, seed: int = 42) -> tuple[Tensor, dict[str, Any]]:
-        sample = statistics.sample.first(self.tokens)
+        sample = statistics.sample.first(self.tokens).to(statistics.device)
         if self.method == "irls":
             return self.reweight(sample)
         found, loss = self.descend(sample, self.orders(len(sample), seed))
@@ -90,9 +99,7 @@ class Cosine(TransformSolver):
         rest = before - mlp
         return (mlp, rest, after) if self.exact else (mlp, torch.zeros_like(mlp), after - rest)
 
-    def descend(
-        self, sample: TokenSample, orders: Iterator[Tensor], device: torch.device | str = "cpu"
-    ) -> tuple[Tensor, float]:
+    def descend(self, sample: TokenSample, orders: Iterator[Tensor]) -> tuple[Tensor, float]:
         """Adam over ``sample``, one epoch for each order (a permutation of the sample's tokens).
 
         Returns:
@@ -100,7 +107,7 @@ class Cosine(TransformSolver):
         """
         import torch
 
-        x, offset, target = (part.to(device) for part in self._regression(sample))
+        x, offset, target = self._regression(sample)
         parameters, matrix = _parametrised(self.shape, x.shape[1], x.device)
         optimizer = torch.optim.Adam(parameters, lr=self.learning_rate)
         loss = torch.tensor(float("nan"))
@@ -121,7 +128,7 @@ class Cosine(TransformSolver):
         import torch
 
         x, offset, target = self._regression(sample)
-        transform = torch.eye(x.shape[1], dtype=torch.float64)
+        transform = torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
         notes: dict[str, Any] = {}
         for iteration in range(1, self.iterations + 1):
             correction, notes = _reweighted_step(x, offset, target, transform)

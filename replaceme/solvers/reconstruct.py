@@ -61,7 +61,7 @@ class Reconstruct(Solver):
 
         at_gap, notes = self._refit.solve(replace(problem, blocks=problem.blocks[:1]))
         walk = _Walk(problem.decoder, problem.blocks, dict(at_gap.weights), self.ridge)
-        walk.start(problem.batches.first(self.tokens))
+        walk.start(problem.batches.evenly(self.tokens))
         while walk.advance():
             pass
         tokens = sum(int(batch.lengths.sum()) for batch in walk.batches)
@@ -152,7 +152,7 @@ class _Walk:
     def _attention(self, layer: int, states: Tensor, stream: _Stream) -> tuple[Tensor, Tensor]:
         """Input of the attention's output projection, and the residual stream after the attention."""
         inputs, output = self.decoder.attention(layer, states, stream.calls[layer])
-        return inputs, states.float() + self.decoder.multiplier * output.float()
+        return inputs, states.to(output.device).float() + self.decoder.multiplier * output.float()
 
     def _solve_output(self, layer: int) -> None:
         """The MLP's output projection, and the attention's with it where they are parallel."""

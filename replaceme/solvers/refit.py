@@ -70,8 +70,8 @@ def check_projections(solver: str, architecture: Architecture) -> None:
         )
     elif architecture.post_norm:
         reason = (
-            f"has the norm {architecture.mlp} after the MLP; solvers that work are uidl, and lstsq, "
-            f"relative or cosine with diagonal: true"
+            f"has the norm {architecture.mlp} after the MLP; solvers that work are uidl, and lstsq or "
+            f"relative with diagonal: true, or cosine with shape: diagonal"
         )
     if reason:
         raise InputError(f"solver {solver!r} does not work on {architecture.title}, which {reason}.")

@@ -15,7 +15,7 @@ WriteSuite = Callable[..., Path]
 Refused = Callable[..., None]
 MOE = {"num_local_experts": 4, "num_hidden_layers": 4}
 MIXTRAL = "does not work on Mixtral, which has one MLP output projection for each expert"
-GEMMA = "solvers that work are uidl, and lstsq, relative or cosine with diagonal: true"
+GEMMA = "uidl, and lstsq or relative with diagonal: true, or cosine with shape: diagonal"
 
 
 @pytest.fixture(scope="module")

@@ -122,14 +122,15 @@ def test_nothing_is_held_back_of_few_sequences_or_on_request(count: int, tokens:
     assert held.sequences == []
 
 
-def test_first_sequences_of_so_many_tokens() -> None:
+def test_sequences_of_so_many_tokens_are_taken_evenly() -> None:
     batches = Batches([[1] * 5, [2] * 3, [3] * 4], 2, 7)
     wanted = {1: 1, 5: 1, 7: 1, 8: 2, 11: 2, 12: 3, 100: 3}
-    assert {tokens: len(batches.first(tokens)) for tokens in wanted} == {
+    assert {tokens: len(batches.evenly(tokens)) for tokens in wanted} == {
         tokens: -(-count // 2) for tokens, count in wanted.items()
     }
     for tokens, count in wanted.items():
-        assert batches.first(tokens).sequences == batches.sequences[:count]
+        assert batches.evenly(tokens).sequences == batches.sequences[:count]
+    assert Batches([[i] for i in range(12)]).evenly(3).sequences == [[0], [4], [8]]
 
 
 def test_fit_does_not_see_what_is_held_back(make_model: Make, tokenizer: Any, texts: list[str]) -> None:

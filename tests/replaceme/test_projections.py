@@ -220,10 +220,9 @@ def test_reconstruct_corrects_one_projection_after_the_other(
 
 
 def test_reconstruct_walks_with_no_more_tokens_than_asked_for(llama: Any, few: Sequences) -> None:
-    total = sum(map(len, few[:9]))
-    for tokens in (total, total + len(few[9]) - 1):
+    for tokens in (150, 200):
         found = fitted(llama, few, Reconstruct(tokens=tokens), Block(4, 6))
-        assert found.notes["tokens"] == total
+        assert tokens - max(map(len, few)) < found.notes["tokens"] <= tokens
     assert fitted(llama, few, Reconstruct(tokens=1), Block(4, 6)).notes["tokens"] == len(few[0])
 
 
@@ -240,11 +239,15 @@ def test_reconstruct_comes_closer_to_the_original_than_refit(llama: Any, few: Se
     assert errors[1] < 0.9 * errors[0]
 
 
+def hooks(model: Any) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
 @pytest.mark.parametrize("solver", [Refit(), Reconstruct()], ids=repr)
 def test_model_is_as_before_after_a_solve(llama: Any, few: Sequences, solver: Solver) -> None:
     before = {name: tensor.clone() for name, tensor in llama.state_dict().items()}
-    layers = list(llama.model.layers)
+    layers, before_hooks = list(llama.model.layers), hooks(llama)
     fitted(llama, few, solver, Block(2, 4))
     assert list(llama.model.layers) == layers
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in llama.modules())
+    assert hooks(llama) == before_hooks
     assert all(torch.equal(t, before[name]) for name, t in llama.state_dict().items())

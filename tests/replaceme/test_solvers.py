@@ -103,6 +103,11 @@ def test_unknown_solver_names_the_nearest() -> None:
         ("refit", {"ridge": 0.0}, r"parameter ridge: .* greater than 0; got 0\.0"),
         ("reconstruct", {"tokens": 0}, r"parameter tokens: .* greater than 0; got 0"),
         ("cosine", {"epochs": 0}, r"parameter epochs: .* greater than 0; got 0"),
+        (
+            "cosine",
+            {"method": "irls", "shape": "diagonal"},
+            r"solver 'cosine': method irls fits a full transform .*; shape diagonal .* go with adam",
+        ),
     ],
 )
 def test_wrong_parameter_is_refused_by_name(name: str, parameters: dict[str, Any], message: str) -> None:
