@@ -220,10 +220,8 @@ def apply_edit(edit_file: Path, model: str, out: Path, overwrite: bool) -> str:
     source = models.locate(model)
     lines = []
     if (weights := models.fingerprint(model)) != provenance.weights:
-        warning = f"it was fitted on other weights, those of {provenance.model}, and not measured here"
-        lines.append(f"Warning: {warning}.")
-        changes = {"model": model, "weights": weights, "warning": warning}
-        provenance = provenance.model_copy(update=changes)
+        provenance = provenance.elsewhere(model, weights)
+        lines.append(f"Warning: {provenance.warning}.")
     check_apart(source, out)
     try:
         surgery.write_checkpoint(

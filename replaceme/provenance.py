@@ -27,10 +27,11 @@ class Provenance(BaseModel):
     runner_up: list[tuple[int, int]] | None = Field(description="the second best choice")
     solver: dict[str, Any] = Field(description="name, version and parameters")
     calibration: dict[str, Any] = Field(description="data set, its fingerprint, and tokens fitted on")
-    relative_error: tuple[float, float] = Field(
-        description="at the end of the first block, after plain removal and after the fit"
+    relative_error: tuple[float, float] | None = Field(
+        description="at the end of the first block, after plain removal and after the fit; null: not "
+        "measured on these weights"
     )
-    mean_cosine: tuple[float, float] = Field(description="the same")
+    mean_cosine: tuple[float, float] | None = Field(description="the same")
     loss: tuple[float, float] | None = Field(
         description="nats per held-back token after plain removal and after the fit"
     )
@@ -67,6 +68,15 @@ class Provenance(BaseModel):
             dtype=dtype,
         )
 
+    def elsewhere(self, model: str, weights: str) -> Provenance:
+        """The same for a model that it was not fitted on: nothing is measured there, and it warns."""
+        warning = f"it was fitted on other weights, those of {self.model}, and not measured here"
+        unknown = dict.fromkeys(("relative_error", "mean_cosine", "loss", "intact_loss"))
+        fitted = f"; where it was fitted, {self.warning}" if self.warning else ""
+        return self.model_copy(
+            update=unknown | {"model": model, "weights": weights, "warning": warning + fitted}
+        )
+
     def card(self) -> str:
         """A model card in the hub's format (https://huggingface.co/docs/hub/model-cards)."""
         removed = ", ".join(f"[{start}, {end})" for start, end in self.blocks)
@@ -89,7 +99,6 @@ class Provenance(BaseModel):
                 f"checkpoint loads like any other; nothing but transformers is needed.",
                 "",
                 *self._table(),
-                "",
                 *([f"**Warning:** {self.warning}.", ""] if self.warning else []),
                 "Everything about how it was made is in `replaceme.json`.",
                 "",
@@ -97,6 +106,8 @@ class Provenance(BaseModel):
         )
 
     def _table(self) -> list[str]:
+        if self.relative_error is None or self.mean_cosine is None:
+            return []
         lines = [
             "| on calibration text | intact | layers removed | and made up for |",
             "|---|---:|---:|---:|",
@@ -110,10 +121,9 @@ class Provenance(BaseModel):
             "relative error of the state behind the gap": (0.0, *self.relative_error),
             "mean cosine of the same": (1.0, *self.mean_cosine),
         }
-        return lines + [
-            f"| {name} | {' | '.join(f'{value:.3f}' for value in values)} |"
-            for name, values in rows.items()
-        ]
+        for name, values in rows.items():
+            lines.append(f"| {name} | {' | '.join(f'{value:.3f}' for value in values)} |")
+        return [*lines, ""]
 
 
 def pairs(blocks: tuple[Block, ...] | None) -> list[tuple[int, int]] | None:

@@ -160,6 +160,10 @@ def test_transform_applied_to_other_weights_says_so_everywhere(
     assert result.returncode == 0, result.stderr
     warning = f"it was fitted on other weights, those of {tiny}, and not measured here"
     assert f"Warning: {warning}." in result.stdout
-    assert provenance(tmp_path / "out")["warning"] == warning
-    assert provenance(tmp_path / "out")["model"] == str(other)
-    assert f"**Warning:** {warning}." in (tmp_path / "out" / "README.md").read_text()
+    said, card = provenance(tmp_path / "out"), (tmp_path / "out" / "README.md").read_text()
+    assert said["warning"] == warning
+    assert said["model"] == str(other)
+    assert f"**Warning:** {warning}." in card
+    for key in ("relative_error", "mean_cosine", "loss", "intact_loss"):
+        assert said[key] is None
+    assert "|" not in card

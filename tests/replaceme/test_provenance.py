@@ -173,6 +173,13 @@ def test_given_blocks_have_no_selector(fitted: tuple[Edit, Provenance, Any]) -> 
     assert said.selector is said.runner_up is None
 
 
+def test_warning_of_the_fit_is_kept_where_the_edit_goes_to_another_model() -> None:
+    said = SOME.model_copy(update={"warning": "its loss is worse"}).elsewhere("z", "w")
+    assert "other weights, those of x," in said.card()
+    assert "; where it was fitted, its loss is worse." in said.card()
+    assert Provenance.model_validate_json(said.model_dump_json()) == said
+
+
 # a file of what was fitted
 
 
