@@ -62,6 +62,7 @@ def check_variant(
         raise InputError(f"{where}: {error}") from None
 
 
+@models.enough_memory()
 def calibrated(
     source: Path,
     model: ModelSpec,
@@ -97,6 +98,7 @@ class Variant:
     provenance: Provenance
 
 
+@models.enough_memory()
 def fitted(
     calibration: Calibration,
     model: ModelSpec,

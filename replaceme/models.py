@@ -14,6 +14,8 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -281,7 +283,8 @@ def load(
         device: a torch device, or ``auto`` to spread the layers over all GPUs.
 
     Raises:
-        InputError: transformers cannot load the folder, or not without code that comes with it.
+        InputError: transformers cannot load the folder, or not without code that comes with it, or not
+            into the memory of the device.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -304,7 +307,30 @@ def load(
             ) from error
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(f"model {folder} cannot be loaded: {reason}") from error
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise InputError(
+            f"model {folder} does not fit into the memory of device {device!r}: a part of it would stay "
+            f"outside; take more or larger GPUs, a smaller dtype, or device 'cpu'."
+        )
     return model.eval(), tokenizer
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Where a device's memory runs out, say what helps.
+
+    Raises:
+        InputError: instead of ``torch.OutOfMemoryError``.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"the memory of the device is not enough; choose a smaller batch_size, or spread the model "
+            f"over all GPUs with device 'auto' ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def default_device() -> str:

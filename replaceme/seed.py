@@ -25,6 +25,7 @@ from replaceme.calibration import (
     rows_of,
 )
 from replaceme.errors import InputError, OutputError
+from replaceme.models import enough_memory
 from replaceme.outfolder import check_apart, check_free
 from replaceme.seedconfig import FINEWEB, MIXED, ORCA, Method, SeedConfig
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 DISTANCES = Path("distances.json")
 
 
+@enough_memory()
 def prune(config: SeedConfig, method: Method, overwrite: bool = False) -> str:
     """Choose blocks, fit, and write the model's folder, the distances and perhaps the transform.
 

@@ -408,3 +408,17 @@ def test_folder_that_transformers_cannot_load_is_one_sentence(copy: Path) -> Non
     with pytest.raises(InputError, match="cannot be loaded: ") as error:
         models.load(copy)
     assert "\n" not in str(error.value)
+
+
+# memory
+
+
+def test_model_of_which_a_part_stays_outside_the_device_is_refused(tiny: Path) -> None:
+    with pytest.raises(InputError, match=r"does not fit into the memory of device 'meta': a part of it"):
+        models.load(tiny, device="meta")
+
+
+def test_where_memory_runs_out_it_is_said_what_helps() -> None:
+    advice = r"choose a smaller batch_size, .* device 'auto' \(CUDA out of memory\.\)"
+    with pytest.raises(InputError, match=advice), models.enough_memory():
+        raise torch.OutOfMemoryError("CUDA out of memory.\nMore about it")
