@@ -261,9 +261,18 @@ def _quality(calibration: Calibration, variant: Variant) -> list[str]:
             f"{found.intact_loss:.4f}, layers removed {found.loss[0]:.4f}, fitted "
             f"{found.loss[1]:.4f} nats per token."
         )
+    else:
+        lines.append(f"No loss on held-back tokens: {_why_no_loss(calibration)}.")
     if found.warning:
         lines.append(f"Warning: {found.warning}.")
     return lines
+
+
+def _why_no_loss(calibration: Calibration) -> str:
+    if calibration.compat_reference:
+        return "the published code holds nothing back"
+    count = len(calibration.batches.sequences)
+    return f"of {count} calibration sequences none is held back; give at least 10"
 
 
 def _change(pair: tuple[float, float]) -> str:

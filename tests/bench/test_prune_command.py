@@ -120,6 +120,21 @@ def test_given_blocks_have_neither_selector_nor_runner_up(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--samples", 9], "of 9 calibration sequences none is held back; give at least 10"),
+        (["--compat", "reference"], "the published code holds nothing back"),
+    ],
+)
+def test_where_nothing_is_held_back_it_is_said_why(
+    prune: Callable[..., str], tmp_path: Path, arguments: list[Any], reason: str
+) -> None:
+    printed = prune("--layers", 2, "--solver", "uidl", *arguments, "--out", tmp_path / "out")
+    assert f"No loss on held-back tokens: {reason}.\n" in printed
+    assert provenance(tmp_path / "out")["loss"] is None
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ["--layers", 2],
