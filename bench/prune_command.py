@@ -12,12 +12,13 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from bench.console import progress
-from bench.suite import Blocks, Count, Dtype, ModelSpec, PruneSpec, Selector, SolverSpec
+from bench.suite import Blocks, Count, Dtype, ModelSpec, PruneSpec, Selector, SolverSpec, resolved
 from bench.variants import Variant, architecture_in, calibrated, check_variant, fitted
 from replaceme import yaml_source
 from replaceme.architectures import layer_count
@@ -53,12 +54,19 @@ def _pair(text: str) -> tuple[int, int]:
     return start, end
 
 
+def _folder(info: ValidationInfo) -> Path | None:
+    """What paths of a file are relative to; ``None`` for an option of the command line."""
+    context = info.context or {}
+    return None if info.field_name in context.get("options", ()) else context.get("folder")
+
+
 class PruneOptions(BaseModel):
     """What ``prune`` can be told, on the command line or in a file of the same keys."""
 
     model_config = ConfigDict(extra="forbid")
 
     model: str = Field(min_length=1, description="hub id, folder, GGUF file, or package:NAME/FILE.gguf")
+    revision: str | None = Field(None, description="revision of a hub model")
     out: Path = Field(description="folder of the checkpoint")
     layers: Count | None = Field(None, description="number of layers to remove; the blocks are chosen")
     blocks: Annotated[Blocks, BeforeValidator(_from_texts)] = Field(
@@ -72,6 +80,9 @@ class PruneOptions(BaseModel):
     selector: Selector = Field("angular", description="how the blocks are chosen")
     num_blocks: int = Field(1, gt=0, description="in how many blocks of the same size")
     calibration: str = Field("builtin:prose", description="file or hub data set")
+    subset: str | None = Field(None, description="configuration name of a hub data set")
+    split: str = Field("train", description="split of a hub data set")
+    calibration_revision: str | None = Field(None, description="revision of a hub data set")
     column: str = Field("text", description="column of the calibration data")
     samples: int = Field(192, gt=0, description="sequences at most")
     max_length: int = Field(256, gt=1, description="tokens of a sequence at most")
@@ -86,6 +97,17 @@ class PruneOptions(BaseModel):
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
     transform_only: bool = Field(False, description="save what was fitted instead of a checkpoint")
     overwrite: bool = Field(False, description="replace what is at out")
+
+    @field_validator("model", "calibration")
+    @classmethod
+    def _from_file(cls, name: str, info: ValidationInfo) -> str:
+        folder = _folder(info)
+        return name if folder is None else resolved(name, folder)
+
+    @field_validator("out")
+    @classmethod
+    def _out_from_file(cls, out: Path, info: ValidationInfo) -> Path:
+        return (_folder(info) or Path()) / out.expanduser()
 
     @field_validator("calibration")
     @classmethod
@@ -123,12 +145,20 @@ class PruneOptions(BaseModel):
     @property
     def source(self) -> ModelSpec:
         """The model as a suite names it."""
-        return ModelSpec(id=self.model, dtype=self.dtype, trust_remote_code=self.trust_remote_code)
+        return ModelSpec(
+            id=self.model,
+            revision=self.revision,
+            dtype=self.dtype,
+            trust_remote_code=self.trust_remote_code,
+        )
 
     @property
     def data(self) -> CalibrationData:
         return CalibrationData(
             dataset=self.calibration,
+            subset=self.subset,
+            split=self.split,
+            revision=self.calibration_revision,
             column=self.column,
             samples=self.samples,
             max_length=self.max_length,
@@ -178,7 +208,7 @@ def prune_checkpoint(options: PruneOptions) -> str:
         check_edit_file(out, options.overwrite)
     else:
         check_free(out, options.overwrite)
-    source = models.locate(options.model, trust_remote_code=options.trust_remote_code)
+    source = models.locate(options.model, options.revision, options.trust_remote_code)
     architecture = architecture_in(source, options.model)
     check_variant(prune, count, spec.solver, source, options.model, architecture, "--layers")
     if not options.transform_only:

@@ -240,7 +240,7 @@ class Suite(_Section):
     @classmethod
     def _from_suite(cls, models: list[ModelSpec], info: ValidationInfo) -> list[ModelSpec]:
         folder = (info.context or {}).get("folder", Path())
-        models = [_resolve_path(model, "id", folder) for model in models]
+        models = [m.model_copy(update={"id": resolved(m.id, folder)}) for m in models]
         names = [model.name for model in models]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(
@@ -251,7 +251,8 @@ class Suite(_Section):
     @field_validator("calibration")
     @classmethod
     def _calibration_path(cls, data: CalibrationData, info: ValidationInfo) -> CalibrationData:
-        data = _resolve_path(data, "dataset", (info.context or {}).get("folder", Path()))
+        folder = (info.context or {}).get("folder", Path())
+        data = data.model_copy(update={"dataset": resolved(data.dataset, folder)})
         try:
             data.local_file()
         except InputError as error:
@@ -265,14 +266,11 @@ class Suite(_Section):
         return self
 
 
-def _resolve_path(section: Any, field: str, folder: Path) -> Any:
-    """The section with a path relative to the suite file made absolute; other names stay."""
-    value = getattr(section, field)
-    path = folder / Path(value).expanduser()
-    local = value.startswith((".", "/", "~")) or path.suffix in {".gguf", ".jsonl", ".parquet", ".txt"}
-    if ":" not in value and (local or path.is_dir()):
-        return section.model_copy(update={field: str(path.resolve())})
-    return section
+def resolved(name: str, folder: Path) -> str:
+    """The name of a model or data set; a path relative to ``folder`` is made absolute, others stay."""
+    path = folder / Path(name).expanduser()
+    local = name.startswith((".", "/", "~")) or path.suffix in {".gguf", ".jsonl", ".parquet", ".txt"}
+    return str(path.resolve()) if ":" not in name and (local or path.is_dir()) else name
 
 
 def load(path: Path) -> Suite:

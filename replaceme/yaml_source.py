@@ -22,7 +22,8 @@ def load(path: Path, schema: type[Model], overrides: dict[str, Any] | None = Non
     node, content = _read(path)
     overrides = overrides or {}
     try:
-        return schema.model_validate(content | overrides, context={"folder": path.parent})
+        context = {"folder": path.parent, "options": overrides.keys()}
+        return schema.model_validate(content | overrides, context=context)
     except ValidationError as error:
         messages = [
             option_message(schema, problem)

@@ -76,7 +76,7 @@ def test_wrong_option_of_prune_is_named(
         ("layers: 2\nsolver: uidl\nridge: 1", ["solver 'uidl' has no parameter 'ridge'"]),
         ("layers: 2\ndtype: int8", [":4: dtype: should be 'float32', 'bfloat16' or 'float16'"]),
         ("layers: 2\noverwrite: maybe", [":4: overwrite: should be a valid boolean", "'maybe'"]),
-        ("layers: 2\ncalibration: no.jsonl", [":4: calibration: ", "'no.jsonl': no such file"]),
+        ("layers: 2\ncalibration: no.jsonl", [":4: calibration: ", "/no.jsonl': no such file"]),
         ("layers: 2\nlayers: 3", [":4: the key 'layers' stands twice"]),
         ("layers: [2", ["not valid YAML"]),
     ],
@@ -174,11 +174,13 @@ def test_model_that_cannot_be_pruned_is_refused_by_name(
     assert list(tmp_path.iterdir()) == [model]
 
 
-def test_device_that_is_not_there_is_named(
-    refused: Refused, call_here: Call, tiny: Path, tmp_path: Path
-) -> None:
+def test_device_that_is_not_there_is_named(call_here: Call, tiny: Path, tmp_path: Path) -> None:
     arguments = ["--layers", 2, "--device", "cude", "--out", tmp_path / "out"]
-    refused(call_here("prune", tiny, *arguments), f"{tiny} cannot be loaded", "cude")
+    result = call_here("prune", tiny, *arguments)
+    assert result.returncode == 2
+    _, message = result.stderr.splitlines()
+    assert message.startswith(f"Error: model {tiny} cannot be loaded: ")
+    assert "cude" in message
     assert not list(tmp_path.iterdir())
 
 

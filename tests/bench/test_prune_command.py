@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from bench.prune_command import options_of
+
 Call = Callable[..., subprocess.CompletedProcess[str]]
 SMALL = ["--samples", 16, "--max-length", 32]
 WEIGHTS = "model.safetensors"
@@ -56,6 +58,39 @@ def test_flags_overrule_the_file(prune: Callable[..., str], tmp_path: Path) -> N
     assert found["blocks"] == [[2, 4]]
     assert found["calibration"]["seed"] == 0
     assert found["solver"] == {"name": "refit", "version": 1, "parameters": {"ridge": 0.25}}
+
+
+def test_paths_of_a_file_are_relative_to_it_and_those_of_flags_to_the_current_folder(
+    call_here: Call, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    (there / "model").symlink_to(tiny)
+    (there / "text.txt").write_text("Some words of a text. " * 99)
+    config = there / "prune.yaml"
+    config.write_text("model: model\ncalibration: text.txt\nlayers: 2\nsolver: uidl\nout: out\n")
+    monkeypatch.chdir(here)
+    for flags in ([], ["--out", "out"]):
+        result = call_here("prune", "--config", config, "--device", "cpu", *flags)
+        assert result.returncode == 0, result.stderr
+    assert provenance(there / "out")["calibration"]["dataset"] == str(there / "text.txt")
+    assert (here / "out" / WEIGHTS).is_file()
+
+
+def test_home_folder_in_a_file_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = tmp_path / "prune.yaml"
+    config.write_text("model: org/name\nlayers: 2\nout: ~/pruned\n")
+    assert options_of(config, {}).out == tmp_path / "pruned"
+
+
+def test_revisions_and_parts_of_the_hub_can_be_named() -> None:
+    given = {"model": "org/name", "layers": 2, "out": "x", "calibration": "org/texts"}
+    parts = {"revision": "v1", "subset": "en", "split": "test", "calibration_revision": "v2"}
+    options = options_of(None, given | parts)
+    assert options.source.revision == "v1"
+    assert (options.data.subset, options.data.split, options.data.revision) == ("en", "test", "v2")
 
 
 def test_layers_as_a_flag_overrule_blocks_of_the_file(prune: Callable[..., str], tmp_path: Path) -> None:
