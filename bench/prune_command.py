@@ -25,7 +25,7 @@ from replaceme.architectures import layer_count
 from replaceme.calibration import CalibrationData
 from replaceme.errors import InputError
 from replaceme.outfolder import check_apart, check_free
-from replaceme.selection import Block
+from replaceme.provenance import choice_line, listed
 
 if TYPE_CHECKING:
     from replaceme.pruning import Calibration
@@ -259,24 +259,13 @@ def apply_edit(edit_file: Path, model: str, out: Path, overwrite: bool) -> str:
         )
     except InputError as error:
         raise InputError(f"{edit_file} does not fit model {model!r}: {error}") from None
-    return "\n".join([*lines, f"Removed layers {_listed(edit.blocks)}.", f"Wrote {out}."])
-
-
-def _listed(blocks: tuple[Block, ...]) -> str:
-    return " and ".join(map(str, blocks))
+    return "\n".join([*lines, f"Removed layers {listed(edit.blocks)}.", f"Wrote {out}."])
 
 
 def _choice(variant: Variant, num_layers: int) -> list[str]:
-    choice, chosen = variant.choice, variant.fit.edit.blocks
-    lines = [f"Removed layers {_listed(chosen)} (0-based, the end stays) of {num_layers}."]
-    if choice:
-        selector = variant.provenance.selector
-        measure = "loss" if selector == "perplexity" else "distance"
-        text = f"Chosen by {selector} at {measure} {choice.score:.4f}"
-        if choice.runner_up and choice.runner_up_score is not None:
-            text += f"; runner-up {_listed(choice.runner_up)} at {choice.runner_up_score:.4f}"
-        lines.append(text + ".")
-    return lines
+    chosen, selector = variant.fit.edit.blocks, variant.provenance.selector
+    lines = [f"Removed layers {listed(chosen)} (0-based, the end stays) of {num_layers}."]
+    return [*lines, choice_line(selector, variant.choice)] if selector and variant.choice else lines
 
 
 def _quality(calibration: Calibration, variant: Variant) -> list[str]:

@@ -126,6 +126,20 @@ class Provenance(BaseModel):
         return [*lines, ""]
 
 
+def listed(blocks: tuple[Block, ...]) -> str:
+    """Blocks for a person to read."""
+    return " and ".join(map(str, blocks))
+
+
+def choice_line(selector: str, choice: Choice) -> str:
+    """How the blocks were chosen, with the runner-up, in a sentence."""
+    measure = "loss" if selector == "perplexity" else "distance"
+    text = f"Chosen by {selector} at {measure} {choice.score:.4f}"
+    if choice.runner_up and choice.runner_up_score is not None:
+        text += f"; runner-up {listed(choice.runner_up)} at {choice.runner_up_score:.4f}"
+    return text + "."
+
+
 def pairs(blocks: tuple[Block, ...] | None) -> list[tuple[int, int]] | None:
     """Blocks as plain pairs."""
     return None if blocks is None else [(block.start, block.end) for block in blocks]

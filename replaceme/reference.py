@@ -18,7 +18,7 @@ from torch import nn
 from replaceme.calibration import Batch, Batches
 from replaceme.decoder import Decoder, Read
 from replaceme.errors import InputError
-from replaceme.selection import Block, merge_adjacent, without_overlap
+from replaceme.selection import Block, Choice, merge_adjacent, without_overlap
 from replaceme.statistics import collect
 from replaceme.surgery import Edit, apply
 
@@ -80,7 +80,20 @@ def published_blocks(
     merge: bool = True,
     min_start: int = 1,
 ) -> tuple[Block, ...]:
-    """The closest blocks of ``size`` layers each, in ascending order; fewer where there is no room.
+    """The blocks of :func:`published_choice`."""
+    return published_choice(distances, size, num_blocks, merge, min_start).blocks
+
+
+def published_choice(
+    distances: Sequence[float],
+    size: int,
+    num_blocks: int = 1,
+    merge: bool = True,
+    min_start: int = 1,
+) -> Choice:
+    """The closest blocks of ``size`` layers each; fewer, or none, where there is no room.
+
+    The runner-up is what would be chosen without the last block that was; none where that is less.
 
     Args:
         distances: of the block that starts at layer 1, 2, …
@@ -92,7 +105,17 @@ def published_blocks(
         key=lambda block: distances[block.start - 1],
     )
     chosen = without_overlap(ranked, num_blocks)
-    return merge_adjacent(chosen) if merge else tuple(sorted(chosen))
+    second = without_overlap([block for block in ranked if block not in chosen[-1:]], num_blocks)
+
+    def score(blocks: Sequence[Block]) -> float:
+        return sum(distances[block.start - 1] for block in blocks)
+
+    def put(blocks: Sequence[Block]) -> tuple[Block, ...]:
+        return merge_adjacent(blocks) if merge else tuple(sorted(blocks))
+
+    if len(second) < len(chosen):
+        return Choice(put(chosen), score(chosen), None, None)
+    return Choice(put(chosen), score(chosen), put(second), score(second))
 
 
 class WholeState(Decoder):

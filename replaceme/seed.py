@@ -52,7 +52,8 @@ def prune(config: SeedConfig, method: Method, overwrite: bool = False) -> str:
     from replaceme import Provenance, calibrate, fit, models, write_checkpoint
     from replaceme.architectures import architecture_of, layer_count
     from replaceme.editfile import save_edit
-    from replaceme.reference import published_blocks
+    from replaceme.provenance import choice_line, listed
+    from replaceme.reference import published_choice
 
     source = models.locate(config.model_path)
     settings = models.read_config(source)
@@ -65,7 +66,7 @@ def prune(config: SeedConfig, method: Method, overwrite: bool = False) -> str:
             f"to {layers - 1}."
         )
     if config.save_path is not None:
-        _check_outputs(source, config.folder(method, ()), overwrite)
+        _check_outputs(config, method, source, config.folder(method, ()), overwrite)
     distances = _read_distances(config, layers)
     device = "auto" if torch.cuda.is_available() else "cpu"
     model, tokenizer = models.load(source, "float32", device)
@@ -74,14 +75,15 @@ def prune(config: SeedConfig, method: Method, overwrite: bool = False) -> str:
     if distances is None:
         distances = _measure_distances(config, model, batches)
     first = config.min_distance_layer if config.compat is None else None
-    blocks = published_blocks(distances, size, config.num_A, config.merge_consecutive, first or 1)
+    choice = published_choice(distances, size, config.num_A, config.merge_consecutive, first or 1)
+    blocks = choice.blocks
     if not blocks:
         raise InputError(
             f"min_distance_layer: no {size} layers can be removed from layer {first} on in a model of "
             f"{layers}; allowed are 1 to {layers - size}."
         )
     folder = config.folder(method, blocks)
-    _check_outputs(source, folder, overwrite)
+    _check_outputs(config, method, source, folder, overwrite)
     solver = config.make_solver(method, len(sequences) * config.max_length)
     calibration = calibrate(
         model, batches, blocks=[blocks], solvers=[solver], compat_reference=config.compat is not None
@@ -100,23 +102,35 @@ def prune(config: SeedConfig, method: Method, overwrite: bool = False) -> str:
         },
         found,
         "angular",
-        dtype=dtype,
+        choice,
+        dtype,
     )
     write_checkpoint(source, folder, found.edit, provenance, dtype=dtype, overwrite=overwrite)
-    lines = [f"Removed layers {' and '.join(map(str, blocks))} (0-based, the end stays) of {layers}."]
+    lines = [f"Removed layers {listed(blocks)} (0-based, the end stays) of {layers}."]
+    lines.append(choice_line("angular", choice))
     lines += [f"Warning: {found.warning}."] if found.warning else []
     lines.append(f"Wrote {folder}.")
     if config.save_transform_only and found.edit.transforms:
-        file = folder.with_name(f"{folder.name}_transform.safetensors")
+        file = _transform_file(folder)
         save_edit(file, found.edit, provenance)
         lines.append(f"Wrote {file}.")
     return "\n".join(lines)
 
 
-def _check_outputs(source: Path, folder: Path, overwrite: bool) -> None:
+def _transform_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}_transform.safetensors")
+
+
+def _check_outputs(
+    config: SeedConfig, method: Method, source: Path, folder: Path, overwrite: bool
+) -> None:
     """Refuse what may not be written, before the work that it would hold."""
+    from replaceme.editfile import check_edit_file
+
     check_free(folder, overwrite)
     check_apart(source, folder)
+    if config.save_transform_only and method != "uidl":
+        check_edit_file(_transform_file(folder), overwrite)
 
 
 def calibration_sequences(config: SeedConfig, tokenizer: Any) -> list[list[int]]:

@@ -294,6 +294,32 @@ def test_folder_that_holds_the_intact_model_is_refused_before_any_work(
     assert not Path("distances").exists()
 
 
+def test_an_existing_transform_is_refused_unless_it_may_be_replaced(published: dict[str, Any]) -> None:
+    file = Path("out_ReplaceMe_lstsq_1_transform.safetensors")
+    file.write_text("mine")
+    published["save_transform_only"] = True
+    result = call(published)
+    assert result.exit_code == 2
+    assert f"{file} exists; name another file, or use --overwrite" in result.stderr
+    assert file.read_text() == "mine"
+    succeed(published, command=run_uidl)
+    succeed(published, "--overwrite")
+    assert load_edit(file)[0].transforms
+
+
+@pytest.mark.parametrize(
+    ("count", "chosen", "runner_up"),
+    [(1, r"0\.1000", r"\[5, 7\) at 0\.2000"), (2, r"0\.3000", r"\[1, 3\) and \[3, 5\) at 0\.5000")],
+)
+def test_blocks_are_told_with_their_distance_and_the_runner_up(
+    published: dict[str, Any], count: int, chosen: str, runner_up: str
+) -> None:
+    Path("distances").mkdir()
+    Path("distances/two.json").write_text(json.dumps([0.4, 0.5, 0.1, 0.6, 0.2, 0.7]), "utf-8")
+    output = succeed(published | {"num_A": count, "merge_consecutive": False}, command=run_uidl)
+    assert re.search(rf"Chosen by angular at distance {chosen}; runner-up {runner_up}\.", output)
+
+
 def in_a_process(command: str, config: str) -> subprocess.CompletedProcess[str]:
     program = Path(sys.executable).with_name(command)
     return subprocess.run([program, "--config", config], capture_output=True, text=True)
