@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import cached_property, wraps
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,27 @@ from replaceme.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+WithModel = Callable[Concatenate["PreTrainedModel", P], T]
+
+
+def without_dropout(function: WithModel[P, T]) -> WithModel[P, T]:
+    """The function with its model in evaluation mode; each module has its own mode again afterwards."""
+
+    @wraps(function)
+    def wrapped(model: PreTrainedModel, *args: P.args, **kwargs: P.kwargs) -> T:
+        modes = {module: module.training for module in model.modules()}
+        model.eval()
+        try:
+            return function(model, *args, **kwargs)
+        finally:
+            for module, training in modes.items():
+                module.training = training
+
+    return wrapped
 
 
 class Read(NamedTuple):

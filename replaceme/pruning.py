@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from replaceme.calibration import Batches, padding_token, tokenize
-from replaceme.decoder import Decoder
+from replaceme.decoder import Decoder, without_dropout
 from replaceme.errors import InputError
 from replaceme.evaluation import HeldBack
 from replaceme.fitting import Fit, fit
@@ -84,6 +84,7 @@ class Calibration:
         return self._removal[blocks]
 
 
+@without_dropout
 def calibrate(
     model: PreTrainedModel,
     batches: Batches,
@@ -190,6 +191,7 @@ class Pruned:
     tokens: int
 
 
+@without_dropout
 def prune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -91,6 +91,22 @@ def test_given_blocks_are_used_as_they_are(
     assert list(model.model.layers) == layers
 
 
+def test_dropout_of_a_model_in_training_is_off_and_on_again_afterwards(
+    make_model: Make, tokenizer: Any, texts: list[str]
+) -> None:
+    def prune(training: bool) -> Any:
+        model = make_model(attention_dropout=0.5).train(training)
+        model.model.norm.eval()
+        return replaceme.prune(model, tokenizer, texts[:20], layers=2, max_length=32)
+
+    done, wanted = prune(True), prune(False)
+    assert done.fit.loss == wanted.fit.loss
+    assert transform_of(done).equal(transform_of(wanted))
+    assert done.model.training
+    assert done.model.model.layers[0].self_attn.training
+    assert not done.model.model.norm.training
+
+
 def test_chat_messages_are_calibration_texts_too(
     make_model: Make, tokenizer: Any, texts: list[str]
 ) -> None:
