@@ -25,6 +25,7 @@ from bench.suite import ModelSpec
 from bench.variants import architecture_in, calibrated, check_variant, fitted
 from replaceme import models, tensorfile
 from replaceme.errors import InputError, OutputError
+from replaceme.provenance import choice_line, listed
 
 if TYPE_CHECKING:
     from replaceme.architectures import Architecture
@@ -149,6 +150,9 @@ class Run:
             for cell in fitting:
                 self._fail(cell, "prune", error)
             return
+        for choice in calibration.choices.values():
+            chosen = choice_line(self.plan.suite.prune.selector, choice)
+            self.events.say(f"{model.name}: removing {listed(choice.blocks)}. {chosen}")
         for cell in fitting:
             self.events.step(f"{cell.name}: fitting and saving")
             self._attempt(cell, "prune", partial(self._write, cell, source, calibration))

@@ -89,6 +89,17 @@ def test_every_cell_gets_a_complete_record(finished: Finished) -> None:
     assert lstsq.relative_error[1] < lstsq.relative_error[0] == uidl.relative_error[1]
 
 
+def test_choice_of_blocks_is_told_once_for_all_solvers(finished: Finished) -> None:
+    prune = by_label(finished[1])["lstsq"].prune
+    assert prune and prune.runner_up
+    (block,), (second,) = prune.blocks, prune.runner_up
+    line = (
+        f"tiny: removing [{block[0]}, {block[1]}). Chosen by angular at distance {prune.score:.4f}; "
+        f"runner-up [{second[0]}, {second[1]}) at {prune.runner_up_score:.4f}."
+    )
+    assert finished[2].stderr.splitlines().count(line) == 1
+
+
 def test_samples_hold_the_scores_of_every_item(finished: Finished) -> None:
     store = Store(finished[1])
     for stem, record in store.all().items():
