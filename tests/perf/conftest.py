@@ -3,7 +3,7 @@
 By default a few windows, which only shows that everything runs. The figures in ``results/perf/`` are
 from
 
-    pytest tests/perf --perf-windows 64 --benchmark-json results/perf/pruner.json
+    pytest tests/perf --perf-windows 32 --benchmark-json results/perf/pruner.json
 """
 
 from __future__ import annotations
