@@ -158,7 +158,7 @@ FOLDER = click.Path(path_type=Path)
     metavar="START:END",
     help="Remove layers START to END-1 (0-based; END stays); may be repeated.",
 )
-@click.option("--solver", help="'replaceme-bench list solvers' names them; default: lstsq.")
+@click.option("--solver", help="'replaceme-bench list solvers' names them; default: reconstruct.")
 @click.option("--ridge", type=click.FloatRange(0), help="Ridge of the solver.")
 @click.option("--out", type=FOLDER, help="Folder of the pruned checkpoint.")
 @click.option("--selector", help="angular (default), angular-mean or perplexity.")

@@ -73,7 +73,7 @@ class PruneOptions(BaseModel):
         [], description="blocks START:END to remove instead"
     )
     solver: SolverSpec = Field(
-        default_factory=lambda: SolverSpec.model_validate("lstsq"),
+        default_factory=lambda: SolverSpec.model_validate("reconstruct"),
         description="name, or name and parameters",
     )
     ridge: float | None = Field(None, ge=0, description="ridge of the solver")

@@ -1,7 +1,7 @@
 """Training-free depth pruning of language models (ReplaceMe, arXiv 2505.02819).
 
     >>> import replaceme
-    >>> pruned = replaceme.prune(model, tokenizer, texts, layers=6, solver="lstsq")
+    >>> pruned = replaceme.prune(model, tokenizer, texts, layers=6)
     >>> pruned.model.save_pretrained("out")
 
 Names are loaded on first use, so that importing the package does not import torch.

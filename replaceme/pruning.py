@@ -199,7 +199,7 @@ def prune(
     *,
     layers: int | None = None,
     blocks: Sequence[Block] = (),
-    solver: str | Solver = "lstsq",
+    solver: str | Solver = "reconstruct",
     selector: str = "angular",
     num_blocks: int = 1,
     max_length: int = 256,
