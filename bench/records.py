@@ -69,6 +69,9 @@ class Prune(_Part):
     peak_memory_bytes: int | None = Field(
         None, description="peak resident bytes of the process up to the end of this stage"
     )
+    peak_device_memory_bytes: int | None = Field(
+        None, description="peak bytes allocated on all GPUs up to the same point; null: on no GPU"
+    )
     dtype: str = Field(description="of the saved weights")
     parameters: int = Field(description="stored parameters, tied ones once")
     checkpoint_bytes: int = Field(description="bytes of the safetensors files")

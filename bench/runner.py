@@ -194,6 +194,7 @@ class Run:
             calibration_tokens=calibration.tokens,
             calibration_seconds=calibration.seconds,
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            peak_device_memory_bytes=_peak_device_memory(),
             **_size(out),
         )
         if found.warning:
@@ -326,6 +327,14 @@ class Run:
         if kept != record.failures:
             record.failures = kept
             self._save(cell)
+
+
+def _peak_device_memory() -> int | None:
+    import torch
+
+    if not torch.cuda.is_initialized():
+        return None
+    return sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count()))
 
 
 def _size(folder: Path) -> dict[str, Any]:

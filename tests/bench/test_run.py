@@ -85,6 +85,8 @@ def test_every_cell_gets_a_complete_record(finished: Finished) -> None:
     assert uidl.intact_loss == lstsq.intact_loss != uidl.loss[0]
     assert uidl.held_back_tokens == lstsq.held_back_tokens == 32
     assert uidl.calibration_tokens == lstsq.calibration_tokens == 15 * 32
+    assert lstsq.peak_memory_bytes and lstsq.peak_memory_bytes > 10**8
+    assert lstsq.model_dump()["peak_device_memory_bytes"] is None
     assert uidl.relative_error and lstsq.relative_error
     assert lstsq.relative_error[1] < lstsq.relative_error[0] == uidl.relative_error[1]
 
@@ -305,6 +307,7 @@ def test_prune_writes_the_checkpoint_that_run_writes(
     call: Call, finished: Finished, tiny: Path, tmp_path: Path
 ) -> None:
     arguments = ["--layers", 2, "--samples", 16, "--max-length", 32, "--device", "cpu"]
+    arguments += ["--solver", "lstsq"]
     result = call("prune", tiny, "--out", tmp_path / "pruned", *arguments)
     assert result.returncode == 0, result.stderr
     assert "of 8" in result.stdout
