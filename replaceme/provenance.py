@@ -37,6 +37,7 @@ class Provenance(BaseModel):
     )
     intact_loss: float | None = Field(description="nats per held-back token of the intact model")
     warning: str | None = Field(description="why the model should not be trusted")
+    notes: dict[str, Any] = Field(default={}, description="the solver's own notes on the fit")
     dtype: str | None = Field(None, description="what the weights were cast to; null: nothing")
     versions: dict[str, str] = Field(default_factory=lambda: {p: metadata.version(p) for p in PACKAGES})
 
@@ -65,6 +66,7 @@ class Provenance(BaseModel):
             loss=fit.loss,
             intact_loss=fit.intact_loss,
             warning=fit.warning,
+            notes=fit.notes,
             dtype=dtype,
         )
 

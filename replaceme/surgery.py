@@ -192,7 +192,7 @@ def write_checkpoint(
                 shutil.copy(file, part / file.name)
         _write_json(part / "config.json", new_config)
         if provenance is not None:
-            _write_json(part / PROVENANCE, provenance.model_dump(mode="json"))
+            (part / PROVENANCE).write_text(provenance.model_dump_json(indent=2) + "\n", "utf-8")
             (part / CARD).write_text(provenance.card(), "utf-8")
         _write_weights(headers, part, files, indexed=(source / INDEX).is_file())
 

@@ -113,6 +113,8 @@ def test_json_says_what_was_removed_how_and_from_which_model(
     assert tuple(said["loss"]) == fit.loss
     assert said["intact_loss"] == fit.intact_loss
     assert said["warning"] == fit.warning
+    assert said["notes"] == fit.notes
+    assert bool(fit.notes) == (solver != "uidl")
     assert said["versions"]["torch"] == metadata.version("torch")
     assert said["versions"].keys() >= {"replaceme", "torch", "transformers"}
     assert Provenance.model_validate(said) == fitted[1]
@@ -166,6 +168,13 @@ def test_card_of_the_intact_model_is_replaced(tiny: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "without" / "replaceme.json").exists()
     write_checkpoint(source, tmp_path / "out", edit, said)
     assert (tmp_path / "out" / "README.md").read_text("utf-8") == said.card()
+
+
+def test_notes_that_are_not_finite_are_null(tiny: Path, tmp_path: Path) -> None:
+    said = SOME.model_copy(update={"notes": {"condition": float("inf")}})
+    write_checkpoint(tiny, tmp_path / "out", Edit((Block(1, 2),)), said)
+    again = json.loads((tmp_path / "out" / "replaceme.json").read_text("utf-8"))
+    assert again["notes"] == {"condition": None}
 
 
 def test_given_blocks_have_no_selector(fitted: tuple[Edit, Provenance, Any]) -> None:
