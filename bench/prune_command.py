@@ -220,7 +220,7 @@ def prune_checkpoint(options: PruneOptions) -> str:
             source, options.source, prune, options.data, [count], [spec.solver], device
         )
         reporter.next_step(f"fitting {spec.label}")
-        variant = fitted(calibration, options.source, prune, options.data, count, spec.solver)
+        variant = fitted(source, calibration, options.source, prune, options.data, count, spec.solver)
         reporter.next_step("saving")
         edit, provenance = variant.fit.edit, variant.provenance
         if options.transform_only:
@@ -249,7 +249,7 @@ def apply_edit(edit_file: Path, model: str, out: Path, overwrite: bool) -> str:
     check_free(out, overwrite)
     source = models.locate(model)
     lines = []
-    if (weights := models.fingerprint(model)) != provenance.weights:
+    if (weights := models.fingerprint(model, folder=source)) != provenance.weights:
         provenance = provenance.elsewhere(model, weights)
         lines.append(f"Warning: {provenance.warning}.")
     check_apart(source, out)

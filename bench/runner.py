@@ -174,7 +174,8 @@ class Run:
 
         assert cell.solver is not None
         suite, solver = self.plan.suite, cell.solver.solver
-        variant = fitted(calibration, cell.model, suite.prune, suite.calibration, cell.layers, solver)
+        prune, data = suite.prune, suite.calibration
+        variant = fitted(source, calibration, cell.model, prune, data, cell.layers, solver)
         found, choice, provenance = variant.fit, variant.choice, variant.provenance
         out = self.checkpoint(cell, source)
         write_checkpoint(source, out, found.edit, provenance, dtype=cell.model.dtype, overwrite=True)

@@ -100,6 +100,7 @@ class Variant:
 
 @models.enough_memory()
 def fitted(
+    source: Path,
     calibration: Calibration,
     model: ModelSpec,
     prune: PruneSpec,
@@ -114,7 +115,7 @@ def fitted(
     found = fit(solver, calibration, choice.blocks if choice else prune.given, data.seed)
     provenance = Provenance.of(
         model.id,
-        models.fingerprint(model.id, model.revision),
+        models.fingerprint(model.id, model.revision, source),
         solver,
         data.model_dump() | {"fingerprint": data.fingerprint(), "tokens": calibration.tokens},
         found,

@@ -201,13 +201,15 @@ def file_hash(path: Path) -> str:
     return digest
 
 
-def fingerprint(source: str, revision: str | None = None) -> str:
+def fingerprint(source: str, revision: str | None = None, folder: Path | None = None) -> str:
     """What identifies a model's weights without loading or downloading them.
 
-    The content of a GGUF file, or of a folder's config and safetensors; for a hub id its revision.
+    The content of a GGUF file, or of a folder's config and safetensors; for a hub id its revision, or
+    its commit where ``folder`` is the snapshot that :func:`locate` found.
     """
     if is_hub_id(source):
-        return f"hub:{source}@{revision or 'main'}"
+        commit = folder.name if folder and folder.parent.name == "snapshots" else None
+        return f"hub:{source}@{commit or revision or 'main'}"
     path = local_file(source)
     if path.is_file():
         return f"gguf:{file_hash(path)}"

@@ -92,7 +92,7 @@ def prune(config: SeedConfig, method: Method, overwrite: bool = False) -> str:
     dtype = None if method == "uidl" else "bfloat16"
     provenance = Provenance.of(
         config.model_path,
-        models.fingerprint(config.model_path),
+        models.fingerprint(config.model_path, folder=source),
         solver,
         config.data.model_dump(exclude={"seed"})
         | {

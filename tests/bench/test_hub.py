@@ -80,6 +80,9 @@ device: cpu
     assert records["lstsq"].identity["calibration"]["data"] == "hub:acme/chats@main"
     assert records["lstsq"].prune
     assert records["lstsq"].prune.calibration_tokens
+    assert records["lstsq"].identity["model"]["weights"] == "hub:acme/tiny@main"
+    (said,) = (tmp_path / "out" / "checkpoints").glob("*/replaceme.json")
+    assert json.loads(said.read_text())["weights"] == "hub:acme/tiny@abc"
 
 
 def test_hub_model_that_is_not_supported_fails_its_cells_by_name(
