@@ -173,8 +173,7 @@ def collect(
     Each batch's products are formed from the native activations and added to float64 totals: in
     float64 on a CPU, where it costs little, so that directions without data stay empty instead of
     holding rounding errors; in float32 on a GPU, unless the tokens are hardly more than the features.
-    The token sample has at least
-    ``DIAGNOSED_TOKENS`` tokens (fewer where there are fewer).
+    The token sample has at least ``DIAGNOSED_TOKENS`` tokens (fewer where there are fewer).
     """
     totals = {block: _Totals() for block in dict.fromkeys(blocks)}
     if not totals:
@@ -185,17 +184,16 @@ def collect(
     reads |= {("mlp", i): decoder.mlp(i) for i in starts}
     if any(kind.of_input for kind in needs.moments):
         reads |= {("input", i): decoder.mlp_input(i) for i in starts}
-    sample_tokens = max(needs.sample_tokens, DIAGNOSED_TOKENS)
+    sample_tokens = min(max(needs.sample_tokens, DIAGNOSED_TOKENS), batches.counted)
     for batch in batches:
         outputs = decoder.run(batch, reads, until=max(ends) + 1)
         states = {key: real_tokens(output, batch) for key, output in outputs.items()}
-        chosen = (batch.ranks < sample_tokens).nonzero().squeeze(1)
         grams: dict[Any, Tensor] = {}
         for block, total in totals.items():
             features = _Features(decoder, states, block, batches.counted, grams)
             for kind in needs.moments:
                 total.add(kind, *features.products(kind))
-            total.keep(features, batch.ranks, chosen)
+            total.keep(features, batch.ranks, sample_tokens)
         report()
     return {block: total.statistics(batches.counted) for block, total in totals.items()}
 
@@ -273,8 +271,7 @@ class _Totals:
 
     gram: dict[Kind, Tensor] = field(default_factory=dict)
     cross: dict[Kind, Tensor] = field(default_factory=dict)
-    sample: list[tuple[Tensor, ...]] = field(default_factory=list)
-    inputs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    sample: dict[str, Tensor] = field(default_factory=dict)
     device: torch.device = CPU
 
     def add(self, kind: Kind, gram: Tensor, cross: Tensor) -> None:
@@ -284,27 +281,23 @@ class _Totals:
             else:
                 totals[kind] = part.to(torch.float64, copy=True)  # blocks of one start share a Gram
 
-    def keep(self, features: _Features, ranks: Tensor, chosen: Tensor) -> None:
-        """Put the chosen tokens into the sample."""
+    def keep(self, features: _Features, ranks: Tensor, count: int) -> None:
+        """Put the tokens that belong to a sample of ``count`` in their places."""
         mlp = features.of("mlp")
         self.device = mlp.device
-        rows = chosen.to(mlp.device)
-        parts = (mlp, features.before, features.after)
-        self.sample.append((ranks[chosen], *(part[rows].cpu() for part in parts)))
+        self._keep("mlp", mlp, ranks, count)
+        self._keep("before", features.before, ranks, count)
+        self._keep("after", features.after, ranks, count)
         if ("input", features.block.start - 1) in features.states:
-            few = (ranks < DIAGNOSED_TOKENS).nonzero().squeeze(1)
-            inputs = features.of("input")
-            self.inputs.append((ranks[few], inputs[few.to(inputs.device)].cpu()))
+            self._keep("inputs", features.of("input"), ranks, min(count, DIAGNOSED_TOKENS))
+
+    def _keep(self, name: str, states: Tensor, ranks: Tensor, count: int) -> None:
+        """A token's rank is its row; memory is taken once, so that it does not fragment."""
+        if name not in self.sample:
+            self.sample[name] = torch.empty(count, states.shape[1], dtype=states.dtype)
+        chosen = (ranks < count).nonzero().squeeze(1)
+        self.sample[name][ranks[chosen]] = states[chosen.to(states.device)].cpu()
 
     def statistics(self, tokens: int) -> BlockStatistics:
         moments = {kind: Moments(self.gram[kind], self.cross[kind]) for kind in self.gram}
-        mlp, before, after = _by_rank(self.sample)
-        inputs = _by_rank(self.inputs)[0] if self.inputs else None
-        sample = TokenSample(mlp, before, after, inputs)
-        return BlockStatistics(tokens, moments, sample, self.device)
-
-
-def _by_rank(parts: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
-    ranks, *columns = (torch.cat(part) for part in zip(*parts, strict=True))
-    order = ranks.argsort()
-    return [column[order] for column in columns]
+        return BlockStatistics(tokens, moments, TokenSample(**self.sample), self.device)

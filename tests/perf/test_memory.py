@@ -39,6 +39,13 @@ stream(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
+REPORT = """
+from pathlib import Path
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print(int(status["VmHWM"].split()[0]) * 1024)
+"""
+
+
 def stream(source: Path, out: Path) -> None:
     write_checkpoint(source, out, EDIT, None, overwrite=True)
 
@@ -52,9 +59,8 @@ def load_and_save(source: Path, out: Path) -> None:
 
 
 def peak_bytes(script: str, *arguments: Any) -> int:
-    """Peak resident bytes of a Python process."""
-    report = "\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
-    command = [sys.executable, "-c", script + report, *map(str, arguments)]
+    """Peak resident bytes of a Python process; ``ru_maxrss`` would count those of its parent as well."""
+    command = [sys.executable, "-c", script + REPORT, *map(str, arguments)]
     root = Path(__file__).parents[2]
     printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=root).stdout
     return int(printed.split()[-1])
