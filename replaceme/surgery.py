@@ -8,14 +8,13 @@ whatever the model.
 from __future__ import annotations
 
 import json
-import mmap
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from replaceme import tensorfile
 from replaceme.architectures import Architecture, Axis, architecture_of, layer_count, pruned_config
@@ -248,7 +247,7 @@ class _FileEdit:
                 f"{source}: {rest} is a norm, and only a diagonal transform can be merged into it."
             )
 
-    def piece(self, entry: Entry, data: mmap.mmap) -> Piece | None:
+    def piece(self, entry: Entry, data: BinaryIO) -> Piece | None:
         """The tensor as it stands in the pruned checkpoint; ``None`` if it is dropped."""
         place = self.architecture.split(entry.name)
         if place is None:
@@ -260,7 +259,7 @@ class _FileEdit:
         changes = self.edit.changes(self.architecture, layer, rest)
         return self._piece(entry, name, data, (layer, rest) if changes else None)
 
-    def _piece(self, entry: Entry, name: str, data: mmap.mmap, changed: tuple[int, str] | None) -> Piece:
+    def _piece(self, entry: Entry, name: str, data: BinaryIO, changed: tuple[int, str] | None) -> Piece:
         if entry.dtype not in FLOATS or not (changed or self.dtype):
             return tensorfile.copied(entry, name, data)
         dtype = self.dtype or FLOATS[entry.dtype][0]
@@ -279,7 +278,7 @@ def _write_weights(
     weight_map: dict[str, str] = {}
     total = 0
     for shard, (entries, metadata) in headers.items():
-        with tensorfile.opened(shard) as data:
+        with shard.open("rb") as data:
             pieces = [piece for entry in entries if (piece := files.piece(entry, data))]
             if pieces:
                 tensorfile.write(out / shard.name, pieces, metadata)

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from replaceme.errors import InputError
 
@@ -76,21 +74,20 @@ def read_header(file: Path) -> tuple[list[Entry], dict[str, str]]:
     return sorted(entries, key=lambda entry: entry.start), metadata
 
 
-@contextmanager
-def opened(file: Path) -> Iterator[mmap.mmap]:
-    """The bytes of a file, mapped read-only."""
-    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        yield data
+def bytes_of(entry: Entry, data: BinaryIO) -> bytes:
+    """The bytes of one tensor of an open file."""
+    data.seek(entry.start)
+    return data.read(entry.end - entry.start)
 
 
-def copied(entry: Entry, name: str, data: mmap.mmap) -> Piece:
+def copied(entry: Entry, name: str, data: BinaryIO) -> Piece:
     """The tensor under another name, its bytes as they are."""
     size = entry.end - entry.start
-    return Piece(name, entry.dtype, entry.shape, size, lambda: data[entry.start : entry.end])
+    return Piece(name, entry.dtype, entry.shape, size, lambda: bytes_of(entry, data))
 
 
 def changed(
-    entry: Entry, name: str, data: mmap.mmap, change: Callable[[Tensor], Tensor], dtype: str
+    entry: Entry, name: str, data: BinaryIO, change: Callable[[Tensor], Tensor], dtype: str
 ) -> Piece:
     """The tensor under another name, sent through ``change``, which keeps its shape.
 
@@ -103,7 +100,7 @@ def changed(
         import torch
 
         raw = torch.frombuffer(
-            bytearray(data[entry.start : entry.end]), dtype=getattr(torch, FLOATS[entry.dtype][0])
+            bytearray(bytes_of(entry, data)), dtype=getattr(torch, FLOATS[entry.dtype][0])
         )
         result = change(raw.reshape(entry.shape)).contiguous().reshape(-1)
         return result.view(torch.uint8).numpy().tobytes()

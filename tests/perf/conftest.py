@@ -3,7 +3,8 @@
 By default a few windows, which only shows that everything runs. The figures in ``results/perf/`` are
 from
 
-    pytest tests/perf --perf-windows 32 --benchmark-json results/perf/pruner.json
+    pytest tests/perf/test_pruner_speed.py --perf-windows 32 --benchmark-json results/perf/speed.json
+    pytest tests/perf/test_memory.py --benchmark-json results/perf/memory.json
 """
 
 from __future__ import annotations
