@@ -73,17 +73,6 @@ class ReferenceBatches(Batches):
         return self, replace(self, sequences=[])
 
 
-def published_blocks(
-    distances: Sequence[float],
-    size: int,
-    num_blocks: int = 1,
-    merge: bool = True,
-    min_start: int = 1,
-) -> tuple[Block, ...]:
-    """The blocks of :func:`published_choice`."""
-    return published_choice(distances, size, num_blocks, merge, min_start).blocks
-
-
 def published_choice(
     distances: Sequence[float],
     size: int,

@@ -22,7 +22,7 @@ from replaceme.calibration import Batches
 from replaceme.errors import InputError
 from replaceme.fitting import fit
 from replaceme.pruning import Calibration, calibrate
-from replaceme.reference import published_blocks
+from replaceme.reference import published_choice
 from replaceme.selection import Block, merge_adjacent
 from replaceme.solvers import Cosine, Lstsq, Solver, Uidl
 from replaceme.surgery import Edit, write_checkpoint
@@ -140,7 +140,7 @@ def test_chosen_blocks_equal_the_published(as_designed: Calibration, case: str) 
     size = int(case[-1])
     count = next((int(part[1:]) for part in case.split("_") if part[0] == "A"), 1)
     distances = EXPECTED["distances"]["bs1"][str(size)]
-    assert published_blocks(distances, size, count, merge="sep" not in case) == BLOCKS[case]
+    assert published_choice(distances, size, count, "sep" not in case).blocks == BLOCKS[case]
     if count == 1:
         assert as_designed.choices[size].blocks == BLOCKS[case]
 

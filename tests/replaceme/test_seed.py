@@ -21,7 +21,7 @@ from replaceme.editfile import load_edit
 from replaceme.fitting import fit
 from replaceme.models import load
 from replaceme.pruning import calibrate
-from replaceme.reference import published_blocks
+from replaceme.reference import published_choice
 from replaceme.seed import first_turn, run_replaceme, run_uidl
 from replaceme.selection import Block
 from replaceme.solvers import Cosine, Lstsq, Solver
@@ -162,7 +162,7 @@ def test_uidl_removes_layers_and_changes_nothing_else(published: dict[str, Any],
     succeed(published, command=run_uidl)
     whole, pruned = saved_layers(str(tiny)), saved_layers("out_UIDL")
     distances = json.loads(Path("distances/two.json").read_text("utf-8"))
-    (block,) = published_blocks(distances, 2)
+    (block,) = published_choice(distances, 2).blocks
     kept = [i for i in range(8) if i not in range(*block)]
     for name, tensor in pruned.items():
         if found := re.match(r"model\.layers\.(\d+)\.(.*)", name):
