@@ -69,7 +69,7 @@ class Reporter:
     def __init__(self, stream: TextIO, steps: int) -> None:
         self._console = Console(file=stream, highlight=False)
         self._steps, self._done, self._start = steps, 0, time.monotonic()
-        self._live = None
+        self._live, self._text = None, "starting"
         if self._console.is_terminal:
             self._live = Progress(
                 SpinnerColumn(),
@@ -79,15 +79,21 @@ class Reporter:
                 _Remaining(),
                 console=self._console,
             )
-            self._task = self._live.add_task("starting", total=steps)
+            self._task = self._live.add_task(self._text, total=steps)
             self._live.start()
 
     def step(self, text: str) -> None:
         """Say what runs now."""
+        self._text = text
         if self._live:
             self._live.update(self._task, description=text)
         else:
             self._line(text)
+
+    def share(self, share: float) -> None:
+        """Say how much of the step is done."""
+        if self._live:
+            self._live.update(self._task, description=f"{self._text}, {share:.0%}")
 
     def done(self, steps: int = 1) -> None:
         """Count finished steps."""

@@ -24,7 +24,7 @@ RUNTIME = {
     "Suite": {"name", "device"},
     "ModelSpec": {"trust_remote_code"},
     "PruneSpec": {"batch_size"},
-    "ScoreSpec": {"include_path", "batch_size"},
+    "ScoreSpec": {"include_path", "batch_size", "batch_tokens", "method"},
     "TaskSpec": {"metric", "average"},
     "SolverSpec": {"label"},
 }
@@ -40,7 +40,7 @@ IDENTITY = {
         "compat",
         "calibration_dtype",
     },
-    "ScoreSpec": {"tasks", "limit"},
+    "ScoreSpec": {"tasks", "limit", "dtype"},
     "TaskSpec": {"task", "num_fewshot"},
     "SolverSpec": {"solver"},
 }
@@ -60,6 +60,7 @@ class Task:
     spec: TaskSpec
     source: TaskSource
     limit: int | None
+    dtype: str | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -67,6 +68,7 @@ class Task:
             "task": self.spec.task,
             "num_fewshot": self.spec.num_fewshot,
             "limit": self.limit,
+            "dtype": self.dtype,
             "data": self.source.fingerprint,
         }
 
@@ -122,7 +124,10 @@ def expand(suite: Suite, only: tuple[str, ...] = ()) -> Plan:
     """
     tasks = []
     if (score := suite.score) is not None:
-        tasks = [Task(spec, find(spec.task, score.include_path), score.limit) for spec in score.tasks]
+        tasks = [
+            Task(spec, find(spec.task, score.include_path), score.limit, score.dtype)
+            for spec in score.tasks
+        ]
     calibration = suite.calibration.model_dump(exclude={"dataset"}) | {
         "data": suite.calibration.fingerprint()
     }

@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from bench.serving import ServingResult
 from replaceme.errors import InputError, OutputError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class _Part(BaseModel):
@@ -93,7 +93,14 @@ class Task(_Part):
     items: int
     version: str | None = Field(description="lm-eval's version of the task")
     num_fewshot: int
-    seconds: float
+    seconds: float = Field(description="of metrics and, checkpoint by checkpoint, of answers")
+    method: Literal["one-pass", "per-variant"] = "per-variant"
+    reason: str | None = Field(None, description="why it was not scored in one pass")
+    dtype: str | None = Field(None, description="computed in; null: that of the checkpoint")
+    pass_seconds: float | None = Field(
+        None, description="of the pass that gave the answers of all its variants"
+    )
+    pass_variants: int | None = Field(None, description="how many these were")
 
 
 class Serving(_Part):
@@ -204,14 +211,13 @@ def read_record(path: Path) -> Record:
 
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
     """A record of an older schema as one of this."""
-    if content["schema_version"] == 1:
-        if isinstance(prune := content.get("prune"), dict):
-            block, runner_up = prune.pop("block", None), prune.pop("runner_up", None)
-            prune["blocks"] = [block] if block else []
-            prune["runner_up"] = [runner_up] if runner_up else None
-            prune["score"] = prune.pop("distance", None)
-            prune["runner_up_score"] = prune.pop("runner_up_distance", None)
-        content["schema_version"] = 2
+    if content["schema_version"] == 1 and isinstance(prune := content.get("prune"), dict):
+        block, runner_up = prune.pop("block", None), prune.pop("runner_up", None)
+        prune["blocks"] = [block] if block else []
+        prune["runner_up"] = [runner_up] if runner_up else None
+        prune["score"] = prune.pop("distance", None)
+        prune["runner_up_score"] = prune.pop("runner_up_distance", None)
+    content["schema_version"] = SCHEMA_VERSION
     return content
 
 

@@ -18,16 +18,19 @@ from typing import TYPE_CHECKING, Any
 from bench import environment, records
 from bench.matrix import Cell, Plan, Task, serving_identity
 from bench.records import Failure, Record, Store
-from bench.resume import serving_left, stages_left, tasks_left
+from bench.resume import serving_left, stages_left
+from bench.score_stage import ScoreStage
 from bench.scoring.metrics import primary_metric
 from bench.serving import ServingError, measure
 from bench.suite import ModelSpec
 from bench.variants import architecture_in, calibrated, check_variant, fitted
 from replaceme import models, tensorfile
+from replaceme.editfile import save_edit
 from replaceme.errors import InputError, OutputError
 from replaceme.provenance import choice_line, listed
 
 if TYPE_CHECKING:
+    from bench.scoring.tasks import PreparedTask
     from replaceme.architectures import Architecture
     from replaceme.pruning import Calibration
 
@@ -39,9 +42,10 @@ class Events:
     step: Callable[[str], None]
     done: Callable[[int], None]
     say: Callable[[str], None]
+    share: Callable[[float], None]
 
 
-SILENT = Events(*[lambda _: None] * 3)
+SILENT = Events(*[lambda _: None] * 4)
 
 
 class Run:
@@ -52,6 +56,8 @@ class Run:
         self.store = Store(out)
         self.records = {cell: self._known(cell) for cell in plan.cells}
         self.device = plan.suite.device or models.default_device()
+        self.prepared: dict[Task, PreparedTask] = {}
+        self.failed: set[tuple[Cell, str]] = set()
 
     def _known(self, cell: Cell) -> Record:
         record = self.store.read(cell.stem)
@@ -99,20 +105,19 @@ class Run:
             raise
         except Exception as error:
             for cell in cells:
-                self._fail(cell, "prune", error)
+                self.fail(cell, "prune", error)
             return
         missing = [cell for cell in cells if self._needs_checkpoint(cell)]
         if pruned := [cell for cell in missing if cell.solver]:
             self._prune(model, source, architecture, pruned)
         for cell in missing:
             if not cell.solver:
-                self._attempt(cell, "prune", partial(self._baseline, cell, source))
-        for cell in cells:
-            if self.records[cell].prune:
-                self._score(cell, source)
-        for cell in cells:
-            if self.records[cell].prune:
-                self._serve(cell, source)
+                self.attempt(cell, "prune", partial(self._baseline, cell, source))
+        made = [cell for cell in cells if self.records[cell].prune]
+        if made and self.plan.suite.score:
+            ScoreStage(self, source, made).execute()
+        for cell in made:
+            self._serve(cell, source)
         for cell in cells:
             self._finish(cell)
 
@@ -128,8 +133,12 @@ class Run:
     def _needs_checkpoint(self, cell: Cell) -> bool:
         record = self.records[cell]
         left = stages_left(record, self.plan)
-        folder = self.out / "checkpoints" / cell.stem
-        return "prune" in left or (bool(left) and cell.solver is not None and not folder.is_dir())
+        there = (self.out / "checkpoints" / cell.stem).is_dir() and self.edit_file(cell).is_file()
+        return "prune" in left or (bool(left) and cell.solver is not None and not there)
+
+    def edit_file(self, cell: Cell) -> Path:
+        """What the cell's solver found, weights rounded to the dtype of the checkpoint."""
+        return self.out / "edits" / f"{cell.stem}.safetensors"
 
     def _prune(
         self, model: ModelSpec, source: Path, architecture: Architecture, cells: list[Cell]
@@ -141,21 +150,21 @@ class Run:
                 self._check(cell, source, architecture)
                 fitting.append(cell)
             except InputError as error:
-                self._fail(cell, "prune", error)
+                self.fail(cell, "prune", error)
         try:
             calibration = self._calibrate(model, source, fitting)
         except OutputError:
             raise
         except Exception as error:
             for cell in fitting:
-                self._fail(cell, "prune", error)
+                self.fail(cell, "prune", error)
             return
         for choice in calibration.choices.values():
             chosen = choice_line(self.plan.suite.prune.selector, choice)
             self.events.say(f"{model.name}: removing {listed(choice.blocks)}. {chosen}")
         for cell in fitting:
             self.events.step(f"{cell.name}: fitting and saving")
-            self._attempt(cell, "prune", partial(self._write, cell, source, calibration))
+            self.attempt(cell, "prune", partial(self._write, cell, source, calibration))
 
     def _check(self, cell: Cell, source: Path, architecture: Architecture) -> None:
         """Refuse what became known only now that the model is here."""
@@ -179,6 +188,8 @@ class Run:
         found, choice, provenance = variant.fit, variant.choice, variant.provenance
         out = self.checkpoint(cell, source)
         write_checkpoint(source, out, found.edit, provenance, dtype=cell.model.dtype, overwrite=True)
+        dtype = models.checkpoint_dtype(models.read_config(out))
+        save_edit(self.edit_file(cell), found.edit.rounded(dtype), provenance)
         self.records[cell].prune = records.Prune(
             blocks=provenance.blocks,
             score=choice.score if choice else None,
@@ -209,55 +220,11 @@ class Run:
             write_checkpoint(source, out, Edit(), None, dtype=cell.model.dtype, overwrite=True)
         self.records[cell].prune = records.Prune(blocks=[], **_size(out))
 
-    # ---- score
-
-    def _score(self, cell: Cell, source: Path) -> None:
-        record = self.records[cell]
-        left = tasks_left(record, self.plan.tasks)
-        if not left:
-            return
-        from bench.scoring.harness import CheckpointScorer
-
-        assert self.plan.suite.score is not None
-        assert record.prune is not None
-        self.events.step(f"{cell.name}: loading for scoring")
-        try:
-            scorer = CheckpointScorer(
-                self.checkpoint(cell, source),
-                dtype=record.prune.dtype,
-                device=self.device,
-                batch_size=self.plan.suite.score.batch_size,
-                trust_remote_code=cell.model.trust_remote_code,
-            )
-        except Exception as error:
-            for task in left:
-                self._fail(cell, f"score:{task.spec.task}", error)
-            return
-        for task in left:
-            self.events.step(f"{cell.name}: {task.spec.task}")
-            self._attempt(cell, f"score:{task.spec.task}", partial(self._task, cell, scorer, task))
-        scorer.close()
-
-    def _task(self, cell: Cell, scorer: Any, task: Task) -> None:
-        score = scorer.score(task.spec, task.source, task.limit)
-        samples = self.store.read_samples(cell.stem) | {task.spec.task: score.samples}
-        self.store.write_samples(cell.stem, samples)
-        self.records[cell].quality[task.spec.task] = records.Task(
-            identity=task.identity,
-            primary=score.primary,
-            average=task.spec.average,
-            metrics={name: records.Metric(**metric) for name, metric in score.metrics.items()},
-            items=score.items,
-            version=score.version,
-            num_fewshot=score.num_fewshot,
-            seconds=score.seconds,
-        )
-
     # ---- serve
 
     def _serve(self, cell: Cell, source: Path) -> None:
         if serving_left(self.records[cell], self.plan):
-            self._attempt(cell, "serve", partial(self._measure, cell, source))
+            self.attempt(cell, "serve", partial(self._measure, cell, source))
 
     def _measure(self, cell: Cell, source: Path) -> None:
         settings = self.plan.suite.serve
@@ -281,24 +248,25 @@ class Run:
 
     # ---- records
 
-    def _attempt(self, cell: Cell, stage: str, work: Callable[[], None]) -> None:
+    def attempt(self, cell: Cell, stage: str, work: Callable[[], None]) -> None:
         record = self.records[cell]
         try:
             work()
         except OutputError:
             raise
         except Exception as error:
-            self._fail(cell, stage, error)
+            self.fail(cell, stage, error)
             return
         record.failures = [failure for failure in record.failures if failure.stage != stage]
         self._save(cell)
         self.events.done(1)
 
-    def _fail(self, cell: Cell, stage: str, error: Exception) -> None:
+    def fail(self, cell: Cell, stage: str, error: Exception) -> None:
         text = str(error).strip() or type(error).__name__
         known = isinstance(error, InputError | ServingError)
         trace = None if known else "".join(traceback.format_exception(error)[-6:])
         record = self.records[cell]
+        self.failed.add((cell, stage))
         record.failures = [failure for failure in record.failures if failure.stage != stage]
         record.failures.append(Failure(stage=stage, error=text, traceback=trace))
         self._save(cell)

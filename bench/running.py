@@ -35,7 +35,7 @@ def run_plan(plan: Plan, out: Path) -> bool:
         run = Run(plan, out)
         with progress(stderr, run.steps) as reporter:
             try:
-                run.execute(Events(reporter.step, reporter.done, reporter.say))
+                run.execute(Events(reporter.step, reporter.done, reporter.say, reporter.share))
             except (InputError, OutputError, KeyboardInterrupt):
                 raise
             except Exception:

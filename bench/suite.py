@@ -192,7 +192,17 @@ class ScoreSpec(_Section):
     tasks: list[TaskSpec] = Field(min_length=1, description="task names or presets")
     include_path: list[Path] = Field(default=[], description="folders with lm-eval task YAMLs")
     limit: int | None = Field(None, gt=0, description="items of each task at most")
-    batch_size: int = Field(16, gt=0, description="requests per forward")
+    method: Literal["one-pass", "per-variant"] = Field(
+        "one-pass", description="per-variant: each checkpoint by itself, through lm-eval's own forward"
+    )
+    dtype: Dtype | None = Field(
+        None,
+        description="dtype to compute in; null: the checkpoint's, but float32 on a CPU without AMX",
+    )
+    batch_size: int = Field(16, gt=0, description="requests per forward of lm-eval")
+    batch_tokens: int | None = Field(
+        None, gt=0, description="tokens per forward in one pass; null: what is measured to be fastest"
+    )
 
     @field_validator("tasks", mode="before")
     @classmethod

@@ -7,7 +7,8 @@ and are also prefixes of tensor names in a checkpoint.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -63,6 +64,19 @@ class Architecture:
 
     def decoder_layers(self, model: nn.Module) -> nn.ModuleList:
         return model.get_submodule(self.layers)  # type: ignore[return-value]
+
+    @contextmanager
+    def only_layers(self, model: nn.Module, numbers: Iterable[int]) -> Iterator[None]:
+        """The model with some of its decoder layers for as long as the context lasts."""
+        from torch import nn
+
+        parent_name, _, name = self.layers.rpartition(".")
+        parent, layers = model.get_submodule(parent_name), self.decoder_layers(model)
+        setattr(parent, name, nn.ModuleList([layers[number] for number in numbers]))
+        try:
+            yield
+        finally:
+            setattr(parent, name, layers)
 
     def split(self, tensor: str) -> tuple[str, int, str] | None:
         """(prefix, layer, rest) of a tensor's name inside a decoder layer, else ``None``.

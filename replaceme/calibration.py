@@ -26,6 +26,7 @@ from replaceme.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
 BUILTIN_PREFIX = "builtin:"
 BUILTINS = {"prose": "prose.txt"}
@@ -243,6 +244,16 @@ class Batch:
         import torch
 
         return torch.arange(self.ids.shape[1]) < self.lengths[:, None]
+
+    def inputs(self, model: PreTrainedModel) -> dict[str, Any]:
+        """What a model is called with.
+
+        Right padding and causal attention make an attention mask unnecessary for the real tokens; it
+        is given where padding counts.
+        """
+        device = model.get_input_embeddings().weight.device
+        mask = self.mask.to(device) if self.counts_padding else None
+        return {"input_ids": self.ids.to(device), "attention_mask": mask}
 
     @property
     def counted(self) -> Tensor:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, wraps
-from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,14 @@ def without_dropout(function: WithModel[P, T]) -> WithModel[P, T]:
                 module.training = training
 
     return wrapped
+
+
+class Inputs(Protocol):
+    """Token ids as a model takes them."""
+
+    def inputs(self, model: PreTrainedModel) -> dict[str, Any]:
+        """Arguments of the model's call."""
+        ...
 
 
 class Read(NamedTuple):
@@ -136,33 +144,20 @@ class Decoder:
 
     @torch.no_grad()
     def run(self, batch: Batch, reads: dict[Any, Read], until: int) -> dict[Any, Tensor]:
-        """States [sequences, tokens, d] in one forward of layers ``0 … until-1``.
-
-        Right padding and causal attention make an attention mask unnecessary for the real tokens; it
-        is given where padding counts.
-        """
+        """States [sequences, tokens, d] in one forward of layers ``0 … until-1``."""
         with captured(reads) as states, self._truncated(until):
             self._forward(batch)
         return states
 
-    def _forward(self, batch: Batch) -> None:
-        mask = batch.mask.to(self.device) if batch.counts_padding else None
-        self.model.base_model(input_ids=batch.ids.to(self.device), attention_mask=mask, use_cache=False)
+    def _forward(self, batch: Inputs) -> None:
+        self.model.base_model(**batch.inputs(self.model), use_cache=False)
 
-    @contextmanager
-    def _truncated(self, until: int) -> Iterator[None]:
+    def _truncated(self, until: int) -> AbstractContextManager[None]:
         """The model without its layers from ``until`` on, for as long as the context lasts."""
-        parent_name, _, name = self.architecture.layers.rpartition(".")
-        parent = self.model.get_submodule(parent_name)
-        layers = getattr(parent, name)
-        setattr(parent, name, layers[:until])
-        try:
-            yield
-        finally:
-            setattr(parent, name, layers)
+        return self.architecture.only_layers(self.model, range(until))
 
     @torch.no_grad()
-    def enter(self, batch: Batch) -> tuple[Tensor, list[Call]]:
+    def enter(self, batch: Inputs) -> tuple[Tensor, list[Call]]:
         """The states that enter the first layer, and what each layer is called with; runs no layer."""
         states: list[Tensor] = []
         calls: list[Call] = []
@@ -224,11 +219,12 @@ class Decoder:
         return seen["in"], seen["out"]
 
     @torch.no_grad()
-    def logits(self, batch: Batch, states: Tensor) -> Tensor:
-        """[sequences, tokens, vocabulary] for given states after the last layer."""
+    def logits(self, states: Tensor) -> Tensor:
+        """[sequences, tokens, vocabulary] for states [sequences, tokens, d] after the last layer."""
         output = self._wrap(states)
+        unread = torch.zeros(states.shape[:2], dtype=torch.long, device=self.device)
         with self._truncated(1), replaced_forwards(self.layers, lambda *_, **__: output):
-            return self.model(input_ids=batch.ids.to(self.device), use_cache=False).logits
+            return self.model(input_ids=unread, use_cache=False).logits
 
     def check_residual(self, where: str) -> None:
         """Refuse a model recognised by structure whose layers do not add M to the residual stream.

@@ -38,7 +38,7 @@ class HeldBack:
         total = 0.0
         for row, length in enumerate(batch.lengths.tolist()):
             ids = batch.ids[row, :length]
-            logits = self.decoder.logits(Batch.of([ids.tolist()]), states[row : row + 1, :length])
+            logits = self.decoder.logits(states[row : row + 1, :length])
             total += _negative_log_likelihood(logits[0, :-1], ids[1:])
         return total
 

@@ -54,6 +54,15 @@ class Edit:
         """Numbers of the layers that stay, of a model of ``layers`` layers."""
         return [i for i in range(layers) if not any(b.start <= i < b.end for b in self.blocks)]
 
+    def rounded(self, dtype: str) -> Edit:
+        """The same with the new weights in the dtype that they will be saved in."""
+        import torch
+
+        to = getattr(torch, dtype)
+        return Edit(
+            self.blocks, self.transforms, {name: values.to(to) for name, values in self.weights.items()}
+        )
+
     def changes(self, architecture: Architecture, layer: int, tensor: str) -> bool:
         """Whether a tensor of a decoder layer gets other values."""
         merge = layer in self.transforms and architecture.merge_axis(tensor) is not None
@@ -107,9 +116,13 @@ def apply(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> Non
         for module in kept_layer.modules():
             if hasattr(module, "layer_idx"):
                 module.layer_idx = index  # type: ignore[assignment]
-    for key, value in pruned_config(config, kept).items():
-        if value != config.get(key):
-            setattr(model.config, key, value)
+    for key, value in _settings(config, kept).items():
+        setattr(model.config, key, value)
+
+
+def _settings(config: dict[str, Any], kept: list[int]) -> dict[str, Any]:
+    """What of a config is another without the layers that go."""
+    return {k: v for k, v in pruned_config(config, kept).items() if v != config.get(k)}
 
 
 def changed_parameters(
@@ -142,6 +155,23 @@ def edited(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> It
     finally:
         for parameter, values, _ in whole:
             parameter.data = values
+
+
+@contextmanager
+def pruned(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> Iterator[None]:
+    """The model pruned for as long as the context lasts, but for the slots of the KV cache."""
+    config = model.config.to_dict()
+    with edited(model, architecture, edit) as kept:
+        settings = _settings(config, kept)
+        own = {key: getattr(model.config, key) for key in settings}
+        with architecture.only_layers(model, kept):
+            try:
+                for key, value in settings.items():
+                    setattr(model.config, key, value)
+                yield
+            finally:
+                for key, value in own.items():
+                    setattr(model.config, key, value)
 
 
 def write_checkpoint(

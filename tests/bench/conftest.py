@@ -115,7 +115,11 @@ def small_suite(tiny: Path, task_folder: Path) -> dict[str, Any]:
         "models": [str(tiny)],
         "prune": {"layers": [2], "solvers": ["uidl", "lstsq"]},
         "calibration": {"samples": 16, "max_length": 32},
-        "score": {"tasks": ["colours", "endings"], "include_path": str(task_folder)},
+        "score": {
+            "tasks": ["colours", "endings"],
+            "include_path": str(task_folder),
+            "batch_tokens": 512,
+        },
         "device": "cpu",
     }
 

@@ -50,7 +50,7 @@ def test_what_is_not_finite_is_null_and_reads_back_as_unknown(record: Record, tm
     store.write("cell", record)
     content = json.loads(store.path("cell").read_text(), parse_constant=refuse)
     assert content["quality"]["t"]["metrics"]["perplexity"]["value"] is None
-    assert content["schema_version"] == 2
+    assert content["schema_version"] == 3
     assert content["prune"]["relative_error"] == [0.5, None]
     assert content["prune"]["loss"] == [7.5, None]
     again = store.read("cell")
@@ -80,16 +80,18 @@ def test_record_of_the_first_schema_is_read_with_its_block_and_distances() -> No
     old = json.loads((SAMPLES / "schema-1-pruned.json").read_text())
     record = read_record(SAMPLES / "schema-1-pruned.json")
     assert old["schema_version"] == 1
-    assert record.schema_version == 2
+    assert record.schema_version == 3
     assert record.prune
     assert record.prune.blocks == [(13, 19)]
     assert record.prune.runner_up == [(12, 18)]
     assert record.prune.score == old["prune"]["distance"]
     assert record.prune.runner_up_score == old["prune"]["runner_up_distance"]
     assert record.prune.loss is record.prune.intact_loss is None
-    assert record.model_dump(mode="json", include={"quality", "serving", "identity"}) == {
-        key: old[key] for key in ("quality", "serving", "identity")
-    }
+    kept = record.model_dump(mode="json", include={"quality", "serving", "identity"})
+    assert {task["method"] for task in kept["quality"].values()} == {"per-variant"}
+    for name, task in kept["quality"].items():
+        kept["quality"][name] = {key: task[key] for key in old["quality"][name]}
+    assert kept == {key: old[key] for key in kept}
 
 
 def test_baseline_of_the_first_schema_has_no_block() -> None:
@@ -102,7 +104,7 @@ def test_baseline_of_the_first_schema_has_no_block() -> None:
 def test_upgraded_record_is_written_and_read_as_the_present_schema(tmp_path: Path) -> None:
     record = read_record(SAMPLES / "schema-1-pruned.json")
     Store(tmp_path).write("cell", record)
-    assert json.loads(Store(tmp_path).path("cell").read_text())["schema_version"] == 2
+    assert json.loads(Store(tmp_path).path("cell").read_text())["schema_version"] == 3
     assert Store(tmp_path).read("cell") == record
 
 
@@ -118,8 +120,8 @@ def test_records_of_both_schemas_stand_in_one_table(record: Record) -> None:
     [
         ({"prune": []}, r"x\.json: prune: Input should be a valid dictionary.*; remove it to compute"),
         ({"prune": {"blok": [2, 4]}}, r"x\.json: prune\.\w+: .*; remove it to compute the cell again"),
-        ({"schema_version": "1"}, r"schema_version is 1, and this release reads up to 2"),
-        ({"schema_version": None}, r"schema_version is None, and this release reads up to 2"),
+        ({"schema_version": "1"}, r"schema_version is 1, and this release reads up to 3"),
+        ({"schema_version": None}, r"schema_version is None, and this release reads up to 3"),
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else None,
 )

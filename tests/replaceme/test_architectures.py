@@ -345,7 +345,7 @@ def test_decoder_steps_are_the_forward_of_the_model(intact: Any) -> None:
         states = decoder.step(layer, states, calls[layer])
     read = decoder.run(batch, {"last": decoder.output(LAYERS - 1)}, until=LAYERS)["last"]
     torch.testing.assert_close(states, read)
-    found = decoder.logits(batch, states)
+    found = decoder.logits(states)
     for i, ids in enumerate(rows):
         wanted = logits(intact, torch.tensor([ids]))[0]
         torch.testing.assert_close(found[i, : len(ids)], wanted, rtol=1e-4, atol=1e-5)

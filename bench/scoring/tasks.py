@@ -1,17 +1,19 @@
-"""lm-eval on one checkpoint: the only module that imports it."""
+"""lm-eval's tasks: their requests, and their scores on whatever answers them."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.scoring.catalog import TaskSource, yaml_of
 from bench.scoring.metrics import primary_metric
 from bench.suite import TaskSpec
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import LM
 
 BOOTSTRAPS = 1000  # resamples for the standard error of metrics that are not means
 
@@ -36,57 +38,55 @@ class TaskScore:
     seconds: float
 
 
-class CheckpointScorer:
-    """A loaded checkpoint that answers lm-eval tasks one after the other."""
+class PreparedTask:
+    """An lm-eval task with its requests, which are built once for all models and variants."""
 
-    def __init__(
-        self, folder: Path, *, dtype: str, device: str, batch_size: int, trust_remote_code: bool = False
-    ) -> None:
-        from lm_eval.models.huggingface import HFLM
-
-        self._model = HFLM(
-            pretrained=str(folder),
-            dtype=dtype,
-            device=None if device == "auto" else device,
-            parallelize=device == "auto",
-            batch_size=batch_size,
-            trust_remote_code=trust_remote_code,
-        )
-
-    def score(self, task: TaskSpec, source: TaskSource, limit: int | None) -> TaskScore:
-        """Run a task, as lm-eval's ``simple_evaluate`` does but for its seconds of environment report.
-
-        Raises:
-            InputError: the task does not report ``task.metric``.
-        """
-        from lm_eval import evaluate
+    def __init__(self, spec: TaskSpec, source: TaskSource, limit: int | None) -> None:
         from lm_eval.defaults import DEFAULT_OTHER_SEED
         from lm_eval.tasks import TaskManager
 
-        start = time.perf_counter()
+        self.spec, self._limit = spec, limit
         manager = TaskManager(include_defaults=False)
         path = yaml_of(source).resolve()
         with contextlib.chdir(path.parent):  # relative data_files are relative to the YAML
-            (loaded,) = manager.load([str(path)])["tasks"].values()
-        shots = task.num_fewshot if task.num_fewshot is not None else loaded.get_config("num_fewshot")
-        loaded.set_config(key="num_fewshot", value=shots or 0)
-        loaded.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
+            (self._task,) = manager.load([str(path)])["tasks"].values()
+        shots = spec.num_fewshot
+        shots = self._task.get_config("num_fewshot") if shots is None else shots
+        self._task.set_config(key="num_fewshot", value=shots or 0)
+        self._task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
+        self._task.build_all_requests(limit=limit)
+        self._task.build_all_requests = self._rewind
+
+    def _rewind(self, **_: Any) -> None:
+        """Takes the place of building the requests again."""
+        for instance in self.instances:
+            instance.resps, instance.filtered_resps = [], {}
+
+    @property
+    def instances(self) -> list[Instance]:
+        return self._task.instances
+
+    @property
+    def kinds(self) -> set[str]:
+        """What the task asks a model for, in lm-eval's names."""
+        return {instance.request_type for instance in self.instances}
+
+    def score(self, model: LM, bootstraps: int = BOOTSTRAPS) -> TaskScore:
+        """Have a model answer, as lm-eval's ``simple_evaluate`` does but for its environment report.
+
+        Raises:
+            InputError: the task does not report the metric that its spec names.
+        """
+        from lm_eval import evaluate
+
+        start = time.perf_counter()
         output = evaluate(
-            lm=self._model,
-            task_dict={"tasks": {task.task: loaded}, "groups": {}},
-            limit=limit,
-            bootstrap_iters=BOOTSTRAPS,
+            lm=model,
+            task_dict={"tasks": {self.spec.task: self._task}, "groups": {}},
+            limit=self._limit,
+            bootstrap_iters=bootstraps,
         )
-        return _task_score(task, output, time.perf_counter() - start)
-
-    def close(self) -> None:
-        """Free the model's memory."""
-        import torch
-
-        del self._model
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        return _task_score(self.spec, output, time.perf_counter() - start)
 
 
 def _task_score(task: TaskSpec, output: dict[str, Any], seconds: float) -> TaskScore:

@@ -1,0 +1,171 @@
+"""All variants of one model through lm-eval's tasks in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lm_eval.models.huggingface import HFLM
+
+from bench.scoring.answers import Answers
+from bench.scoring.fork import Answer, Fork, obstacle
+from bench.scoring.sweep import Sweep
+from bench.scoring.tasks import PreparedTask, TaskScore
+from bench.scoring.trees import Request
+from replaceme import models
+from replaceme.decoder import Decoder
+from replaceme.errors import InputError
+from replaceme.surgery import Edit, pruned
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+KINDS = {"loglikelihood", "loglikelihood_rolling"}
+
+
+class AnsweringLM(HFLM):
+    """lm-eval's model class with other answers than those of its own forward, where ``source`` is set.
+
+    Everything that comes before the forward and after it, tokens, windows and sums, is lm-eval's own.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int) -> None:
+        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        self.source: Callable[[Request], Answer] | None = None
+        self._encoded: dict[Any, list[int]] = {}
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **settings: Any
+    ) -> list[int]:
+        """Tokens of a text, which are found out once."""
+        key = (string, add_special_tokens, *settings.items())
+        if key not in self._encoded:
+            self._encoded[key] = super().tok_encode(string, add_special_tokens, **settings)
+        return self._encoded[key]
+
+    def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[Answer]:
+        if self.source is None:
+            return super()._loglikelihood_tokens(requests, *args, **kwargs)
+        return [self.source(self.request(context, goal)) for _, context, goal in requests]
+
+    def request(self, context: Sequence[int], continuation: Sequence[int]) -> Request:
+        """What the model reads and predicts; what is too long loses its beginning, as in lm-eval.
+
+        Raises:
+            InputError: the continuation is empty, or alone too long.
+        """
+        if not 0 < len(continuation) <= self.max_length:
+            raise InputError(
+                f"a choice of {len(continuation)} tokens cannot be scored; the model takes 1 to "
+                f"{self.max_length}."
+            )
+        whole = tuple(context) + tuple(continuation)
+        return Request(whole[-(self.max_length + 1) :][:-1], tuple(continuation))
+
+    def requests(self, instances: list[Instance]) -> list[Request]:
+        """What some instances ask for, in tokens."""
+        seen: list[Request] = []
+
+        def note(request: Request) -> Answer:
+            seen.append(request)
+            return Answer(0.0, False)
+
+        with self.answering(note):
+            for kind in KINDS:
+                asked = [instance for instance in instances if instance.request_type == kind]
+                if asked:
+                    getattr(self, kind)(asked, disable_tqdm=True)
+        return seen
+
+    @contextmanager
+    def answering(self, source: Callable[[Request], Answer]) -> Iterator[None]:
+        """Answers come from ``source`` for as long as the context lasts."""
+        self.source = source
+        try:
+            yield
+        finally:
+            self.source = None
+
+
+class OnePass:
+    """A loaded model that answers tasks for its variants.
+
+    Attributes:
+        obstacle: why it cannot, or ``None``.
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        edits: Mapping[str, Edit],
+        *,
+        saved_in: str,
+        dtype: str,
+        device: str,
+        batch_size: int,
+        answers: Answers,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """Load a model.
+
+        Args:
+            source: folder of the intact model.
+            edits: variant → what it changes.
+            saved_in: dtype of the variants' checkpoints, to which all weights are rounded.
+            dtype: to compute in.
+            batch_size: of lm-eval's own forward, which the answers are compared with.
+            answers: where they go, and what is known already.
+
+        Raises:
+            InputError: the model cannot be loaded.
+        """
+        import torch
+
+        model, tokenizer = models.load(source, dtype, device, trust_remote_code)
+        rounded = getattr(torch, saved_in)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(rounded).to(parameter.dtype)
+        self.edits = edits
+        self.obstacle = obstacle(model)
+        self.lm = AnsweringLM(model, tokenizer, batch_size)
+        decoder = Decoder.of(model)
+        fork = Fork.of(decoder, {} if self.obstacle else edits, rounded)
+        self.sweep = Sweep(fork, answers)
+
+    def answer(
+        self,
+        task: PreparedTask,
+        variants: Sequence[str],
+        progress: Callable[[float], None] = lambda _: None,
+    ) -> float:
+        """Find out all answers of some variants; returns the seconds it took."""
+        before = self.sweep.work.seconds
+        self.sweep.run(variants, self.lm.requests(task.instances), progress)
+        return self.sweep.work.seconds - before
+
+    def score(self, task: PreparedTask, variant: str) -> TaskScore:
+        """The score of a variant whose answers are known."""
+        with self.lm.answering(partial(self.sweep.known.of, variant)):
+            return task.score(self.lm)
+
+    def most_changed(self, variants: Sequence[str]) -> str:
+        """The variant with other weights in the most layers."""
+        changed = [step.weights for step in self.sweep.fork.changed]
+        return max(variants, key=changed.count)
+
+    def answered_by_lm_eval(self, name: str, requests: list[Request], batch_size: int) -> list[Answer]:
+        """The answers of lm-eval's own forward on a variant, one by one with the requests."""
+        model, architecture = self.lm.model, self.sweep.fork.decoder.architecture
+        rows = [(None, *split(request)) for request in requests]
+        with pruned(model, architecture, self.edits[name]):
+            self.lm.batch_size_per_gpu = batch_size
+            return [Answer(*answer) for answer in self.lm._loglikelihood_tokens(rows, disable_tqdm=True)]
+
+
+def split(request: Request) -> tuple[list[int], list[int]]:
+    """Context and continuation."""
+    context = request.tokens[: len(request.tokens) - len(request.targets) + 1]
+    return list(context), list(request.targets)

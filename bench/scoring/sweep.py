@@ -1,0 +1,140 @@
+"""All requests, all variants: trees in batches of the size that the machine runs fastest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from bench.scoring.answers import Answers
+from bench.scoring.fork import Fork
+from bench.scoring.trees import Request, Tree, TreeBatch, batched, grow
+
+CPU_BUDGETS = (256, 512, 1024, 2048, 4096)
+GPU_BUDGETS = (4096, 8192, 16384, 32768, 65536)
+LARGEST = 2048  # tokens of a tree at most, if it has several requests
+ALMOST = 1.03  # a budget that takes so many times the best one's time is as good, if smaller
+
+
+@dataclass
+class Work:
+    """What sweeps have done.
+
+    Attributes:
+        requests: answered, of one variant or of all at once.
+        tokens: nodes of their trees.
+        token_layers: tokens times layers run.
+        predictions: head positions times variants.
+        seconds: in the sweep.
+    """
+
+    requests: int = 0
+    tokens: int = 0
+    token_layers: int = 0
+    predictions: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Sweep:
+    """Answers requests for the variants of one model.
+
+    What a variant answers does not depend on which others are answered along with it, nor on what was
+    known before: batches are made of all requests, and left out or run whole.
+    """
+
+    fork: Fork
+    known: Answers
+    work: Work = field(default_factory=Work)
+
+    def run(
+        self,
+        variants: Sequence[str],
+        requests: Iterable[Request],
+        progress: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        """Have every variant's answer to every request in ``known``.
+
+        Args:
+            progress: told the share of the tokens that is done after each batch.
+        """
+        start = time.perf_counter()
+        trees = grow(requests, self._attention, LARGEST)
+        if self.known.budget is None:
+            self.known.budget = self._measured(trees)
+        total, done = sum(map(len, trees)), 0
+        waiting = [*batched(trees, self.known.budget)]
+        while waiting:
+            batch = waiting.pop(0)
+            try:
+                self._batch(variants, batch)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                self.known.budget = max(1, len(batch[0]) * len(batch) // 2)
+                waiting = [*batched(_smaller(batch), self.known.budget), *waiting]
+                continue
+            done += sum(map(len, batch))
+            progress(done / total)
+        self.work.seconds += time.perf_counter() - start
+
+    def _batch(self, variants: Sequence[str], trees: list[Tree]) -> None:
+        batch = TreeBatch(trees)
+        if not (names := self.known.lacking(variants, batch.requests)):
+            return
+        fork = self.fork.only(names)
+        self.known.keep(batch.requests, fork.answers(batch))
+        tokens = sum(map(len, trees))
+        self.work.requests += len(batch.requests)
+        self.work.tokens += tokens
+        self.work.token_layers += tokens * fork.steps
+        self.work.predictions += len(batch.heads[0]) * len(names)
+
+    @property
+    def _attention(self) -> float:
+        """Cost of comparing two tokens relative to that of a token, in multiplications of a layer."""
+        model, layer = self.fork.decoder.model, self.fork.decoder.layers[0]
+        width = model.get_input_embeddings().weight.shape[1]
+        return 2 * width / sum(parameter.numel() for parameter in layer.parameters())
+
+    def _measured(self, trees: list[Tree]) -> int:
+        """The smallest budget with almost the best time for a token."""
+        usual = sorted(trees, key=len)[len(trees) // 2]
+        budgets = CPU_BUDGETS if self.fork.decoder.device.type == "cpu" else GPU_BUDGETS
+        seconds = {}
+        for budget in budgets:
+            count = max(1, budget // len(usual))
+            try:
+                seconds[budget] = self._time([usual] * count) / count
+            except torch.OutOfMemoryError:
+                break
+        best = min(seconds.values(), default=0.0)
+        return next((b for b, s in seconds.items() if s <= ALMOST * best), budgets[0])
+
+    def _time(self, trees: list[Tree]) -> float:
+        """Seconds of a layer."""
+        decoder = self.fork.decoder
+        layer = len(decoder.layers) // 2
+        states, calls = decoder.enter(TreeBatch(trees))
+        times = []
+        for _ in range(4):
+            start = time.perf_counter()
+            float(decoder.step(layer, states, calls[layer])[0, 0, 0])
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+
+def _smaller(trees: list[Tree]) -> list[Tree]:
+    """The same requests in smaller trees.
+
+    Raises:
+        torch.OutOfMemoryError: there is nothing smaller than a single request.
+    """
+    if len(trees) > 1:
+        return trees
+    requests = [*trees[0].tails]
+    if len(requests) == 1:
+        raise torch.OutOfMemoryError(f"a request of {len(trees[0])} tokens does not fit")
+    half = len(requests) // 2
+    return [tree for part in (requests[:half], requests[half:]) for tree in grow(part, 0.0, 2**31)]
