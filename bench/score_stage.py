@@ -17,10 +17,9 @@ from replaceme.errors import InputError, OutputError
 from replaceme.surgery import Edit
 
 if TYPE_CHECKING:
-    from lm_eval.models.huggingface import HFLM
-
     from bench.runner import Run
     from bench.scoring.answers import Answers
+    from bench.scoring.checkpoint import CheckpointScorer
     from bench.scoring.one_pass import OnePass
     from bench.scoring.tasks import PreparedTask, TaskScore
 
@@ -165,11 +164,11 @@ class ScoreStage:
     # ---- checkpoint by checkpoint
 
     def _one_by_one(self, cell: Cell, reasons: dict[Task, str]) -> None:
-        from bench.scoring import checkpoint
+        from bench.scoring.checkpoint import CheckpointScorer, free_memory
 
         self.run.events.step(f"{cell.name}: loading for scoring")
         try:
-            loaded = checkpoint.load(
+            scorer = CheckpointScorer(
                 self.run.checkpoint(cell, self.source),
                 dtype=self.dtype,
                 device=self.run.device,
@@ -181,15 +180,15 @@ class ScoreStage:
             return
         for task, reason in reasons.items():
             self.run.events.step(f"{cell.name}: {task.spec.task}")
-            score = partial(self._scored_alone, task, loaded)
+            score = partial(self._scored_alone, task, scorer)
             found = {"method": "per-variant", "reason": reason}
             work = partial(self._record, cell, task, score, found)
             self.run.attempt(cell, f"score:{task.spec.task}", work)
-        del loaded
-        checkpoint.free_memory()
+        del scorer, score, work
+        free_memory()
 
-    def _scored_alone(self, task: Task, loaded: HFLM) -> TaskScore:
-        return self._prepared(task).score(loaded)
+    def _scored_alone(self, task: Task, scorer: CheckpointScorer) -> TaskScore:
+        return scorer.score(self._prepared(task))
 
     # ---- records
 

@@ -43,7 +43,7 @@ def test_the_pruner_knows_nothing_of_the_harness() -> None:
 
 
 def test_only_scoring_imports_lm_eval() -> None:
-    assert importers("lm_eval") == {"bench/scoring/harness.py"}
+    assert all(file.startswith("bench/scoring/") for file in importers("lm_eval"))
 
 
 def test_only_the_serving_worker_imports_vllm() -> None:

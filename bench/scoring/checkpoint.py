@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from lm_eval.models.huggingface import HFLM
+from bench.scoring.tasks import PreparedTask, TaskScore
 
 
-def load(
-    folder: Path, *, dtype: str, device: str, batch_size: int, trust_remote_code: bool = False
-) -> HFLM:
+class CheckpointScorer:
     """What ``lm_eval --model hf`` makes of a checkpoint."""
-    from lm_eval.models.huggingface import HFLM
 
-    return HFLM(
-        pretrained=str(folder),
-        dtype=dtype,
-        device=None if device == "auto" else device,
-        parallelize=device == "auto",
-        batch_size=batch_size,
-        trust_remote_code=trust_remote_code,
-    )
+    def __init__(
+        self, folder: Path, *, dtype: str, device: str, batch_size: int, trust_remote_code: bool = False
+    ) -> None:
+        from lm_eval.models.huggingface import HFLM
+
+        self.lm = HFLM(
+            pretrained=str(folder),
+            dtype=dtype,
+            device=None if device == "auto" else device,
+            parallelize=device == "auto",
+            batch_size=batch_size,
+            trust_remote_code=trust_remote_code,
+        )
+
+    def score(self, task: PreparedTask) -> TaskScore:
+        return task.score(self.lm)
 
 
 def free_memory() -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
-HEAD_ELEMENTS = 2**24  # logits that are held at once
+CPU_LOGITS, GPU_LOGITS = 2**23, 2**27  # logits that are held at once
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
@@ -142,7 +142,8 @@ class Fork:
         targets = batch.targets.to(states.device)
         logs = torch.empty(len(targets), dtype=states.dtype, device=states.device)
         likeliest = torch.empty(len(targets), dtype=torch.bool, device=states.device)
-        size = max(1, HEAD_ELEMENTS // self.decoder.model.config.get_text_config().vocab_size)
+        held = CPU_LOGITS if states.device.type == "cpu" else GPU_LOGITS
+        size = max(1, held // self.decoder.model.config.get_text_config().vocab_size)
         for start in range(0, len(heads), size):
             here = (which >= start) & (which < start + size)
             table = self.decoder.logits(heads[start : start + size, None])[:, 0].log_softmax(-1)
