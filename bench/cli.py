@@ -11,7 +11,7 @@ import click
 
 from replaceme.errors import InputError, OutputError
 
-EXIT_WRONG, EXIT_FAILED, EXIT_INTERRUPTED = 2, 3, 130
+EXIT_DIFFERENT, EXIT_WRONG, EXIT_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
 class _Group(click.Group):
@@ -97,6 +97,27 @@ def plan(suite: Path, out: Path | None, only: tuple[str, ...], as_json: bool) ->
         click.echo(f"{cell.name:{width}}  {', '.join(stages) if stages else 'done'}")
     done = sum(not stages for stages in left.values())
     click.echo(f"{len(left)} cells, {done} done. Records go to {folder / 'records'}.")
+
+
+@main.command()
+@SUITE
+@OUT
+@click.option("--cell", required=True, metavar="NAME", help="MODEL/baseline or MODEL/N/SOLVER.")
+def verify(suite: Path, out: Path | None, cell: str) -> None:
+    """Score a cell in one pass and by lm-eval on its checkpoint, and show the differences."""
+    from rich.console import Console
+
+    from bench.console import chatter_to
+    from bench.verify_command import table
+    from bench.verify_command import verify as verified
+
+    found, folder = _plan(suite, (), out)
+    with chatter_to(folder / "logs" / "verify.log") as stderr:
+        verdicts = verified(found, cell, folder, Console(file=stderr, highlight=False).print)
+    Console(highlight=False).print(table(verdicts))
+    if not all(verdict.agree for verdict in verdicts):
+        click.echo("They differ by more than float rounding explains.", err=True)
+        sys.exit(EXIT_DIFFERENT)
 
 
 @main.command()

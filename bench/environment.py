@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import resource
 import subprocess
 from functools import cache
 from importlib import metadata
@@ -28,6 +29,17 @@ def describe() -> dict[str, Any]:
         "device": device_name(),
         "logical_cpus": os.cpu_count(),
     }
+
+
+def peak_memory() -> dict[str, int | None]:
+    """Peak bytes of this process so far: resident, and allocated on all GPUs (``None``: on no GPU)."""
+    import torch
+
+    on_devices = None
+    if torch.cuda.is_initialized():
+        on_devices = sum(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count())))
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"peak_memory_bytes": resident, "peak_device_memory_bytes": on_devices}
 
 
 def _version(package: str) -> str | None:

@@ -101,6 +101,12 @@ class Task(_Part):
         None, description="of the pass that gave the answers of all its variants"
     )
     pass_variants: int | None = Field(None, description="how many these were")
+    peak_memory_bytes: int | None = Field(
+        None, description="peak resident bytes of the process up to the end of this stage"
+    )
+    peak_device_memory_bytes: int | None = Field(
+        None, description="peak bytes allocated on all GPUs up to the same point; null: on no GPU"
+    )
 
 
 class Serving(_Part):

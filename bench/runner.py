@@ -6,7 +6,6 @@ others. Only an output that cannot be written ends the run.
 
 from __future__ import annotations
 
-import resource
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -97,6 +96,18 @@ class Run:
                 self._model(model, cells)
 
     def _model(self, model: ModelSpec, cells: list[Cell]) -> None:
+        if (source := self.make(model, cells)) is None:
+            return
+        made = [cell for cell in cells if self.records[cell].prune]
+        if made and self.plan.suite.score:
+            ScoreStage(self, source, made).execute()
+        for cell in made:
+            self._serve(cell, source)
+        for cell in cells:
+            self._finish(cell)
+
+    def make(self, model: ModelSpec, cells: list[Cell]) -> Path | None:
+        """Make the checkpoints that are missing; returns the folder of the model if it was found."""
         self.events.step(f"{model.name}: locating the model")
         try:
             source = models.locate(model.id, model.revision, model.trust_remote_code)
@@ -106,20 +117,14 @@ class Run:
         except Exception as error:
             for cell in cells:
                 self.fail(cell, "prune", error)
-            return
+            return None
         missing = [cell for cell in cells if self._needs_checkpoint(cell)]
         if pruned := [cell for cell in missing if cell.solver]:
             self._prune(model, source, architecture, pruned)
         for cell in missing:
             if not cell.solver:
                 self.attempt(cell, "prune", partial(self._baseline, cell, source))
-        made = [cell for cell in cells if self.records[cell].prune]
-        if made and self.plan.suite.score:
-            ScoreStage(self, source, made).execute()
-        for cell in made:
-            self._serve(cell, source)
-        for cell in cells:
-            self._finish(cell)
+        return source
 
     # ---- prune
 
@@ -205,8 +210,7 @@ class Run:
             solve_seconds=found.seconds,
             calibration_tokens=calibration.tokens,
             calibration_seconds=calibration.seconds,
-            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            peak_device_memory_bytes=_peak_device_memory(),
+            **environment.peak_memory(),
             **_size(out),
         )
         if found.warning:
@@ -296,14 +300,6 @@ class Run:
         if kept != record.failures:
             record.failures = kept
             self._save(cell)
-
-
-def _peak_device_memory() -> int | None:
-    import torch
-
-    if not torch.cuda.is_initialized():
-        return None
-    return sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count()))
 
 
 def _size(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import records
+from bench import environment, records
 from bench.matrix import Cell, Task, digest
 from bench.resume import tasks_left
 from bench.serving import device_name
@@ -61,7 +61,8 @@ class ScoreStage:
             and (cell, stage) not in self.run.failed
         ]
 
-    def _prepared(self, task: Task) -> PreparedTask:
+    def prepared(self, task: Task) -> PreparedTask:
+        """A task with its requests, built once for all models."""
         from bench.scoring.tasks import PreparedTask
 
         if task not in self.run.prepared:
@@ -76,7 +77,7 @@ class ScoreStage:
 
         self.run.events.step(f"{self.model.name}: loading for scoring in one pass")
         try:
-            scorer = self._load()
+            scorer = self.load(self._answers())
         except OutputError:
             raise
         except Exception as error:
@@ -86,7 +87,7 @@ class ScoreStage:
         reasons = {}
         for task in tasks:
             try:
-                if reason := scorer.obstacle or self._obstacle(task):
+                if reason := scorer.obstacle or self.obstacle(task):
                     reasons[task] = reason
                 else:
                     self._sweep(scorer, task)
@@ -99,7 +100,8 @@ class ScoreStage:
         return reasons
 
     @models.enough_memory()
-    def _load(self) -> OnePass:
+    def load(self, answers: Answers) -> OnePass:
+        """The model with the edits of all its cells."""
         from bench.scoring.one_pass import OnePass
 
         return OnePass(
@@ -109,7 +111,7 @@ class ScoreStage:
             dtype=self.dtype,
             device=self.run.device,
             batch_size=self.settings.batch_size,
-            answers=self._answers(),
+            answers=answers,
             trust_remote_code=self.model.trust_remote_code,
         )
 
@@ -126,15 +128,16 @@ class ScoreStage:
     def _edit(self, cell: Cell) -> Edit:
         return load_edit(self.run.edit_file(cell))[0] if cell.solver else Edit()
 
-    def _obstacle(self, task: Task) -> str | None:
+    def obstacle(self, task: Task) -> str | None:
+        """Why a task cannot be scored in one pass, or ``None``."""
         from bench.scoring.one_pass import KINDS
 
-        other = self._prepared(task).kinds - KINDS
+        other = self.prepared(task).kinds - KINDS
         return f"the task asks for {' and '.join(sorted(other))}" if other else None
 
     @models.enough_memory()
     def _sweep(self, scorer: OnePass, task: Task) -> None:
-        cells, prepared = self._lacking(task), self._prepared(task)
+        cells, prepared = self._lacking(task), self.prepared(task)
         name, task_name = self.model.name, task.spec.task
         self.run.events.step(f"{name}: {task_name}, {len(cells)} variants in one pass")
         self._verify(scorer, prepared, [cell.stem for cell in cells])
@@ -163,18 +166,24 @@ class ScoreStage:
 
     # ---- checkpoint by checkpoint
 
+    def load_checkpoint(self, cell: Cell) -> CheckpointScorer:
+        """lm-eval's own model of a cell's checkpoint."""
+        from bench.scoring.checkpoint import CheckpointScorer
+
+        return CheckpointScorer(
+            self.run.checkpoint(cell, self.source),
+            dtype=self.dtype,
+            device=self.run.device,
+            batch_size=self.settings.batch_size,
+            trust_remote_code=cell.model.trust_remote_code,
+        )
+
     def _one_by_one(self, cell: Cell, reasons: dict[Task, str]) -> None:
-        from bench.scoring.checkpoint import CheckpointScorer, free_memory
+        from bench.scoring.checkpoint import free_memory
 
         self.run.events.step(f"{cell.name}: loading for scoring")
         try:
-            scorer = CheckpointScorer(
-                self.run.checkpoint(cell, self.source),
-                dtype=self.dtype,
-                device=self.run.device,
-                batch_size=self.settings.batch_size,
-                trust_remote_code=cell.model.trust_remote_code,
-            )
+            scorer = self.load_checkpoint(cell)
         except Exception as error:
             self._fail([*reasons], error, [cell])
             return
@@ -188,7 +197,7 @@ class ScoreStage:
         free_memory()
 
     def _scored_alone(self, task: Task, scorer: CheckpointScorer) -> TaskScore:
-        return scorer.score(self._prepared(task))
+        return scorer.score(self.prepared(task))
 
     # ---- records
 
@@ -207,6 +216,7 @@ class ScoreStage:
             num_fewshot=score.num_fewshot,
             seconds=score.seconds,
             dtype=self.dtype,
+            **environment.peak_memory(),
             **how,
         )
 

@@ -120,6 +120,10 @@ class Decoder:
         """M of a layer, without the residual multiplier."""
         return Read(self.layers[layer].get_submodule(self.architecture.mlp))
 
+    def mlp_block(self, layer: int) -> nn.Module:
+        """The child of a layer that ends the MLP or is all of it; it treats every token by itself."""
+        return self.layers[layer].get_submodule(self.architecture.mlp.partition(".")[0])
+
     def mlp_input(self, layer: int) -> Read:
         """H of a layer: the input of the projection that ends the MLP."""
         return Read(self.layers[layer].get_submodule(self.architecture.mlp), of_input=True)

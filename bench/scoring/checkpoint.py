@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from bench.scoring.fork import Answer
 from bench.scoring.tasks import PreparedTask, TaskScore
+from bench.scoring.trees import Request
+
+if TYPE_CHECKING:
+    from lm_eval.models.huggingface import HFLM
 
 
 class CheckpointScorer:
@@ -25,8 +31,25 @@ class CheckpointScorer:
             trust_remote_code=trust_remote_code,
         )
 
+    @property
+    def batch_size(self) -> int:
+        return int(self.lm.batch_size)
+
     def score(self, task: PreparedTask) -> TaskScore:
         return task.score(self.lm)
+
+    def answers(self, requests: list[Request], batch_size: int) -> list[Answer]:
+        return answers_of(self.lm, requests, batch_size)
+
+
+def answers_of(lm: HFLM, requests: list[Request], batch_size: int) -> list[Answer]:
+    """What lm-eval's own forward answers to requests."""
+    own, lm.batch_size_per_gpu = lm.batch_size_per_gpu, batch_size
+    rows = [(None, *request.split) for request in requests]
+    try:
+        return [Answer(*answer) for answer in lm._loglikelihood_tokens(rows, disable_tqdm=True)]
+    finally:
+        lm.batch_size_per_gpu = own
 
 
 def free_memory() -> None:

@@ -7,16 +7,18 @@ trie, and each of its branches is run once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bench.scoring.trees import TreeBatch
-from replaceme.decoder import Call, Decoder
+from replaceme.decoder import Call, Decoder, first, replaced_forwards
 from replaceme.surgery import Edit, changed_parameters
 
 if TYPE_CHECKING:
@@ -95,14 +97,17 @@ class Fork:
         """Variant → the answers to the requests of a batch, in their order."""
         states, calls = self.decoder.enter(batch)
         self._window(batch, calls)
-        return {
-            name: self._read(batch, end) for name, end in self._walk(states, calls, [*self.routes], 0)
-        }
+        nodes = batch.heads[0].to(states.device)
+        ends = self._walk(states, calls, nodes, [*self.routes], 0)
+        return {name: self._read(batch, end.flatten(0, 1)[nodes]) for name, end in ends}
 
     def _walk(
-        self, states: Tensor, calls: list[Call], names: list[str], done: int
+        self, states: Tensor, calls: list[Call], nodes: Tensor, names: list[str], done: int
     ) -> Iterator[tuple[str, Tensor]]:
-        """(variant, its last states) of variants that have had the same ``done`` layers."""
+        """(variant, its last states) of variants that have had the same ``done`` layers.
+
+        Only those of ``nodes`` are right: the MLP of a last layer is not run for the others.
+        """
         while True:
             groups: dict[Step, list[str]] = {}
             for name in names:
@@ -112,14 +117,37 @@ class Fork:
                     groups.setdefault(self.routes[name][done], []).append(name)
             if not groups:
                 return
+            done += 1
+            after = self._steps(groups, done, states, calls, nodes)
             *others, (step, names) = groups.items()
             for other, members in others:
-                yield from self._walk(self._step(other, states, calls), calls, members, done + 1)
-            states, done = self._step(step, states, calls), done + 1
+                yield from self._walk(after.pop(other), calls, nodes, members, done)
+            states = after.pop(step)
 
-    def _step(self, step: Step, states: Tensor, calls: list[Call]) -> Tensor:
-        with replaced(self.changed.get(step, [])):
-            return self.decoder.step(step.layer, states, calls[step.layer])
+    def _steps(
+        self,
+        groups: dict[Step, list[str]],
+        done: int,
+        states: Tensor,
+        calls: list[Call],
+        nodes: Tensor,
+    ) -> dict[Step, Tensor]:
+        """Step → the states after it; ``done`` layers are behind the variants that take it."""
+        after = {}
+        layers = [step.layer for step in groups]
+        memos = {layer: Memo(self.decoder.layers[layer]) for layer in layers if layers.count(layer) > 1}
+        for step, names in groups.items():
+            changes = self.changed.get(step, [])
+            with ExitStack() as stack:
+                stack.enter_context(replaced(changes))
+                if step.layer in memos:
+                    stack.enter_context(memos[step.layer].reused(parameter for parameter, _ in changes))
+                elif all(len(self.routes[name]) == done for name in names):
+                    mlp = self.decoder.mlp_block(step.layer)
+                    run = partial(_run_at, mlp.forward, nodes)
+                    stack.enter_context(replaced_forwards([mlp], run))
+                after[step] = self.decoder.step(step.layer, states, calls[step.layer])
+        return after
 
     def _window(self, batch: TreeBatch, calls: list[Call]) -> None:
         """Mask what a sliding window hides, in the layers that have one."""
@@ -132,17 +160,16 @@ class Fork:
             if kind == SLIDING:
                 call.kwargs["attention_mask"] = mask.to(call.kwargs["attention_mask"].device)
 
-    def _read(self, batch: TreeBatch, states: Tensor) -> list[Answer]:
-        """Answers from the states after the last layer [trees, tokens, d].
+    def _read(self, batch: TreeBatch, heads: Tensor) -> list[Answer]:
+        """Answers from the last states of the nodes that predict something, [heads, d].
 
         Rounded as lm-eval rounds: the log-probabilities and their sum are of the dtype of the logits.
         """
-        nodes, which = (index.to(states.device) for index in batch.heads)
-        heads = states.flatten(0, 1)[nodes]
-        targets = batch.targets.to(states.device)
-        logs = torch.empty(len(targets), dtype=states.dtype, device=states.device)
-        likeliest = torch.empty(len(targets), dtype=torch.bool, device=states.device)
-        held = CPU_LOGITS if states.device.type == "cpu" else GPU_LOGITS
+        which = batch.heads[1].to(heads.device)
+        targets = batch.targets.to(heads.device)
+        logs = torch.empty(len(targets), dtype=heads.dtype, device=heads.device)
+        likeliest = torch.empty(len(targets), dtype=torch.bool, device=heads.device)
+        held = CPU_LOGITS if heads.device.type == "cpu" else GPU_LOGITS
         size = max(1, held // self.decoder.model.config.get_text_config().vocab_size)
         for start in range(0, len(heads), size):
             here = (which >= start) & (which < start + size)
@@ -150,14 +177,60 @@ class Fork:
             rows, goals = which[here] - start, targets[here]
             logs[here] = table[rows, goals]
             likeliest[here] = _likeliest(table, rows, goals)
-        owners = batch.owners.to(states.device)
-        sums = torch.zeros(len(batch.requests), device=states.device)
+        owners = batch.owners.to(heads.device)
+        sums = torch.zeros(len(batch.requests), device=heads.device)
         sums.index_add_(0, owners, logs.float())
         missed = torch.zeros_like(sums).index_add_(0, owners, (~likeliest).float())
         return [
             Answer(total, wrong == 0)
             for total, wrong in zip(sums.to(logs.dtype).tolist(), missed.tolist(), strict=True)
         ]
+
+
+class Memo:
+    """What the modules of a layer return, for running it again on the same states with other weights."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        leaves = (module for module in layer.modules() if not any(module.children()))
+        self._modules = [module for module in leaves if list(module.parameters())]
+        self._returned: dict[nn.Module, Any] = {}
+        self._changed: set[int] = set()
+
+    @contextmanager
+    def reused(self, changed: Iterable[nn.Parameter]) -> Iterator[None]:
+        """The first time, keep what modules return; then have all modules before the first with changed
+        weights return it again."""
+        self._changed |= {id(parameter) for parameter in changed}
+        same = takewhile(lambda module: not self._touched(module), self._returned)
+        forwards = [(module, self._again(self._returned[module])) for module in same]
+        handles = [module.register_forward_hook(self._keep) for module in self._modules]
+        with ExitStack() as stack:
+            for module, forward in forwards:
+                stack.enter_context(replaced_forwards([module], forward))
+            yield
+        for handle in handles:
+            handle.remove()
+
+    def _touched(self, module: nn.Module) -> bool:
+        return any(id(parameter) in self._changed for parameter in module.parameters())
+
+    def _keep(self, module: nn.Module, _inputs: Any, output: Any) -> None:
+        self._returned.setdefault(module, output)
+
+    @staticmethod
+    def _again(output: Any) -> Callable[..., Any]:
+        return lambda *_, **__: output
+
+
+def _run_at(forward: Callable[..., Any], nodes: Tensor, states: Tensor) -> Any:
+    """A module that treats every token by itself, run at some nodes; the rest is 0."""
+    flat = states.reshape(-1, states.shape[-1])
+    output = forward(flat[nodes][None] if states.ndim == 3 else flat[nodes])
+    found = first(output)
+    out = found.new_zeros(len(flat), found.shape[-1])
+    out[nodes] = found.reshape(len(nodes), -1)
+    out = out.view(*states.shape[:-1], -1)
+    return (out, *output[1:]) if isinstance(output, tuple) else out
 
 
 def sliding_window(config: PreTrainedConfig) -> int | None:
@@ -184,10 +257,14 @@ def obstacle(model: PreTrainedModel) -> str | None:
 
 
 def _likeliest(table: Tensor, rows: Tensor, goals: Tensor) -> Tensor:
-    """Whether the goal is the argmax of its row; of equal entries the first is."""
+    """Whether the goal is the argmax of its row.
+
+    Of equal entries the first is; in half precision, where rounding makes many equal, that is looked up.
+    """
     found = table[rows, goals] == table.amax(-1)[rows]
-    (at,) = found.nonzero(as_tuple=True)
-    found[at] = table[rows[at]].argmax(-1) == goals[at]
+    if table.dtype != torch.float32:
+        (at,) = found.nonzero(as_tuple=True)
+        found[at] = table[rows[at]].argmax(-1) == goals[at]
     return found
 
 

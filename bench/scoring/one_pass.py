@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lm_eval.models.huggingface import HFLM
 
 from bench.scoring.answers import Answers
+from bench.scoring.checkpoint import answers_of
 from bench.scoring.fork import Answer, Fork, obstacle
 from bench.scoring.sweep import Sweep
 from bench.scoring.tasks import PreparedTask, TaskScore
@@ -157,15 +158,7 @@ class OnePass:
         return max(variants, key=changed.count)
 
     def answered_by_lm_eval(self, name: str, requests: list[Request], batch_size: int) -> list[Answer]:
-        """The answers of lm-eval's own forward on a variant, one by one with the requests."""
-        model, architecture = self.lm.model, self.sweep.fork.decoder.architecture
-        rows = [(None, *split(request)) for request in requests]
-        with pruned(model, architecture, self.edits[name]):
-            self.lm.batch_size_per_gpu = batch_size
-            return [Answer(*answer) for answer in self.lm._loglikelihood_tokens(rows, disable_tqdm=True)]
-
-
-def split(request: Request) -> tuple[list[int], list[int]]:
-    """Context and continuation."""
-    context = request.tokens[: len(request.tokens) - len(request.targets) + 1]
-    return list(context), list(request.targets)
+        """The answers of lm-eval's own forward on a variant."""
+        architecture = self.sweep.fork.decoder.architecture
+        with pruned(self.lm.model, architecture, self.edits[name]):
+            return answers_of(self.lm, requests, batch_size)

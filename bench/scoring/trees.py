@@ -29,6 +29,11 @@ class Request(NamedTuple):
     tokens: tuple[int, ...]
     targets: tuple[int, ...]
 
+    @property
+    def split(self) -> tuple[list[int], list[int]]:
+        """Context and continuation."""
+        return list(self.tokens[: len(self.tokens) - len(self.targets) + 1]), list(self.targets)
+
 
 @dataclass
 class Tree:

@@ -30,7 +30,7 @@ def stable(out: Path) -> dict[str, Any]:
         for key in ("solve_seconds", "calibration_seconds", "peak_memory_bytes"):
             content["prune"].pop(key)
         for task in content["quality"].values():
-            for key in ("seconds", "pass_seconds", "pass_variants"):
+            for key in ("seconds", "pass_seconds", "pass_variants", "peak_memory_bytes"):
                 task.pop(key)
         found[stem] = content, Store(out).read_samples(stem)
     return found
