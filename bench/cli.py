@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from replaceme.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from bench.estimate import Estimate
+    from bench.matrix import Plan
 
 EXIT_DIFFERENT, EXIT_WRONG, EXIT_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -72,7 +78,8 @@ def run(suite: Path, out: Path | None, only: tuple[str, ...]) -> None:
 @OUT
 @ONLY
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plan(suite: Path, out: Path | None, only: tuple[str, ...], as_json: bool) -> None:
+@click.option("--estimate", is_flag=True, help="Tokenise the tasks; say tokens and seconds of scoring.")
+def plan(suite: Path, out: Path | None, only: tuple[str, ...], as_json: bool, estimate: bool) -> None:
     """Show the cells of a suite, what is done, and what would run; loads no model."""
     from bench.records import Store
     from bench.resume import stages_left
@@ -90,13 +97,37 @@ def plan(suite: Path, out: Path | None, only: tuple[str, ...], as_json: bool) ->
             }
             for cell, stages in left.items()
         ]
-        click.echo(json.dumps({"suite": found.suite.name, "out": str(folder), "cells": cells}, indent=1))
+        content = {"suite": found.suite.name, "out": str(folder), "cells": cells}
+        if estimate:
+            content["estimate"] = [asdict(line) for line in _estimated(found, folder)]
+        click.echo(json.dumps(content, indent=1))
         return
     width = max(len(cell.name) for cell in left)
     for cell, stages in left.items():
         click.echo(f"{cell.name:{width}}  {', '.join(stages) if stages else 'done'}")
     done = sum(not stages for stages in left.values())
     click.echo(f"{len(left)} cells, {done} done. Records go to {folder / 'records'}.")
+    if estimate:
+        _print_estimate(_estimated(found, folder))
+
+
+def _estimated(found: Plan, folder: Path) -> list[Estimate]:
+    from bench.console import chatter_to
+    from bench.estimate import estimate as estimated
+
+    with chatter_to(Path(os.devnull)) as stderr:
+        return estimated(found, folder, lambda text: click.echo(text, file=stderr))
+
+
+def _print_estimate(estimates: list[Estimate]) -> None:
+    from bench.console import duration
+
+    for line in estimates:
+        click.echo(
+            f"{line.model}, {line.task}: {line.requests:,} requests, {line.tokens:,} tokens; "
+            f"{line.variants} variants in one pass: about {duration(line.seconds)} on this machine"
+        )
+    click.echo(f"Scoring takes about {duration(sum(line.seconds for line in estimates))} in all.")
 
 
 @main.command()

@@ -97,9 +97,9 @@ class Fork:
         """Variant → the answers to the requests of a batch, in their order."""
         states, calls = self.decoder.enter(batch)
         self._window(batch, calls)
-        nodes = batch.heads[0].to(states.device)
+        nodes = batch.heads[0]
         ends = self._walk(states, calls, nodes, [*self.routes], 0)
-        return {name: self._read(batch, end.flatten(0, 1)[nodes]) for name, end in ends}
+        return {name: self._read(batch, _at(nodes, end)) for name, end in ends}
 
     def _walk(
         self, states: Tensor, calls: list[Call], nodes: Tensor, names: list[str], done: int
@@ -222,13 +222,18 @@ class Memo:
         return lambda *_, **__: output
 
 
+def _at(nodes: Tensor, states: Tensor) -> Tensor:
+    """States of some nodes, [nodes, d]."""
+    return states.reshape(-1, states.shape[-1])[nodes.to(states.device)]
+
+
 def _run_at(forward: Callable[..., Any], nodes: Tensor, states: Tensor) -> Any:
     """A module that treats every token by itself, run at some nodes; the rest is 0."""
-    flat = states.reshape(-1, states.shape[-1])
-    output = forward(flat[nodes][None] if states.ndim == 3 else flat[nodes])
+    chosen = _at(nodes, states)
+    output = forward(chosen[None] if states.ndim == 3 else chosen)
     found = first(output)
-    out = found.new_zeros(len(flat), found.shape[-1])
-    out[nodes] = found.reshape(len(nodes), -1)
+    out = found.new_zeros(states.shape[:-1].numel(), found.shape[-1])
+    out[nodes.to(out.device)] = found.reshape(len(nodes), -1)
     out = out.view(*states.shape[:-1], -1)
     return (out, *output[1:]) if isinstance(output, tuple) else out
 

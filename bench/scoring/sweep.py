@@ -65,9 +65,9 @@ class Sweep:
         """
         start = time.perf_counter()
         keep_freed_memory()
-        trees = grow(requests, self._attention, LARGEST)
+        trees = self.trees(requests)
         if self.known.budget is None:
-            self.known.budget = self._measured(trees)
+            self.known.budget = self.measured(trees)
         total, done = sum(map(len, trees)), 0
         waiting = [*batched(trees, self.known.budget)]
         while waiting:
@@ -95,29 +95,30 @@ class Sweep:
         self.work.token_layers += tokens * fork.steps
         self.work.predictions += len(batch.heads[0]) * len(names)
 
-    @property
-    def _attention(self) -> float:
-        """Cost of comparing two tokens relative to that of a token, in multiplications of a layer."""
+    def trees(self, requests: Iterable[Request]) -> list[Tree]:
+        """Trees that suit the model: the cost of two tokens is that of their multiplications."""
         model, layer = self.fork.decoder.model, self.fork.decoder.layers[0]
         width = model.get_input_embeddings().weight.shape[1]
-        return 2 * width / sum(parameter.numel() for parameter in layer.parameters())
+        weights = sum(parameter.numel() for parameter in layer.parameters())
+        return grow(requests, 2 * width / weights, LARGEST)
 
-    def _measured(self, trees: list[Tree]) -> int:
+    def measured(self, trees: list[Tree]) -> int:
         """The smallest budget with almost the best time for a token."""
         usual = sorted(trees, key=len)[len(trees) // 2]
         budgets = CPU_BUDGETS if self.fork.decoder.device.type == "cpu" else GPU_BUDGETS
+        enough = sum(map(len, trees))
         seconds = {}
-        for budget in budgets:
+        for budget in [budgets[0], *(b for b in budgets[1:] if b <= enough)]:
             count = max(1, budget // len(usual))
             try:
-                seconds[budget] = self._time([usual] * count) / count
+                seconds[budget] = self.layer_seconds([usual] * count) / count
             except torch.OutOfMemoryError:
                 break
         best = min(seconds.values(), default=0.0)
         return next((b for b, s in seconds.items() if s <= ALMOST * best), budgets[0])
 
-    def _time(self, trees: list[Tree]) -> float:
-        """Seconds of a few layers, whose weights are not in the cache."""
+    def layer_seconds(self, trees: list[Tree]) -> float:
+        """Seconds of a layer, the mean of a few, so that their weights are not in the cache."""
         decoder = self.fork.decoder
         layers = range(min(TIMED_LAYERS, len(decoder.layers)))
         entered, calls = decoder.enter(TreeBatch(trees))
@@ -128,7 +129,7 @@ class Sweep:
                 states = decoder.step(layer, states, calls[layer])
             float(states[0, 0, 0])
             times.append(time.perf_counter() - start)
-        return min(times)
+        return min(times) / len(layers)
 
 
 def _smaller(trees: list[Tree]) -> list[Tree]:

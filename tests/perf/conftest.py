@@ -5,6 +5,7 @@ from
 
     pytest tests/perf/test_pruner_speed.py --perf-windows 32 --benchmark-json results/perf/speed.json
     pytest tests/perf/test_memory.py --benchmark-json results/perf/memory.json
+    pytest tests/perf/test_scoring_speed.py --perf-items 400 --benchmark-json results/perf/scoring.json
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ KEPT_MACHINE_INFO = ("python_version", "system")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--perf-windows", type=int, default=2, help="windows of 256 tokens to calibrate on")
+    parser.addoption("--perf-items", type=int, default=2, help="items of each task to score")
+    parser.addoption("--perf-tasks", type=Path, help="folder of lm-eval tasks; default: the demo's")
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
