@@ -97,6 +97,8 @@ class ScoreStage:
                 self._fail([task], error)
         del scorer
         free_memory()
+        if not any(self._lacking(task) for task in tasks if task not in reasons):
+            self._answers_file.unlink(missing_ok=True)
         return reasons
 
     @models.enough_memory()
@@ -115,13 +117,17 @@ class ScoreStage:
             trust_remote_code=self.model.trust_remote_code,
         )
 
+    @property
+    def _answers_file(self) -> Path:
+        weights = digest(self.cells[0].identity["model"])
+        return self.run.out / "answers" / f"{self.model.name}-{weights[:8]}.jsonl"
+
     def _answers(self) -> Answers:
         """Those of an interrupted run, if they were computed alike."""
         from bench.scoring.answers import Answers
 
-        weights = digest(self.cells[0].identity["model"])
-        path = self.run.out / "answers" / f"{self.model.name}-{weights[:8]}.jsonl"
-        answers = Answers(path, {"dtype": self.dtype, "device": device_name()})
+        scope = {"dtype": self.dtype, "device": device_name()}
+        answers = Answers(self._answers_file, scope)
         answers.budget = self.settings.batch_tokens or answers.budget
         return answers
 

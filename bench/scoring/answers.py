@@ -82,7 +82,8 @@ class Answers:
 def _entries(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text("utf-8", errors="replace").splitlines():
         with contextlib.suppress(ValueError):
-            yield json.loads(line)
+            if isinstance(entry := json.loads(line), dict):
+                yield entry
 
 
 def key(request: Request) -> str:

@@ -118,31 +118,27 @@ class Fork:
             if not groups:
                 return
             done += 1
-            after = self._steps(groups, done, states, calls, nodes)
+            after = self._steps([*groups], states, calls, nodes)
             *others, (step, names) = groups.items()
             for other, members in others:
                 yield from self._walk(after.pop(other), calls, nodes, members, done)
             states = after.pop(step)
 
     def _steps(
-        self,
-        groups: dict[Step, list[str]],
-        done: int,
-        states: Tensor,
-        calls: list[Call],
-        nodes: Tensor,
+        self, steps: list[Step], states: Tensor, calls: list[Call], nodes: Tensor
     ) -> dict[Step, Tensor]:
-        """Step → the states after it; ``done`` layers are behind the variants that take it."""
+        """Step → the states after it."""
         after = {}
-        layers = [step.layer for step in groups]
+        last = len(self.decoder.layers) - 1
+        layers = [step.layer for step in steps if step.layer != last]
         memos = {layer: Memo(self.decoder.layers[layer]) for layer in layers if layers.count(layer) > 1}
-        for step, names in groups.items():
+        for step in steps:
             changes = self.changed.get(step, [])
             with ExitStack() as stack:
                 stack.enter_context(replaced(changes))
                 if step.layer in memos:
                     stack.enter_context(memos[step.layer].reused(parameter for parameter, _ in changes))
-                elif all(len(self.routes[name]) == done for name in names):
+                elif step.layer == last:
                     mlp = self.decoder.mlp_block(step.layer)
                     run = partial(_run_at, mlp.forward, nodes)
                     stack.enter_context(replaced_forwards([mlp], run))
@@ -203,13 +199,12 @@ class Memo:
         self._changed |= {id(parameter) for parameter in changed}
         same = takewhile(lambda module: not self._touched(module), self._returned)
         forwards = [(module, self._again(self._returned[module])) for module in same]
-        handles = [module.register_forward_hook(self._keep) for module in self._modules]
         with ExitStack() as stack:
             for module, forward in forwards:
                 stack.enter_context(replaced_forwards([module], forward))
+            for module in self._modules:
+                stack.callback(module.register_forward_hook(self._keep).remove)
             yield
-        for handle in handles:
-            handle.remove()
 
     def _touched(self, module: nn.Module) -> bool:
         return any(id(parameter) in self._changed for parameter in module.parameters())

@@ -66,9 +66,11 @@ class Sweep:
         start = time.perf_counter()
         keep_freed_memory()
         trees = self.trees(requests)
+        if not trees:
+            return
         if self.known.budget is None:
             self.known.budget = self.measured(trees)
-        total, done = sum(map(len, trees)), 0
+        total, done = _asked(trees), 0
         waiting = [*batched(trees, self.known.budget)]
         while waiting:
             batch = waiting.pop(0)
@@ -77,9 +79,10 @@ class Sweep:
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()
                 self.known.budget = max(1, len(batch[0]) * len(batch) // 2)
-                waiting = [*batched(_smaller(batch), self.known.budget), *waiting]
+                left = [tree for group in waiting for tree in group]
+                waiting = [*batched([*_smaller(batch), *left], self.known.budget)]
                 continue
-            done += sum(map(len, batch))
+            done += _asked(batch)
             progress(done / total)
         self.work.seconds += time.perf_counter() - start
 
@@ -130,6 +133,11 @@ class Sweep:
             float(states[0, 0, 0])
             times.append(time.perf_counter() - start)
         return min(times) / len(layers)
+
+
+def _asked(trees: list[Tree]) -> int:
+    """Tokens of the requests, which are the same in whatever trees they are."""
+    return sum(len(request.tokens) for tree in trees for request in tree.tails)
 
 
 def _smaller(trees: list[Tree]) -> list[Tree]:
