@@ -159,10 +159,11 @@ def edited(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> It
 
 @contextmanager
 def pruned(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> Iterator[None]:
-    """The model pruned for as long as the context lasts, but for the slots of the KV cache."""
+    """The model pruned for as long as the context lasts, without a KV cache: its slots stay numbered as
+    in the intact model."""
     config = model.config.to_dict()
     with edited(model, architecture, edit) as kept:
-        settings = _settings(config, kept)
+        settings = _settings(config, kept) | {"use_cache": False}
         own = {key: getattr(model.config, key) for key in settings}
         with architecture.only_layers(model, kept):
             try:

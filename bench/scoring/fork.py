@@ -173,10 +173,9 @@ class Fork:
             rows, goals = which[here] - start, targets[here]
             logs[here] = table[rows, goals]
             likeliest[here] = _likeliest(table, rows, goals)
-        owners = batch.owners.to(heads.device)
-        sums = torch.zeros(len(batch.requests), device=heads.device)
-        sums.index_add_(0, owners, logs.float())
-        missed = torch.zeros_like(sums).index_add_(0, owners, (~likeliest).float())
+        sums = torch.zeros(len(batch.requests), dtype=torch.float64)
+        missed = torch.zeros_like(sums).index_add_(0, batch.owners, (~likeliest).cpu().double())
+        sums.index_add_(0, batch.owners, logs.cpu().double())
         return [
             Answer(total, wrong == 0)
             for total, wrong in zip(sums.to(logs.dtype).tolist(), missed.tolist(), strict=True)

@@ -24,7 +24,7 @@ Refused = Callable[..., None]
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({"sore": {}}, ["suite.yaml:19: sore: unknown key; did you mean 'score'? Allowed are"]),
+        ({"sore": {}}, ["suite.yaml:20: sore: unknown key; did you mean 'score'? Allowed are"]),
         ({"prune": {"layers": [2], "solver": ["uidl"]}}, ["prune.solver", "did you mean 'solvers'?"]),
         ({"prune": {"layers": "two", "solvers": ["uidl"]}}, ["suite.yaml:5: prune.layers", "'two'"]),
         (
@@ -260,7 +260,7 @@ def test_records_of_a_newer_schema_are_refused(
     record.parent.mkdir(parents=True)
     record.write_text('{"schema_version": 99}')
     for verb in (["run", suite, "--out", out], ["plan", suite, "--out", out], ["report", out]):
-        refused(call(*verb), str(record), "schema_version is 99", "reads up to 2")
+        refused(call(*verb), str(record), "schema_version is 99", "reads up to 3")
     assert record.read_text() == '{"schema_version": 99}'
 
 
