@@ -1,0 +1,321 @@
+"""``replaceme-bench verify``, and the comparison that every one-pass score starts with."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from bench.records import Store
+from bench.scoring.answers import Answers
+from bench.scoring.fork import Answer
+from bench.scoring.one_pass import OnePass
+from bench.scoring.trees import Request, TreeBatch
+from bench.scoring.verify import REQUESTS, TOKENS, Comparison, check, sample
+from replaceme.selection import Block
+from replaceme.surgery import Edit
+
+SPEAK = """
+task: speak
+dataset_path: json
+dataset_kwargs: {data_files: {test: colours.jsonl}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{choices[0]}}"
+generation_kwargs: {max_gen_toks: 2}
+metric_list: [{metric: exact_match}]
+"""
+SERVE = {"workloads": [{"input_len": 8, "output_len": 4, "batch_size": 1}]}
+BLOCK = Block(3, 5)
+Call = Callable[..., subprocess.CompletedProcess[str]]
+Refused = Callable[..., None]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def shift_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a model would compute that does not heed the positions it is given."""
+    init = TreeBatch.__init__
+
+    def without(self: TreeBatch, trees: Any) -> None:
+        init(self, trees)
+        self.positions = torch.zeros_like(self.positions)
+
+    monkeypatch.setattr(TreeBatch, "__init__", without)
+
+
+# ---- the command
+
+
+@pytest.fixture(scope="module")
+def suite(
+    small_suite: dict[str, Any], task_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("verify")
+    shutil.copytree(task_folder, folder / "tasks")
+    (folder / "tasks" / "speak.yaml").write_text(SPEAK)
+    score = {"tasks": ["colours", "endings", "speak"], "include_path": "tasks"}
+    (folder / "suite.yaml").write_text(yaml.safe_dump(small_suite | {"score": score}))
+    return folder / "suite.yaml"
+
+
+@pytest.fixture(scope="module")
+def verified(
+    call: Call, suite: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A fresh result folder, and what verifying a cell there printed."""
+    out = tmp_path_factory.mktemp("verified") / "out"
+    return out, call("verify", suite, "--cell", "tiny/2/lstsq", "--out", out)
+
+
+def rows(result: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    """First word of a line → the line."""
+    return {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
+
+
+def test_table_compares_each_task(verified: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    result = verified[1]
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    heading, *lines = result.stdout.splitlines()
+    assert heading.split("  ")[0] == "task"
+    for column in ("requests", "largest Δ", "lm-eval's own Δ", "greedy differs", "metrics"):
+        assert column in heading
+    assert [line.split()[0] for line in lines] == ["colours", "endings", "speak"]
+    assert lines[2].split(maxsplit=1)[1].strip() == "not in one pass: the task asks for generate_until"
+    for line, count in ((lines[0], "48"), (lines[1], "24")):
+        _, requests, difference, own, flips, *_ = line.split()
+        assert requests == count
+        assert 0 <= float(difference) < 1e-4
+        assert 0 <= float(own) < 1e-4
+        assert flips == "0"
+
+
+def test_metrics_of_both_ways_are_equal(
+    verified: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    table = rows(verified[1])
+    for task, names in (("colours", {"acc", "acc_norm"}), ("endings", {"acc", "perplexity"})):
+        metrics = table[task].split(maxsplit=5)[5].split("; ")
+        assert {text.split()[0] for text in metrics} == names
+        for name, ours, theirs in (text.split() for text in metrics):
+            exact = name != "perplexity"
+            assert float(ours.rstrip(",")) == pytest.approx(float(theirs), rel=0 if exact else 1e-5)
+
+
+def test_fresh_folder_gets_the_checkpoint_and_no_scores(
+    verified: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    (record,) = Store(verified[0]).all().values()
+    assert record.label == "lstsq"
+    assert record.prune
+    assert not record.quality
+
+
+def test_cell_of_a_finished_run_is_verified_without_changing_it(
+    call_here: Call, suite: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert call_here("run", suite, "--out", out, "--only", "*/lstsq").returncode == 0
+    before = {path: path.read_bytes() for path in (out / "records").iterdir()}
+    result = call_here("verify", suite, "--cell", "tiny/2/lstsq", "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert rows(result)["colours"].split()[1] == "48"
+    assert before == {path: path.read_bytes() for path in (out / "records").iterdir()}
+
+
+def test_baseline_is_verified_too(
+    call_here: Call, suite: Path, verified: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    shutil.copytree(verified[0], tmp_path / "out")
+    result = call_here("verify", suite, "--cell", "tiny/baseline", "--out", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert {"colours", "endings"} < rows(result).keys()
+
+
+def test_wrong_answers_are_told_and_exit_with_1(
+    call_here: Call,
+    suite: Path,
+    verified: tuple[Path, subprocess.CompletedProcess[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    shutil.copytree(verified[0], tmp_path / "out")
+    shift_positions(monkeypatch)
+    result = call_here("verify", suite, "--cell", "tiny/2/lstsq", "--out", tmp_path / "out")
+    assert result.returncode == 1
+    assert float(rows(result)["colours"].split()[2]) > 1e-3
+    assert "They differ by more than float rounding explains." in result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("name", ["tiny/3/lstsq", "tiny", "lstsq"])
+def test_unknown_cell_is_refused_with_the_names(
+    call_here: Call, refused: Refused, suite: Path, tmp_path: Path, name: str
+) -> None:
+    result = call_here("verify", suite, "--cell", name, "--out", tmp_path)
+    refused(result, f"--cell {name}", "tiny/baseline, tiny/2/uidl, tiny/2/lstsq")
+
+
+def test_suite_that_scores_nothing_is_refused(
+    call_here: Call, refused: Refused, small_suite: dict[str, Any], tmp_path: Path
+) -> None:
+    content = {key: value for key, value in small_suite.items() if key != "score"}
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(yaml.safe_dump(content | {"serve": SERVE}))
+    result = call_here("verify", suite, "--cell", "tiny/2/lstsq", "--out", tmp_path / "out")
+    refused(result, "the suite has no score section, so that there is nothing to verify")
+
+
+def test_cell_that_cannot_be_pruned_is_refused(
+    call_here: Call, suite: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fails(*_: Any) -> None:
+        raise ArithmeticError("no such luck")
+
+    monkeypatch.setattr("bench.runner.Run._write", fails)
+    result = call_here("verify", suite, "--cell", "tiny/2/lstsq", "--out", tmp_path / "out")
+    assert result.returncode == 2
+    assert "tiny/2/lstsq cannot be pruned: no such luck" in result.stderr
+
+
+# ---- samples
+
+
+def requests_of(*lengths: int) -> list[Request]:
+    return [
+        Request(tuple(range(number, number + length)), (number,))
+        for number, length in enumerate(lengths)
+    ]
+
+
+def test_sample_of_few_requests_is_all_of_them() -> None:
+    few = requests_of(5, 3, 9)
+    assert sample([*few, *few]) == sorted(few, key=lambda request: len(request.tokens))
+
+
+@pytest.mark.parametrize("count", [REQUESTS, REQUESTS + 1, 100, 1000, 1001])
+def test_sample_is_bounded_and_spread_over_the_lengths(count: int) -> None:
+    found = sample(requests_of(*(1 + i // 4 for i in range(count))))
+    assert REQUESTS // 2 <= len(found) <= REQUESTS
+    lengths = [len(request.tokens) for request in found]
+    assert lengths == sorted(lengths)
+    assert lengths[0] == 1
+    assert lengths[-1] > 0.8 * (count // 4)
+
+
+@pytest.mark.parametrize("length", [500, 2000, TOKENS])
+def test_sample_has_no_more_tokens_than_are_quick_to_check(length: int) -> None:
+    found = sample(requests_of(*[length] * 50))
+    assert len(found) == min(REQUESTS, TOKENS // length)
+
+
+def test_sample_holds_one_request_however_long() -> None:
+    (only,) = sample(requests_of(3 * TOKENS, 4 * TOKENS))
+    assert len(only.tokens) == 3 * TOKENS
+
+
+def test_longest_requests_are_left_out_first() -> None:
+    found = sample(requests_of(10, 20, 5000))
+    assert [len(request.tokens) for request in found] == [10, 20]
+
+
+# ---- verdicts
+
+
+def answers(*values: float, greedy: bool = False) -> list[Answer]:
+    return [Answer(value, greedy) for value in values]
+
+
+def test_comparison_holds_the_largest_differences() -> None:
+    found = Comparison.of(answers(-1.0, -2.5), answers(-1.25, -2.0), answers(-1.0, -1.9))
+    assert (found.requests, found.difference, found.spread) == (2, 0.5, pytest.approx(0.25))
+    assert found.flips == 0
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "other", "agree"),
+    [
+        ([-3.0], [-3.0], [-3.0], True),
+        ([-3.0001], [-3.0], [-3.0], True),
+        ([-3.0002], [-3.0], [-3.0], False),
+        ([-1000.005], [-1000.0], [-1000.0], True),
+        ([-1000.02], [-1000.0], [-1000.0], False),
+        ([-3.39], [-3.0], [-3.1], True),
+        ([-3.41], [-3.0], [-3.1], False),
+        ([-3.3, -8.0], [-3.0, -8.0], [-3.0, -8.1], True),
+        ([-3.0, -8.6], [-3.0, -8.0], [-3.0, -8.1], False),
+        ([float("nan")], [-3.0], [-3.0], False),
+    ],
+)
+def test_differences_agree_that_rounding_explains(
+    ours: list[float], theirs: list[float], other: list[float], agree: bool
+) -> None:
+    assert Comparison.of(answers(*ours), answers(*theirs), answers(*other)).agree == agree
+
+
+def test_flips_are_counted_and_do_not_decide() -> None:
+    ours = [*answers(-1.0, -2.0, greedy=True), Answer(-3.0, False)]
+    found = Comparison.of(ours, answers(-1.0, -2.0, -3.0), answers(-1.0, -2.0, -3.0))
+    assert (found.flips, found.agree) == (2, True)
+
+
+# ---- the check before a pass
+
+
+@pytest.fixture(scope="module")
+def one_pass(tiny: Path) -> OnePass:
+    """The small model whole, without layers, and with a transform."""
+    noise = torch.randn(64, 64, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    transform = torch.eye(64, dtype=torch.float64) + 0.1 * noise
+    edits = {
+        "baseline": Edit(),
+        "removal": Edit((BLOCK,)),
+        "transform": Edit((BLOCK,), {2: transform}),
+        "more": Edit((BLOCK,), {2: transform, 6: transform}),
+    }
+    return OnePass(
+        tiny,
+        edits,
+        saved_in="float32",
+        dtype="float32",
+        device="cpu",
+        batch_size=4,
+        answers=Answers(),
+    )
+
+
+@pytest.mark.parametrize("variant", ["baseline", "removal", "transform", "more"])
+def test_check_finds_right_answers_right(one_pass: OnePass, variant: str) -> None:
+    requests = requests_of(*range(1, 10))
+    found = check(one_pass, variant, requests, 4)
+    assert (found.requests, found.flips, found.agree) == (9, 0, True)
+    assert found.difference < 1e-4
+    assert not one_pass.sweep.known.lacking([], requests)
+    assert one_pass.sweep.known.lacking([variant], requests) == [variant]
+
+
+def test_check_finds_wrong_answers_wrong(one_pass: OnePass, monkeypatch: pytest.MonkeyPatch) -> None:
+    shift_positions(monkeypatch)
+    found = check(one_pass, "transform", requests_of(*range(1, 10)), 4)
+    assert not found.agree
+    assert found.difference > 1e-3
+
+
+def test_variant_that_is_checked_has_the_most_changes(one_pass: OnePass) -> None:
+    assert one_pass.most_changed(["baseline", "removal", "transform", "more"]) == "more"
+    assert one_pass.most_changed(["baseline", "transform"]) == "transform"
+    assert one_pass.most_changed(["baseline"]) == "baseline"
