@@ -51,10 +51,17 @@ ONLY = click.option(
 )
 
 
-def _plan(suite_file: Path, only: tuple[str, ...], out: Path | None) -> tuple[Any, Path]:
+LIMIT = click.option(
+    "--limit", type=click.IntRange(1), help="Items of each task at most, instead of the suite's."
+)
+
+
+def _plan(
+    suite_file: Path, only: tuple[str, ...], out: Path | None, limit: int | None
+) -> tuple[Any, Path]:
     from bench import matrix, suite
 
-    plan = matrix.expand(suite.load(suite_file), only)
+    plan = matrix.expand(suite.load(suite_file).limited(limit), only)
     out = out or Path("runs") / plan.suite.name
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder.")
@@ -65,11 +72,12 @@ def _plan(suite_file: Path, only: tuple[str, ...], out: Path | None) -> tuple[An
 @SUITE
 @OUT
 @ONLY
-def run(suite: Path, out: Path | None, only: tuple[str, ...]) -> None:
+@LIMIT
+def run(suite: Path, out: Path | None, only: tuple[str, ...], limit: int | None) -> None:
     """Run a suite; the same command again does only what is left."""
     from bench.running import run_plan
 
-    plan, folder = _plan(suite, only, out)
+    plan, folder = _plan(suite, only, out, limit)
     sys.exit(EXIT_FAILED if run_plan(plan, folder) else 0)
 
 
@@ -77,14 +85,22 @@ def run(suite: Path, out: Path | None, only: tuple[str, ...]) -> None:
 @SUITE
 @OUT
 @ONLY
+@LIMIT
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--estimate", is_flag=True, help="Tokenise the tasks; say tokens and seconds of scoring.")
-def plan(suite: Path, out: Path | None, only: tuple[str, ...], as_json: bool, estimate: bool) -> None:
+def plan(
+    suite: Path,
+    out: Path | None,
+    only: tuple[str, ...],
+    limit: int | None,
+    as_json: bool,
+    estimate: bool,
+) -> None:
     """Show the cells of a suite, what is done, and what would run; loads no model."""
     from bench.records import Store
     from bench.resume import stages_left
 
-    found, folder = _plan(suite, only, out)
+    found, folder = _plan(suite, only, out, limit)
     store = Store(folder)
     left = {cell: stages_left(store.read(cell.stem), found) for cell in found.cells}
     if as_json:
@@ -133,8 +149,9 @@ def _print_estimate(estimates: list[Estimate]) -> None:
 @main.command()
 @SUITE
 @OUT
+@LIMIT
 @click.option("--cell", required=True, metavar="NAME", help="MODEL/baseline or MODEL/N/SOLVER.")
-def verify(suite: Path, out: Path | None, cell: str) -> None:
+def verify(suite: Path, out: Path | None, limit: int | None, cell: str) -> None:
     """Score a cell in one pass and by lm-eval on its checkpoint, and show the differences."""
     from rich.console import Console
 
@@ -142,7 +159,7 @@ def verify(suite: Path, out: Path | None, cell: str) -> None:
     from bench.verify_command import table
     from bench.verify_command import verify as verified
 
-    found, folder = _plan(suite, (), out)
+    found, folder = _plan(suite, (), out, limit)
     with chatter_to(folder / "logs" / "verify.log") as stderr:
         verdicts = verified(found, cell, folder, Console(file=stderr, highlight=False).print)
     Console(highlight=False).print(table(verdicts))

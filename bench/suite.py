@@ -269,6 +269,12 @@ class Suite(_Section):
             raise ValueError(str(error)) from None
         return data
 
+    def limited(self, limit: int | None) -> Suite:
+        """The same with so many items of each task at most; ``None`` changes nothing."""
+        if limit is None or self.score is None:
+            return self
+        return self.model_copy(update={"score": self.score.model_copy(update={"limit": limit})})
+
     @model_validator(mode="after")
     def _measures_something(self) -> Self:
         if self.score is None and self.serve is None:

@@ -252,6 +252,18 @@ def test_interrupt_keeps_what_is_done_and_exits_with_130(
     assert "colours" in by_label(out)["baseline"].quality
 
 
+def test_limit_of_the_command_line_replaces_that_of_the_suite(
+    call: Call, finished: Finished, tmp_path: Path
+) -> None:
+    suite, out = finished[0], tmp_path / "out"
+    shutil.copytree(finished[1], out)
+    result = call("run", suite, "--out", out, "--limit", 6, "--only", "*/baseline")
+    assert result.returncode == 0, result.stderr
+    assert by_label(out)["baseline"].quality["colours"].items == 6
+    assert by_label(out)["uidl"].quality["colours"].items == 24
+    assert "score:colours" in call("plan", suite, "--out", out, "--limit", 6).stdout
+
+
 def test_failing_task_is_a_row_with_its_reason_and_the_others_go_on(
     call: Call, write_suite: WriteSuite, task_folder: Path, tmp_path: Path
 ) -> None:

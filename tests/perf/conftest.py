@@ -5,7 +5,7 @@ from
 
     pytest tests/perf/test_pruner_speed.py --perf-windows 32 --benchmark-json results/perf/speed.json
     pytest tests/perf/test_memory.py --benchmark-json results/perf/memory.json
-    pytest tests/perf/test_scoring_speed.py --perf-items 400 --benchmark-json results/perf/scoring.json
+    pytest tests/perf/test_scoring_speed.py --perf-items 160 --benchmark-json results/perf/scoring.json
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 By default a few items, which only shows that everything runs. The figures in ``results/perf/`` are from
 
-    pytest tests/perf/test_scoring_speed.py --perf-items 400 --benchmark-json results/perf/scoring.json
+    pytest tests/perf/test_scoring_speed.py --perf-items 160 --benchmark-json results/perf/scoring.json
 
 and with ``--perf-tasks FOLDER`` from all lm-eval tasks of another folder.
 """
