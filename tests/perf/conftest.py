@@ -26,6 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--perf-windows", type=int, default=2, help="windows of 256 tokens to calibrate on")
     parser.addoption("--perf-items", type=int, default=2, help="items of each task to score")
     parser.addoption("--perf-tasks", type=Path, help="folder of lm-eval tasks; default: the demo's")
+    parser.addoption("--perf-lm-eval-dtype", default="float32", help="dtype that lm_eval runs in")
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:

@@ -4,7 +4,8 @@ By default a few items, which only shows that everything runs. The figures in ``
 
     pytest tests/perf/test_scoring_speed.py --perf-items 160 --benchmark-json results/perf/scoring.json
 
-and with ``--perf-tasks FOLDER`` from all lm-eval tasks of another folder.
+and with ``--perf-tasks FOLDER`` from all lm-eval tasks of another folder. ``--perf-lm-eval-dtype
+bfloat16`` runs lm_eval in its default, the checkpoint's dtype.
 """
 
 from __future__ import annotations
@@ -82,23 +83,29 @@ def one_pass(source: Path) -> Callable[..., OnePass]:
     return load
 
 
-def by_lm_eval(folder: Path, tasks: list[PreparedTask], batch_size: int) -> None:
+@pytest.fixture(scope="module")
+def by_lm_eval(request: pytest.FixtureRequest) -> Callable[[Path, list[PreparedTask], int], None]:
     """One run of ``lm_eval --model hf``, load included."""
-    scorer = CheckpointScorer(folder, dtype="float32", device="cpu", batch_size=batch_size)
-    for task in tasks:
-        task.score(scorer.lm, bootstraps=0)
+    dtype = request.config.getoption("--perf-lm-eval-dtype")
+
+    def run(folder: Path, tasks: list[PreparedTask], batch_size: int) -> None:
+        scorer = CheckpointScorer(folder, dtype=dtype, device="cpu", batch_size=batch_size)
+        for task in tasks:
+            task.score(scorer.lm, bootstraps=0)
+
+    return run
 
 
 @pytest.mark.parametrize("batch_size", BATCH_SIZES)
 def test_one_run_of_lm_eval(
-    benchmark: Any, source: Path, tasks: list[PreparedTask], batch_size: int
+    benchmark: Any, by_lm_eval: Any, source: Path, tasks: list[PreparedTask], batch_size: int
 ) -> None:
     benchmark.pedantic(by_lm_eval, (source, tasks, batch_size), rounds=1)
 
 
 @pytest.mark.parametrize("count", BLOCKS)
 def test_one_run_of_lm_eval_on_a_pruned_model(
-    benchmark: Any, source: Path, tasks: list[PreparedTask], tmp_path: Path, count: int
+    benchmark: Any, by_lm_eval: Any, source: Path, tasks: list[PreparedTask], tmp_path: Path, count: int
 ) -> None:
     """Variants of the same count take the same time, so one of them is run."""
     write_checkpoint(source, tmp_path / "pruned", variant(BLOCKS[count], 1), None)
@@ -213,7 +220,7 @@ def long_contexts(
 
 
 def test_one_run_of_lm_eval_on_long_contexts(
-    benchmark: Any, source: Path, long_contexts: list[PreparedTask]
+    benchmark: Any, by_lm_eval: Any, source: Path, long_contexts: list[PreparedTask]
 ) -> None:
     benchmark.pedantic(by_lm_eval, (source, long_contexts, 16), rounds=1)
 

@@ -1,0 +1,24 @@
+"""``run``: the matrix of a suite."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from bench.commands.suite_options import LIMIT, ONLY, OUT, SUITE, planned
+from bench.exits import EXIT_FAILED
+
+
+@click.command()
+@SUITE
+@OUT
+@ONLY
+@LIMIT
+def run(suite: Path, out: Path | None, only: tuple[str, ...], limit: int | None) -> None:
+    """Run a suite; the same command again does only what is left."""
+    from bench.running import run_plan
+
+    plan, folder = planned(suite, only, out, limit)
+    sys.exit(EXIT_FAILED if run_plan(plan, folder) else 0)
