@@ -10,6 +10,7 @@ import json
 import math
 import os
 import tempfile
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from bench.serving import ServingResult
 from replaceme.errors import InputError, OutputError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class _Part(BaseModel):
@@ -43,6 +44,11 @@ class Prune(_Part):
     )
     runner_up: list[tuple[int, int]] | None = Field(None, description="the second best choice")
     runner_up_score: Number = None
+    distances: list[list[Number]] | None = Field(
+        None,
+        description="the selector's distance of every block, 0 to 1: [size − 1][start − 1]; null: "
+        "blocks were given",
+    )
     relative_error: tuple[Number, Number] | None = Field(
         None,
         description="√(Σ‖prediction − L‖² / Σ‖L‖²) at the end of the first block on sampled calibration "
@@ -114,7 +120,12 @@ class Serving(_Part):
 
     identity: dict[str, Any]
     measured_on: str
-    result: ServingResult
+    processes: list[ServingResult] = Field(min_length=1, description="one for each engine process")
+
+    @cached_property
+    def result(self) -> ServingResult:
+        """All engine processes as one."""
+        return ServingResult.pooled(self.processes)
 
 
 class Failure(_Part):
@@ -223,6 +234,10 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
         prune["runner_up"] = [runner_up] if runner_up else None
         prune["score"] = prune.pop("distance", None)
         prune["runner_up_score"] = prune.pop("runner_up_distance", None)
+    if content["schema_version"] < 4 and isinstance(serving := content.get("serving"), dict):
+        serving["processes"] = [serving.pop("result", None)]
+        if isinstance(settings := serving.get("identity", {}).get("settings"), dict):
+            settings["processes"] = 1
     content["schema_version"] = SCHEMA_VERSION
     return content
 

@@ -199,6 +199,7 @@ class Run:
             blocks=provenance.blocks,
             score=choice.score if choice else None,
             runner_up=provenance.runner_up,
+            distances=_distances(calibration, prune.selector) if choice else None,
             runner_up_score=choice.runner_up_score if choice else None,
             relative_error=found.relative_error,
             mean_cosine=found.mean_cosine,
@@ -245,9 +246,13 @@ class Run:
         self.events.step(f"{cell.name}: serving with {settings.engine}")
         log = self.out / "logs" / f"serve-{cell.stem}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        result = measure(folder, settings, log)
         self.records[cell].serving = records.Serving(
-            identity=identity, measured_on=cell.name, result=result
+            identity=identity,
+            measured_on=cell.name,
+            processes=[
+                measure(folder, settings, log.with_suffix(f".{process}.log"))
+                for process in range(1, settings.processes + 1)
+            ],
         )
 
     # ---- records
@@ -300,6 +305,23 @@ class Run:
         if kept != record.failures:
             record.failures = kept
             self._save(cell)
+
+
+def _distances(calibration: Calibration, selector: str) -> list[list[float | None]]:
+    """Distance of each block by size and start, to five digits.
+
+    Of the last token for ``angular``, else of all tokens.
+    """
+    assert calibration.distances is not None
+    distances = calibration.distances[selector != "angular"]
+    layers = len(distances)
+    return [
+        [
+            round(float(distances[start - 1, start + size - 1]), 5)
+            for start in range(1, layers - size + 1)
+        ]
+        for size in range(1, layers)
+    ]
 
 
 def _size(folder: Path) -> dict[str, Any]:

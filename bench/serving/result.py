@@ -1,6 +1,7 @@
 """What was measured. Unknown is null, never 0."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -50,6 +51,25 @@ class WorkloadResult(_Result):
     requests_per_second: float = Field(
         description="Requests of all timed runs per second of their latencies."
     )
+
+    @classmethod
+    def pooled(cls, results: Sequence[Self]) -> Self:
+        """The timed runs of several engine processes under the same load as those of one."""
+        load = results[0].workload
+        latency = _pooled([result.latency_seconds for result in results])
+        batches = len(latency.values) / sum(latency.values)
+        return cls(
+            workload=load,
+            latency_seconds=latency,
+            ttft_seconds=_pooled([result.ttft_seconds for result in results]),
+            tpot_seconds=_pooled([result.tpot_seconds for result in results]),
+            output_tokens_per_second=batches * load.batch_size * load.output_len,
+            requests_per_second=batches * load.batch_size,
+        )
+
+
+def _pooled(parts: Sequence[Distribution]) -> Distribution:
+    return Distribution.of([*chain.from_iterable(part.values for part in parts)])
 
 
 class Memory(_Result):
@@ -109,3 +129,12 @@ class ServingResult(_Result):
         description="Tokens of a prompt sent a second time that the engine took from a prefix cache; "
         "0 shows that the cache is off."
     )
+
+    @classmethod
+    def pooled(cls, results: Sequence[Self]) -> Self:
+        """Several engine processes as one: all timed runs, the first one's memory and settings."""
+        first = results[0]
+        if len(results) == 1:
+            return first
+        loads = zip(*(result.workloads for result in results), strict=True)
+        return first.model_copy(update={"workloads": [WorkloadResult.pooled(same) for same in loads]})

@@ -11,6 +11,7 @@ IDENTITY_FIELDS = frozenset(
         "workloads",
         "warmup",
         "repeats",
+        "processes",
         "seed",
         "kv_cache_gib",
         "max_model_len",
@@ -55,6 +56,12 @@ class ServeSettings(BaseModel):
     workloads: list[Workload] = Field(min_length=1, description="The loads, in measuring order.")
     warmup: int = Field(1, ge=0, description="Untimed runs of a workload before its timed runs.")
     repeats: int = Field(5, ge=1, description="Timed runs of every workload.")
+    processes: int = Field(
+        3,
+        ge=1,
+        description="Fresh engine processes that repeat the measurement; their spread is what tells a "
+        "slower model from a noisy machine.",
+    )
     seed: int = Field(0, ge=0, description="Seed of the random prompts.")
     kv_cache_gib: float = Field(
         1.0,
@@ -89,7 +96,7 @@ class ServeSettings(BaseModel):
         description="Measure every checkpoint, not one of each configuration.",
     )
     timeout: float = Field(
-        1800.0, gt=0, description="Seconds one measurement may take, engine start included."
+        1800.0, gt=0, description="Seconds one engine process may take, its start included."
     )
 
     @model_validator(mode="after")

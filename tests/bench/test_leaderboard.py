@@ -61,7 +61,7 @@ def serving(latency: float, device: str = "CPU, 2 cores") -> Serving:
         "replay_cached_tokens": 0,
         "memory": memory,
     }
-    return Serving(identity={}, measured_on="x", result=ServingResult.model_validate(result))
+    return Serving(identity={}, measured_on="x", processes=[ServingResult.model_validate(result)])
 
 
 def record(label: str, layers: int, scores: dict[str, float], **changes: Any) -> Record:

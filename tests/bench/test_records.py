@@ -50,7 +50,7 @@ def test_what_is_not_finite_is_null_and_reads_back_as_unknown(record: Record, tm
     store.write("cell", record)
     content = json.loads(store.path("cell").read_text(), parse_constant=refuse)
     assert content["quality"]["t"]["metrics"]["perplexity"]["value"] is None
-    assert content["schema_version"] == 3
+    assert content["schema_version"] == 4
     assert content["prune"]["relative_error"] == [0.5, None]
     assert content["prune"]["loss"] == [7.5, None]
     again = store.read("cell")
@@ -80,7 +80,7 @@ def test_record_of_the_first_schema_is_read_with_its_block_and_distances() -> No
     old = json.loads((SAMPLES / "schema-1-pruned.json").read_text())
     record = read_record(SAMPLES / "schema-1-pruned.json")
     assert old["schema_version"] == 1
-    assert record.schema_version == 3
+    assert record.schema_version == 4
     assert record.prune
     assert record.prune.blocks == [(13, 19)]
     assert record.prune.runner_up == [(12, 18)]
@@ -91,6 +91,8 @@ def test_record_of_the_first_schema_is_read_with_its_block_and_distances() -> No
     assert {task["method"] for task in kept["quality"].values()} == {"per-variant"}
     for name, task in kept["quality"].items():
         kept["quality"][name] = {key: task[key] for key in old["quality"][name]}
+    assert kept["serving"]["identity"]["settings"].pop("processes") == 1
+    (kept["serving"]["result"],) = kept["serving"].pop("processes")
     assert kept == {key: old[key] for key in kept}
 
 
@@ -104,7 +106,7 @@ def test_baseline_of_the_first_schema_has_no_block() -> None:
 def test_upgraded_record_is_written_and_read_as_the_present_schema(tmp_path: Path) -> None:
     record = read_record(SAMPLES / "schema-1-pruned.json")
     Store(tmp_path).write("cell", record)
-    assert json.loads(Store(tmp_path).path("cell").read_text())["schema_version"] == 3
+    assert json.loads(Store(tmp_path).path("cell").read_text())["schema_version"] == 4
     assert Store(tmp_path).read("cell") == record
 
 
@@ -120,8 +122,8 @@ def test_records_of_both_schemas_stand_in_one_table(record: Record) -> None:
     [
         ({"prune": []}, r"x\.json: prune: Input should be a valid dictionary.*; remove it to compute"),
         ({"prune": {"blok": [2, 4]}}, r"x\.json: prune\.\w+: .*; remove it to compute the cell again"),
-        ({"schema_version": "1"}, r"schema_version is 1, and this release reads up to 3"),
-        ({"schema_version": None}, r"schema_version is None, and this release reads up to 3"),
+        ({"schema_version": "1"}, r"schema_version is 1, and this release reads up to 4"),
+        ({"schema_version": None}, r"schema_version is None, and this release reads up to 4"),
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else None,
 )

@@ -99,6 +99,7 @@ def served(
         "serve": {
             "enforce_eager": True,
             "repeats": 2,
+            "processes": 2,
             "kv_cache_gib": 0.0625,
             "workloads": [{"input_len": 16, "output_len": 8, "batch_size": 1}],
         },
@@ -119,7 +120,7 @@ def test_each_shape_is_measured_once_and_shared(served: tuple[Path, str]) -> Non
     assert serving["lstsq"] == serving["uidl"]
     assert serving["baseline"] != serving["uidl"]
     assert serving["lstsq"].measured_on == "tiny/3/uidl"
-    assert len(list((served[0] / "logs").glob("serve-*.log"))) == 2
+    assert len(list((served[0] / "logs").glob("serve-*.log"))) == 4
 
 
 def test_pruned_shape_needs_less_memory(served: tuple[Path, str]) -> None:

@@ -19,7 +19,7 @@ import pytest
 from pydantic import ValidationError
 
 from bench.serving import ServeSettings, ServingError, ServingResult, Workload, measure
-from bench.serving.result import Distribution
+from bench.serving.result import Distribution, WorkloadResult
 
 LOADS = [
     {"input_len": 16, "output_len": 8, "batch_size": 1},
@@ -164,6 +164,27 @@ def test_percentiles_are_those_of_numpy() -> None:
     found = Distribution.of(values)
     assert found.values == values
     assert [found.p50, found.p90, found.p99] == pytest.approx(np.percentile(values, [50, 90, 99]))
+
+
+def test_engine_processes_are_pooled_run_by_run() -> None:
+    load = Workload(input_len=4, output_len=2, batch_size=3)
+    times = [Distribution.of(values) for values in ([1.0, 3.0], [2.0, 6.0])]
+    parts = [
+        WorkloadResult(
+            workload=load,
+            latency_seconds=time,
+            ttft_seconds=time,
+            tpot_seconds=time,
+            output_tokens_per_second=0,
+            requests_per_second=0,
+        )
+        for time in times
+    ]
+    pooled = WorkloadResult.pooled(parts)
+    assert pooled.latency_seconds.values == [1.0, 3.0, 2.0, 6.0]
+    assert pooled.ttft_seconds.p50 == 2.5
+    assert pooled.requests_per_second == 4 * 3 / 12
+    assert pooled.output_tokens_per_second == 2 * pooled.requests_per_second
 
 
 def test_defaults_are_resolved_in_the_identity() -> None:
