@@ -8,7 +8,7 @@ demo: setup
 	$(BENCH) run suites/demo.yaml
 
 test: setup
-	.venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 setup: .venv/done
 
