@@ -1,41 +1,129 @@
-"""``report``: the leaderboard of a result folder."""
+"""``report``: the leaderboard of result folders, and published tables beside it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from replaceme.errors import InputError
 
+if TYPE_CHECKING:
+    from bench.records import Record
+    from bench.table import Mark, Table
+    from bench.view import Grouping
+
+KINDS = ["table", "markdown", "csv", "latex", "html", "json", "svg"]
+
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option(
-    "--format",
-    "kind",
-    type=click.Choice(["table", "markdown", "csv", "json", "svg"]),
-    default="table",
-    show_default=True,
-)
+@click.argument("sources", metavar="DIR|TABLE...", nargs=-1, required=True)
+@click.option("--format", "kind", type=click.Choice(KINDS), default="table", show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file.")
-def report(folder: Path, kind: str, output: Path | None) -> None:
-    """Print the leaderboard of a result folder, from its records alone."""
-    from rich.console import Console
+@click.option("--columns", help="Show these, such as label,layers,task,average,rp.")
+@click.option("--sort", "key", help="Sort by this column, descending with - before it: -average.")
+@click.option(
+    "--group-by",
+    type=click.Choice(["model", "layers", "solver", "none"]),
+    default="model",
+    show_default=True,
+    help="One table each.",
+)
+@click.option(
+    "--best",
+    type=click.Choice(["bold", "star", "none"]),
+    help="Mark the best of each cut: its value in every column (bold), or the row of the best average "
+    "(star). [default: bold in latex, star elsewhere]",
+)
+@click.option("--published", is_flag=True, help="Quote what was published about the same models.")
+def report(
+    sources: tuple[str, ...],
+    kind: str,
+    output: Path | None,
+    columns: str | None,
+    key: str | None,
+    group_by: Grouping,
+    best: Mark | None,
+    published: bool,
+) -> None:
+    """Print the leaderboard of result folders from their records alone, or published tables.
 
-    from bench import leaderboard
-    from bench.records import Store, write_atomically
-    from bench.render import FORMATS, terminal
+    Each DIR is a folder that 'run' wrote, a record file, or REVISION:PATH for either as git has it. A
+    TABLE is the name of a published one, such as paper-main, or 'published' for all; it is shown apart,
+    marked as quoted, and in no ranking.
+    """
+    from dataclasses import replace
 
-    records = Store(folder).all()
-    if not records:
-        raise InputError(f"{folder} holds no records; name a folder that 'replaceme-bench run' wrote.")
-    table = leaderboard.build(records.values())
-    if kind == "table" and output is None:
-        terminal.render(table, Console(highlight=False))
-        return
-    text = terminal.text(table) if kind == "table" else FORMATS[kind](table)
+    from bench import console
+    from bench.records import write_atomically
+    from bench.render import terminal
+
+    records, table = _gathered(sources, published)
+    table = replace(_viewed(table, columns, key, group_by), mark=best)
     if output:
+        text = _rendered(kind, records, table, columns is not None)
         write_atomically(output, text.encode())
-    else:
-        click.echo(text, nl=False)
+        return
+    with console.output() as stdout:
+        if kind == "table":
+            terminal.render(table, stdout)
+        else:
+            click.echo(_rendered(kind, records, table, columns is not None), nl=False)
+
+
+def _gathered(sources: tuple[str, ...], same_models: bool) -> tuple[list[Record], Table]:
+    """All records, and the table of them with what is to be quoted."""
+    from dataclasses import replace
+
+    from bench import leaderboard, published
+    from bench.results import open_results
+
+    folders: dict[str, list[Record]] = {}
+    quoted: list[Table] = []
+    for source in sources:
+        if published.is_named(source):
+            quoted += published.named(source)
+        elif Path(source).exists() or ":" in source:
+            folders[source] = list(open_results(source).records.values())
+        else:
+            raise published.unknown(source)
+    records = [record for found in folders.values() for record in found]
+    table = leaderboard.build_all(folders) if folders else leaderboard.EMPTY
+    if same_models and folders:
+        models = list(dict.fromkeys(record.model for record in records))
+        if of_models := published.of_models(models):
+            quoted += [found for found in of_models if found not in quoted]
+        else:
+            remark = published.nothing_about(models)
+            table = replace(table, remarks=[*table.remarks, remark])
+    return records, replace(table, quoted=quoted)
+
+
+def _viewed(table: Table, columns: str | None, key: str | None, group_by: Grouping) -> Table:
+    from bench import view
+
+    if not table.groups and (columns is not None or key or group_by != "model"):
+        raise InputError(
+            "--columns, --sort and --group-by are about what was measured; name a result folder, too."
+        )
+    table = view.grouped(table, group_by)
+    if key:
+        table = view.sorted_by(table, key)
+    return (
+        table
+        if columns is None
+        else view.with_columns(table, [key.strip() for key in columns.split(",")])
+    )
+
+
+def _rendered(kind: str, records: list[Record], table: Table, chosen: bool) -> str:
+    if kind == "html":
+        from bench.page import render
+
+        return render(records, table)
+    from bench.render import FORMATS, latex, terminal
+
+    if kind == "table":
+        return terminal.text(table)
+    return latex.render(table) if kind == "latex" and chosen else FORMATS[kind](table)

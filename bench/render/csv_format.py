@@ -1,38 +1,64 @@
-"""Leaderboard as CSV: one line per cell, full precision, unknown left empty."""
+"""Leaderboard as CSV: one line per cell, full precision, unknown left empty.
+
+``source`` is ``measured``, or says where a quoted row is printed. Texts that a spreadsheet would take
+for a formula begin with an apostrophe; numbers are plain.
+"""
 
 import csv
 import io
 
-from bench.leaderboard import Column, Row, Table
+from bench.render.escape import csv_field
+from bench.table import Column, Row, Table, Value
+
+MEASURED = "measured"
 
 
 def render(table: Table) -> str:
+    heads = _heads(table)
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    heads = ["model"]
-    for column in table.columns:
-        name = f"{column.key} ({column.unit})" if column.unit else column.key
-        heads += [name, f"{column.key} stderr"] if _has_stderr(table, column) else [name]
-    writer.writerow([*heads, "best", "failure"])
-    for group in table.groups:
-        for row in group.rows:
-            writer.writerow([group.title.split(" · ")[0], *_fields(table, row)])
+    writer = csv.DictWriter(out, heads, restval="", lineterminator="\n")
+    writer.writerow({head: csv_field(head) for head in heads})
+    for part in (table, *table.quoted):
+        writer.writerows(_fields(part, row) for row in part.rows)
     return out.getvalue()
 
 
-def _fields(table: Table, row: Row) -> list[str]:
-    fields = []
+def _heads(table: Table) -> list[str]:
+    heads = ["model", "source"]
+    for part in (table, *table.quoted):
+        for column in part.columns:
+            heads += [_name(column), *([_stderr_name(column)] if _has_stderr(part, column) else [])]
+    return list(dict.fromkeys([*heads, "best", "warning", "failure"]))
+
+
+def _name(column: Column) -> str:
+    return f"{column.key} ({column.unit})" if column.unit else column.key
+
+
+def _stderr_name(column: Column) -> str:
+    return f"{column.key} stderr"
+
+
+def _fields(table: Table, row: Row) -> dict[str, str]:
+    fields = {}
     for column in table.columns:
         value = row.values[column.key]
-        fields.append(value.text if value.text is not None else _number(value.number))
+        fields[_name(column)] = _field(value)
         if _has_stderr(table, column):
-            fields.append(_number(value.stderr))
-    return [*fields, "yes" if row.best else "", row.failure or ""]
+            fields[_stderr_name(column)] = _number(value.stderr)
+    fields |= {"model": csv_field(row.model), "source": csv_field(row.source or MEASURED)}
+    fields |= {"best": "yes" if row.best else "", "warning": csv_field(row.warning or "")}
+    return fields | {"failure": csv_field(row.failure or "")}
+
+
+def _field(value: Value) -> str:
+    if value.number is not None:
+        return value.text or _number(value.number)
+    return csv_field(value.text or "")
 
 
 def _has_stderr(table: Table, column: Column) -> bool:
-    rows = (row for group in table.groups for row in group.rows)
-    return any(row.values[column.key].stderr is not None for row in rows)
+    return any(row.values[column.key].stderr is not None for row in table.rows)
 
 
 def _number(number: float | None) -> str:

@@ -1,40 +1,46 @@
-"""Leaderboard as Markdown tables, one per model."""
+"""Leaderboard as Markdown tables, one per group, and what is quoted after them."""
 
-from bench.leaderboard import Column, Group, Row, Table, show
+from bench.render.escape import markdown as escape
+from bench.render.wording import QUOTED, failures, legend, signs
+from bench.table import Column, Group, Mark, Row, Table, show
 
 
 def render(table: Table) -> str:
-    parts = [_group(group, table.columns) for group in table.groups]
-    if table.notes:
-        parts.append("\n".join(f"- {_escape(note)}" for note in table.notes))
+    parts = [*_parts(table)]
+    for quoted in table.quoted:
+        parts.append(f"**{escape(f'{QUOTED}: {quoted.title}.')}** {escape(f'From {quoted.source}.')}")
+        parts += _parts(quoted)
     return "\n\n".join(parts) + "\n"
 
 
-def _group(group: Group, columns: list[Column]) -> str:
-    heads = [f"{c.header} ({c.unit})" if c.unit else c.header for c in columns]
-    aligned = ["---" if c.key in ("label", "block") else "---:" for c in columns]
-    lines = [f"**{_escape(group.title)}**", "", _line(heads), _line(aligned)]
-    lines += [_line(_cells(row, columns)) for row in group.rows]
-    lines += [
-        f"\nfailed: {row.values['label'].text} at {row.layers}: {_escape(row.failure)}"
-        for row in group.rows
-        if row.failure
-    ]
+def _parts(table: Table) -> list[str]:
+    parts = [_group(group, table.columns, table.mark or "star") for group in table.groups]
+    notes = [*legend(table, "star"), *table.notes]
+    return [*parts, "\n".join(f"- {escape(note)}" for note in notes)] if notes else parts
+
+
+def _group(group: Group, columns: list[Column], mark: Mark) -> str:
+    heads = [escape(f"{c.header} ({c.unit})" if c.unit else c.header) for c in columns]
+    aligned = ["---" if c.textual else "---:" for c in columns]
+    lines = [f"**{escape(group.heading)}**", ""] if group.heading.strip() else []
+    lines += [_line(heads), _line(aligned)]
+    lines += [_line(_cells(row, columns, mark)) for row in group.rows]
+    lines += [f"\n{escape(text)}" for text in failures(group.rows)]
     return "\n".join(lines)
 
 
-def _cells(row: Row, columns: list[Column]) -> list[str]:
-    cells = [_escape(show(row.values[column.key], column)) for column in columns]
-    if row.best:
-        cells[0] = f"**{cells[0]}** ★"
-    if row.failure:
-        cells[0] += " ✗"
-    return cells
+def _cells(row: Row, columns: list[Column], mark: Mark) -> list[str]:
+    return [_cell(row, column, mark) for column in columns]
+
+
+def _cell(row: Row, column: Column, mark: Mark) -> str:
+    value = row.values[column.key]
+    text = escape(show(value, column))
+    star = row.best and mark == "star" and column.key == "label"
+    if text and (star or (value.best and mark == "bold")):
+        text = f"**{text}**"
+    return " ".join([text, *signs(row, mark)]) if column.key == "label" else text
 
 
 def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _escape(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

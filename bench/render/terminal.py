@@ -1,12 +1,16 @@
 """Leaderboard as Rich tables that fit the terminal."""
 
 import io
+from typing import Literal
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from bench.leaderboard import Column, Group, Row, Table, show
+from bench.render.escape import visible
+from bench.render.wording import failures, legend, quotation, signs
+from bench.table import Column, Group, Mark, Row, Table, show
 
 PADDING = 2  # columns of space between neighbours
 
@@ -17,23 +21,14 @@ def render(table: Table, console: Console) -> None:
     A console that is not a terminal gets every column.
     """
     width = console.width if console.is_terminal else 10**6
-    columns = fitting(table, width)
     if not console.is_terminal:
         console = Console(file=console.file, width=10_000, force_terminal=False, highlight=False)
-    for group in table.groups:
-        console.print(Text(group.title, style="bold"), soft_wrap=True)
-        console.print(_group(group, columns))
-        for row in group.rows:
-            if row.failure:
-                text = f"✗ {row.values['label'].text} at {row.layers}: {row.failure}"
-                console.print(Text(text, style="red"), soft_wrap=True)
-    for note in table.notes:
-        console.print(Text(note, style="dim"))
-    if hidden := [column.header for column in table.columns if column not in columns]:
-        console.print(
-            Text(f"Not shown at this width: {', '.join(hidden)}.", style="dim"),
-            soft_wrap=not console.is_terminal,
-        )
+    _body(table, console, width)
+    for i, quoted in enumerate(table.quoted):
+        if i or table.groups or table.notes:
+            console.print()
+        _say(quotation(quoted), "bold yellow", console)
+        _body(quoted, console, width)
 
 
 def text(table: Table) -> str:
@@ -50,7 +45,7 @@ def fitting(table: Table, width: int) -> list[Column]:
     """
     kinds: dict[tuple[int, str], list[Column]] = {}
     for column in sorted(table.columns, key=lambda column: column.priority):
-        kinds.setdefault((column.priority, column.key.partition(":")[0]), []).append(column)
+        kinds.setdefault((column.priority, column.kind), []).append(column)
     kept: list[Column] = []
     used = 0
     for (priority, _), columns in kinds.items():
@@ -61,37 +56,58 @@ def fitting(table: Table, width: int) -> list[Column]:
     return [column for column in table.columns if column in kept]
 
 
+def _body(table: Table, console: Console, width: int) -> None:
+    columns = fitting(table, width)
+    for i, group in enumerate(table.groups):
+        if i:
+            console.print()
+        if group.heading.strip():
+            _say(group.heading, "bold", console)
+        console.print(_group(group, table, columns, plain=not console.is_terminal))
+        for reason in failures(group.rows):
+            _say(reason, "red", console)
+    for note in [*legend(table, "star"), *table.notes]:
+        _say(note, "dim", console)
+    if hidden := [column.header for column in table.columns if column not in columns]:
+        _say(f"Not shown at this width: {', '.join(hidden)}.", "dim", console)
+
+
+def _say(sentence: str, style: str, console: Console) -> None:
+    console.print(Text(visible(sentence), style=style))
+
+
 def _width(table: Table, column: Column) -> int:
-    rows = [row for group in table.groups for row in group.rows]
-    texts = [*_head(column).splitlines(), *(_text(row, column) for row in rows)]
-    return max(map(len, texts))
+    texts = [*_head(column).splitlines(), *(_text(row, column, "star") for row in table.rows)]
+    return max(map(cell_len, texts))
 
 
 def _head(column: Column) -> str:
-    return "\n".join([*column.header.split(" "), column.unit])
+    return "\n".join([*visible(column.header).split(" "), visible(column.unit)])
 
 
-def _text(row: Row, column: Column) -> str:
-    text = show(row.values[column.key], column)
-    if column.key != "label":
-        return text
-    mark = " ✗" if row.failure else " ★" if row.best else " !" if row.warning else ""
-    return text + mark
+def _text(row: Row, column: Column, mark: Mark) -> str:
+    text = visible(show(row.values[column.key], column))
+    return " ".join([text, *signs(row, mark)]) if column.key == "label" else text
 
 
-def _group(group: Group, columns: list[Column]) -> RichTable:
+def _group(group: Group, table: Table, columns: list[Column], plain: bool) -> RichTable:
+    mark = table.mark or "star"
     rich = RichTable(box=None, padding=(0, PADDING, 0, 0), pad_edge=False, header_style="bold cyan")
     for column in columns:
-        left = column.key in ("label", "block")
-        rich.add_column(
-            _head(column), justify="left" if left else "right", no_wrap=True, vertical="bottom"
-        )
-    previous = None
-    for row in group.rows:
-        if previous is not None and row.layers != previous:
-            rich.add_section()
+        justify: Literal["left", "right"] = "left" if column.textual else "right"
+        head, width = Text(_head(column), justify=justify), _width(table, column)
+        rich.add_column(head, justify=justify, min_width=width, no_wrap=True, vertical="bottom")
+    for i, rows in enumerate(group.sections):
+        if i:
             rich.add_row()
-        previous = row.layers
-        style = "red" if row.failure else "bold green" if row.best else ""
-        rich.add_row(*(_text(row, column) for column in columns), style=style)
+        for row in rows:
+            style = "red" if row.failure else "bold green" if row.best and mark == "star" else ""
+            rich.add_row(*(_cell(row, column, mark, plain) for column in columns), style=style)
     return rich
+
+
+def _cell(row: Row, column: Column, mark: Mark, plain: bool) -> Text:
+    text = _text(row, column, mark)
+    if mark != "bold" or not row.values[column.key].best:
+        return Text(text)
+    return Text(f"**{text}**") if plain else Text(text, style="bold green")

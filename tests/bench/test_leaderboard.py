@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from bench import leaderboard
@@ -202,6 +203,59 @@ def test_average_of_a_cell_with_a_failed_task_is_unknown(records: list[Record]) 
     records[1].failures = [Failure(stage="score:b", error="out of memory")]
     del records[1].quality["b"]
     assert row(leaderboard.build(records), "uidl", 3).values["average"].number is None
+
+
+def test_average_of_a_cell_that_lacks_a_task_of_the_others_is_unknown(records: list[Record]) -> None:
+    del records[1].quality["b"]
+    table = leaderboard.build(records)
+    assert row(table, "uidl", 3).values["average"].number is None
+    assert row(table, "uidl", 3).values["rp"].number is None
+    assert number(row(table, "lstsq", 3), "rp") == pytest.approx(100 * 60 / 70)
+    del records[0].quality["extra"]  # which does not count
+    assert number(row(leaderboard.build(records), "lstsq", 3), "rp") == pytest.approx(100 * 60 / 70)
+
+
+def test_failure_without_words_and_a_model_without_parameters_are_shown(records: list[Record]) -> None:
+    records[1].failures = [Failure(stage="serve", error=""), Failure(stage="prune", error="x" * 999)]
+    assert records[0].prune
+    records[0].prune.parameters = 0
+    table = leaderboard.build(records)
+    failure = row(table, "uidl", 3).failure
+    assert failure == f"serve: ; prune: {'x' * (300 - len('serve: ; prune: '))} …"
+    assert row(table, "lstsq", 3).values["compression"].number is None
+
+
+def test_best_value_of_a_column_is_that_of_its_cut_and_model(records: list[Record]) -> None:
+    records.append(record("lstsq", 6, {"a": 0.5, "b": 0.2, "extra": 0.3}, serving=serving(1.0)))
+    rows = leaderboard.build(records).groups[0].rows
+    best = {
+        (r.layers, r.label): {key for key, value in r.values.items() if value.best}
+        for r in rows
+        if r.layers
+    }
+    assert best == {
+        (3, "lstsq"): {"average", "rp", "loss", "task:a", "task:b"},
+        (3, "uidl"): set(),
+        (6, "uidl"): {"average", "rp", "task:b"},
+        (6, "lstsq"): {"loss", "task:extra"},
+    }
+
+
+def test_tasks_scored_in_two_ways_are_both_named(records: list[Record]) -> None:
+    records[1].quality["a"].num_fewshot = 5
+    text = terminal.text(leaderboard.build(records))
+    assert "0-shot, 100 items, task version 1.0: a acc, b acc, extra acc (not in avg)" in text
+    assert "; 5-shot, 100 items, task version 1.0: a acc." in text
+
+
+def test_wide_characters_stay_within_the_width(records: list[Record]) -> None:
+    for found in records[1:]:
+        found.label = "中文" * 10 + found.label
+    file = io.StringIO()
+    table = leaderboard.build(records)
+    terminal.render(table, Console(file=file, width=100, force_terminal=True, color_system=None))
+    assert max(map(cell_len, file.getvalue().splitlines())) <= 100
+    assert "…" not in file.getvalue()
 
 
 def test_latest_of_several_records_of_a_cell_counts(records: list[Record]) -> None:
