@@ -5,15 +5,23 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 import yaml
 
+if TYPE_CHECKING:
+    from bench.records import Record
+
+DEMO = Path(__file__).parents[2] / "results" / "demo"
 COLOURS = ["red", "blue", "green", "white", "black", "brown"]
 
 
@@ -34,6 +42,71 @@ def call(command: str) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return call
+
+
+class Forked:
+    """``replaceme-bench`` in forked children of one process that has imported everything: a second for
+    a whole run, which can be killed. One child at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        program, one_thread = Path(__file__).with_name("forking.py"), {"OMP_NUM_THREADS": "1"}
+        self._output, self.pid, self._running = folder / "output", 0, False
+        self._server = subprocess.Popen(
+            [sys.executable, program],
+            env=os.environ | {"COLUMNS": "200"} | one_thread,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def start(self, *arguments: Any, **changes: Any) -> int:
+        """Start a command; returns its process id, which is also that of its group.
+
+        Args:
+            changes: ``fault``, ``file_limit``, ``ignored`` (see ``forking.py``).
+        """
+        if self._running:  # of a test that failed before it came to wait for it
+            os.killpg(self.pid, signal.SIGKILL)
+            self.wait()
+        request = {"arguments": [*map(str, arguments)], "output": str(self._output)}
+        assert self._server.stdin and self._server.stdout
+        for suffix in ("out", "err"):
+            self._output.with_suffix(f".{suffix}").write_text("")
+        self._server.stdin.write(json.dumps(request | changes) + "\n")
+        self._server.stdin.flush()
+        self.pid, self._running = int(self._server.stdout.readline()), True
+        return self.pid
+
+    def until(self, text: str) -> None:
+        """Wait until the command has said something on stderr."""
+        end = time.monotonic() + 100
+        while text not in self._output.with_suffix(".err").read_text():
+            assert time.monotonic() < end and psutil.pid_exists(self.pid), self.wait()
+            time.sleep(0.002)
+
+    def wait(self) -> subprocess.CompletedProcess[str]:
+        """The end of the command."""
+        assert self._server.stdout
+        code, self._running = int(self._server.stdout.readline()), False
+        texts = [self._output.with_suffix(f".{suffix}").read_text() for suffix in ("out", "err")]
+        return subprocess.CompletedProcess([], code, *texts)
+
+    def __call__(self, *arguments: Any, **changes: Any) -> subprocess.CompletedProcess[str]:
+        self.start(*arguments, **changes)
+        return self.wait()
+
+    def close(self) -> None:
+        with self._server:
+            assert self._server.stdin
+            self._server.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
+    """Runs ``replaceme-bench`` in a forked process."""
+    server = Forked(tmp_path_factory.mktemp("forked"))
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")
@@ -140,3 +213,96 @@ def write_suite(tmp_path: Path, content: dict[str, Any]) -> Callable[..., Path]:
         return path
 
     return write
+
+
+class DemoCopy:
+    """A copy of the demo's results that a test may change; cells are named like ``6/lstsq``."""
+
+    def __init__(self, folder: Path, cells: Sequence[str]) -> None:
+        from bench.records import Store
+
+        self.folder, self.store = folder, Store(folder)
+        shutil.copytree(DEMO / "records", folder / "records")
+        shutil.copytree(DEMO / "samples", folder / "samples")
+        if cells:
+            for name in set(self._stems()) - set(cells):
+                self.remove(name)
+
+    def _stems(self) -> dict[str, str]:
+        return {
+            f"{record.layers}/{record.label}" if record.layers else record.label: stem
+            for stem, record in self.store.all().items()
+        }
+
+    def stem(self, cell: str) -> str:
+        return self._stems()[cell]
+
+    def file(self, cell: str) -> Path:
+        return self.store.path(self.stem(cell))
+
+    def record(self, cell: str) -> Record:
+        record = self.store.read(self.stem(cell))
+        assert record is not None
+        return record
+
+    def remove(self, cell: str) -> None:
+        self.file(cell).unlink()
+
+    def change(self, cell: str, edit: Callable[[Record], Any]) -> None:
+        """Have ``edit`` change a cell's record in place."""
+        stem, record = self.stem(cell), self.record(cell)
+        edit(record)
+        self.store.write(stem, record)
+
+    def scores(self, cell: str, task: str) -> list[float]:
+        """The items' scores of a task's primary metric."""
+        primary = self.record(cell).quality[task].primary
+        return list(self.store.read_samples(self.stem(cell))[task][primary])
+
+    def set_scores(self, cell: str, task: str, scores: list[float]) -> None:
+        """Give a task's items other 0/1 scores, with the metric and standard error that follow."""
+        stem, record = self.stem(cell), self.record(cell)
+        samples, metric = self.store.read_samples(stem), record.quality[task].primary
+        samples[task][metric] = scores
+        self.store.write_samples(stem, samples)
+        share = sum(scores) / len(scores)
+        found = record.quality[task].metrics[metric]
+        found.value, found.stderr = share, (share * (1 - share) / (len(scores) - 1)) ** 0.5
+        self.store.write(stem, record)
+
+    def flip(self, cell: str, task: str, losses: int = 0, gains: int = 0) -> None:
+        """Turn some right answers wrong, and some wrong ones right."""
+        scores = self.scores(cell, task)
+        right = [index for index, score in enumerate(scores) if score == 1]
+        wrong = [index for index, score in enumerate(scores) if score == 0]
+        for index in right[:losses]:
+            scores[index] = 0.0
+        for index in wrong[:gains]:
+            scores[index] = 1.0
+        self.set_scores(cell, task, scores)
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Callable[..., DemoCopy]:
+    """Copies the demo's results to a folder: ``demo("new", "baseline", "6/lstsq")``; no cells: all."""
+    return lambda name, *cells: DemoCopy(tmp_path / name, cells)
+
+
+@pytest.fixture
+def commit(tmp_path: Path) -> Callable[[str], str]:
+    """Commits everything below ``tmp_path``, a repository of its own; returns the commit."""
+
+    def git(*arguments: str) -> str:
+        options = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
+        done = subprocess.run(
+            ["git", *options, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    def commit(subject: str) -> str:
+        git("init", "-q")
+        git("add", "-A")
+        git("commit", "-q", "--allow-empty", "-m", subject)
+        return git("rev-parse", "HEAD")
+
+    return commit

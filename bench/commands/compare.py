@@ -1,0 +1,89 @@
+"""``compare``: whether quality or speed regressed between two result sets."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from bench.exits import EXIT_DIFFERENT
+
+
+@click.command()
+@click.argument("base")
+@click.argument("new")
+@click.option(
+    "--alpha",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Probability of any false alarm among scores that did not change.",
+)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Points that a score may drop, even significantly.",
+)
+@click.option("--allow-missing", is_flag=True, help="What fails newly or is gone is no regression.")
+@click.option(
+    "--latency-tolerance",
+    type=click.FloatRange(1),
+    default=1.05,
+    show_default=True,
+    help="Factor that a latency may grow by.",
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["table", "markdown", "json"]),
+    default="table",
+    show_default=True,
+)
+@click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
+@click.option("--all", "everything", is_flag=True, help="Show every value that is not significant.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file.")
+def compare(
+    base: str,
+    new: str,
+    alpha: float,
+    max_drop: float,
+    allow_missing: bool,
+    latency_tolerance: float,
+    kind: str,
+    as_json: bool,
+    everything: bool,
+    output: Path | None,
+) -> None:
+    """Say whether NEW is worse than BASE; exit code 1 if so.
+
+    BASE and NEW are result folders, record files, or REVISION:PATH for either as git has it, such as
+    HEAD~1:results/demo.
+    """
+    from rich.console import Console
+
+    from bench.compare import compare as compared
+    from bench.comparison import Options
+    from bench.records import write_atomically
+    from bench.render import comparison_json, comparison_markdown, comparison_terminal
+    from bench.results import open_results
+
+    options = Options(alpha, max_drop, allow_missing, latency_tolerance)
+    found = compared(open_results(base), open_results(new), options)
+    if as_json or kind == "json":
+        text = comparison_json.render(found)
+    elif kind == "markdown":
+        text = comparison_markdown.render(found)
+    elif output is not None:
+        text = comparison_terminal.text(found, everything)
+    else:
+        comparison_terminal.render(found, Console(highlight=False), everything)
+        text = ""
+    if output is not None:
+        write_atomically(output, text.encode())
+    else:
+        click.echo(text, nl=False)
+    if found.regressions:
+        sys.exit(EXIT_DIFFERENT)

@@ -1,0 +1,57 @@
+"""``history``: a metric over the commits of a results folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from replaceme.errors import InputError
+
+PICTURES = ("png", "svg", "pdf")
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--metric",
+    default="average",
+    show_default=True,
+    help="A column of the leaderboard (average, rp, loss, speedup, …) or a task.",
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["table", "markdown", "json"]),
+    default="table",
+    show_default=True,
+)
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw it: FILE.png, .svg or .pdf.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file.")
+def history(folder: Path, metric: str, kind: str, plot: Path | None, output: Path | None) -> None:
+    """Show a metric of every cell over the git commits that changed a results folder."""
+    from rich.console import Console
+
+    from bench.history import read
+    from bench.records import write_atomically
+    from bench.render import history as rendered
+
+    if plot is not None and plot.suffix[1:] not in PICTURES:
+        raise InputError(f"--plot {plot}: name a file that ends in .png, .svg or .pdf.")
+    found = read(folder, metric)
+    if plot is not None:
+        from bench.plots.files import drawn
+        from bench.plots.history import chart
+
+        figure = chart(found)
+        if figure.spec is None:
+            raise InputError(f"nothing to draw: {figure.missing}")
+        write_atomically(plot, drawn(figure, plot.suffix[1:]))
+    if kind == "table" and output is None:
+        rendered.render(found, Console(highlight=False))
+        return
+    forms = {"table": rendered.text, "markdown": rendered.markdown, "json": rendered.to_json}
+    if output is not None:
+        write_atomically(output, forms[kind](found).encode())
+    else:
+        click.echo(forms[kind](found), nl=False)
