@@ -1,0 +1,262 @@
+"""Everything a record knows about its cell, as titled sections of facts and small tables."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.page import repeat
+from bench.plots.figure import layers_removed
+from bench.records import Prune, Record
+from bench.results import Key, latest
+from bench.serving import ServingResult, WorkloadResult
+from bench.serving.result import Distribution
+
+Facts = list[tuple[str, str]]
+SELECTED_BY = {"perplexity": "nats per token after plain removal"}
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    facts: Facts = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    code: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Drawer:
+    """``name`` is safe as an HTML id and as the fragment of an address."""
+
+    name: str
+    title: str
+    model: str
+    sections: list[Section]
+
+
+def drawers(records: Iterable[Record]) -> dict[Key, Drawer]:
+    """A drawer for every cell; of several records of a cell the latest counts."""
+    found: dict[Key, Drawer] = {}
+    taken: set[str] = set()
+    for key, record in latest(records).items():
+        words = f"{record.model} {record.layers or ''} {record.label}".lower()
+        name = wanted = "cell-" + re.sub(r"[^a-z0-9]+", "-", words).strip("-")[:100]
+        number = 1
+        while name in taken:
+            number += 1
+            name = f"{wanted}-{number}"
+        taken.add(name)
+        found[key] = Drawer(name, _title(record), record.model, _sections(record))
+    return found
+
+
+def _title(record: Record) -> str:
+    return f"{record.label}, {layers_removed(record.layers)}" if record.layers else record.label
+
+
+def _sections(record: Record) -> list[Section]:
+    found = [_failures(record), *_pruning(record), _scores(record), *_serving(record)]
+    found += [_environment(record), _repetition(record)]
+    return [section for section in found if section]
+
+
+def _failures(record: Record) -> Section | None:
+    if not record.failures:
+        return None
+    rows = [[failure.stage, failure.error] for failure in record.failures]
+    return Section("What failed", columns=["stage", "reason"], rows=rows)
+
+
+def _pruning(record: Record) -> list[Section]:
+    prune, identity = record.prune, record.identity
+    if prune is None:
+        return []
+    facts: Facts = []
+    if record.layers:
+        facts = [("removed layers", _blocks(prune.blocks)), *_choice(prune, identity.get("selector"))]
+        facts += [*_solver(identity.get("solver")), *_calibration(identity, prune)]
+    facts += [
+        (
+            "saved as",
+            f"{prune.dtype}, {prune.parameters:,} parameters, {_bytes(prune.checkpoint_bytes)}",
+        ),
+        ("peak memory", _bytes(prune.peak_memory_bytes)),
+        ("peak memory on GPUs", _bytes(prune.peak_device_memory_bytes)),
+    ]
+    made = Section("How it was pruned" if record.layers else "The intact model", facts)
+    return [made, fit] if record.layers and (fit := _fit(prune)) else [made]
+
+
+def _blocks(blocks: list[tuple[int, int]] | None) -> str:
+    return ", ".join(f"{start} to {end - 1}" for start, end in blocks or []) or "–"
+
+
+def _choice(prune: Prune, selector: Any) -> Facts:
+    if not selector:
+        return [("chosen by", "given in the suite")]
+    unit = SELECTED_BY.get(selector, "angular distance, 0 to 1")
+    return [
+        ("chosen by", f"{selector}: {_number(prune.score, 4)} ({unit})"),
+        ("second choice", f"{_blocks(prune.runner_up)}: {_number(prune.runner_up_score, 4)}"),
+    ]
+
+
+def _solver(solver: Any) -> Facts:
+    if not isinstance(solver, dict):
+        return []
+    parameters = solver.get("parameters")
+    listed = _listed(parameters) if isinstance(parameters, dict) else ""
+    version = f", version {solver.get('version')}" if solver.get("version") else ""
+    return [("solver", f"{solver.get('name')}{version}"), ("its parameters", listed or "none")]
+
+
+def _calibration(identity: dict[str, Any], prune: Prune) -> Facts:
+    data = identity.get("calibration")
+    facts = [("calibration", _listed(data))] if isinstance(data, dict) else []
+    return [
+        *facts,
+        ("calibrated in", str(identity.get("calibration_dtype") or "the checkpoint's dtype")),
+        ("tokens fitted on", _number(prune.calibration_tokens, 0)),
+        (
+            "time",
+            f"{_number(prune.solve_seconds)} s to solve, {_number(prune.calibration_seconds)} s "
+            "to calibrate (shared by the model's cells)",
+        ),
+    ]
+
+
+def _fit(prune: Prune) -> Section | None:
+    measures = {
+        "relative error at the end of the first block": prune.relative_error,
+        "mean cosine there": prune.mean_cosine,
+        "loss, nats per held-back token": prune.loss,
+    }
+    rows = [[name, *(_number(value, 4) for value in pair)] for name, pair in measures.items() if pair]
+    facts = [
+        ("loss of the intact model", _number(prune.intact_loss, 4)),
+        ("held-back tokens", _number(prune.held_back_tokens, 0)),
+    ]
+    facts += [(f"solver's note: {key}", _text(value)) for key, value in prune.notes.items()]
+    warning = [f"Warning: {prune.warning}."] if prune.warning else []
+    columns = ["measure", "plain removal", "with the fit"]
+    return Section("How well it fits", facts, columns if rows else [], rows, warning)
+
+
+def _scores(record: Record) -> Section | None:
+    rows = []
+    for name, task in record.quality.items():
+        how = task.method + (f", {task.dtype}" if task.dtype else "")
+        how += f" ({task.reason})" if task.reason else ""
+        for key, metric in task.metrics.items():
+            mark = f"{key} (primary)" if key == task.primary else key
+            numbers = [_number(metric.value, 4), _number(metric.stderr, 4), f"{task.items:,}"]
+            rows.append([name, mark, *numbers, str(task.num_fewshot), task.version or "–", how])
+    if not rows:
+        return None
+    columns = ["task", "metric", "value", "± std. error", "items", "few-shot", "version", "scored"]
+    same = {i for i in range(4, len(columns)) if len({row[i] for row in rows}) == 1 < len(rows)}
+    return Section(
+        "Scores",
+        [(f"{columns[i]}, all tasks", rows[0][i]) for i in same],
+        [name for i, name in enumerate(columns) if i not in same],
+        [[item for i, item in enumerate(row) if i not in same] for row in rows],
+    )
+
+
+def _serving(record: Record) -> list[Section]:
+    if record.serving is None:
+        return []
+    result = record.serving.result
+    facts = [
+        ("engine", f"{result.engine} {result.engine_version}"),
+        ("device", result.device),
+        ("dtype", result.dtype),
+        ("threads", _text(result.threads)),
+        ("engine processes", str(len(record.serving.processes))),
+        ("measured on", record.serving.measured_on),
+    ]
+    columns = ["load", "measure", "median", "p90", "p99", "lowest", "highest", "values"]
+    rows = [row for load in result.workloads for row in _load(load)]
+    rates = [
+        f"{load.workload.label}: {load.output_tokens_per_second:,.1f} generated tokens/s, "
+        f"{load.requests_per_second:,.2f} requests/s; seconds of each run: "
+        f"{', '.join(f'{value:.3f}' for value in load.latency_seconds.values)}."
+        for load in result.workloads
+    ]
+    return [
+        Section("Serving", facts, columns, rows, rates),
+        Section("Memory and settings of the engine", [*_memory(result), *_settings(result)]),
+    ]
+
+
+def _load(load: WorkloadResult) -> list[list[str]]:
+    times = {
+        "latency of a batch (ms)": load.latency_seconds,
+        "TTFT (ms)": load.ttft_seconds,
+        "TPOT (ms)": load.tpot_seconds,
+    }
+    return [[load.workload.label, name, *_spread(found)] for name, found in times.items()]
+
+
+def _spread(found: Distribution) -> list[str]:
+    values = found.p50, found.p90, found.p99, min(found.values), max(found.values)
+    return [*(f"{1e3 * value:,.2f}" for value in values), str(len(found.values))]
+
+
+def _memory(result: ServingResult) -> Facts:
+    memory = result.memory
+    return [
+        ("weights", _bytes(memory.weights_bytes)),
+        ("KV cache per token", _number(memory.kv_bytes_per_token, 0, " bytes")),
+        ("KV capacity", _number(memory.kv_capacity_tokens, 0, " tokens")),
+        ("KV pool", _bytes(memory.kv_pool_bytes)),
+        ("peak of the processes", _bytes(memory.peak_process_memory_bytes)),
+        ("peak on GPUs", _bytes(memory.peak_device_memory_bytes)),
+    ]
+
+
+def _settings(result: ServingResult) -> Facts:
+    return [(key, _text(value)) for key, value in result.engine_settings.model_dump().items()]
+
+
+def _environment(record: Record) -> Section | None:
+    facts: Facts = []
+    for key, value in (record.environment | record.runtime).items():
+        if isinstance(value, dict):
+            facts += [(str(name), _text(item)) for name, item in value.items()]
+        else:
+            facts.append((key.replace("_", " "), _text(value)))
+    if record.updated:
+        facts.append(("last change", record.updated))
+    return Section("Environment", facts) if facts else None
+
+
+def _repetition(record: Record) -> Section:
+    return Section("Repeat it", texts=repeat.remarks(record), code=repeat.commands(record))
+
+
+def _number(value: float | None, digits: int = 1, unit: str = "") -> str:
+    return "–" if value is None else f"{value:,.{digits}f}{unit}"
+
+
+def _bytes(value: int | None) -> str:
+    return _number(value / 1e6, 1, " MB") if value is not None else "–"
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.6g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _listed(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {_text(value)}" for key, value in values.items() if value is not None)
