@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
+from bench.render.escape import visible, visible_lines
 from replaceme.errors import OutputError
+
+
+class _Forgiving(io.FileIO):
+    """A file that loses what cannot be written: neither a full disk below the log nor a terminal that
+    was closed may end a run."""
+
+    def write(self, data: Any) -> int:
+        with suppress(OSError):
+            return super().write(data) or 0
+        return len(data)
+
+
+def _stream(descriptor: int) -> TextIO:
+    raw = io.BufferedWriter(_Forgiving(descriptor, "w"))
+    return io.TextIOWrapper(raw, encoding="utf-8", errors="replace", line_buffering=True)
 
 
 @contextmanager
 def chatter_to(log: Path) -> Iterator[TextIO]:
-    """Send file descriptors 1 and 2 to ``log``; yields a stream to the real stderr.
+    """Send what is written to stdout and stderr to ``log``; yields a stream to the real stderr.
 
     At the level of descriptors, so that native code and subprocesses are caught as well.
 
@@ -28,23 +45,69 @@ def chatter_to(log: Path) -> Iterator[TextIO]:
     """
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        target = log.open("a", encoding="utf-8", buffering=1)
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise OutputError(f"{log} cannot be written: {error.strerror}.") from error
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
-    with target, os.fdopen(os.dup(2), "w", encoding="utf-8", buffering=1) as stderr:
-        os.dup2(target.fileno(), 1)
-        os.dup2(target.fileno(), 2)
+    with _stream(descriptor) as target, _stream(os.dup(2)) as stderr:
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
         try:
-            yield stderr
+            with redirect_stdout(target), redirect_stderr(target):
+                yield stderr
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for descriptor, copy in zip((1, 2), saved, strict=True):
-                os.dup2(copy, descriptor)
+            for number, copy in zip((1, 2), saved, strict=True):
+                os.dup2(copy, number)
                 os.close(copy)
+
+
+@contextmanager
+def output() -> Iterator[Console]:
+    """A console on standard output; if its reader has gone, as `head` does, the rest goes nowhere.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    failure: BaseException | None = None
+    try:
+        yield Console(highlight=False)
+        sys.stdout.flush()
+    except OSError as error:
+        failure = error
+    except SystemExit as end:  # rich's answer to a closed pipe, with a code that means otherwise
+        failure = end.__context__
+        if not isinstance(failure, BrokenPipeError):
+            raise
+    if isinstance(failure, OSError):
+        give_up_output(failure)
+
+
+def give_up_output(error: OSError) -> None:
+    """Send what is still to be printed nowhere, since standard output failed.
+
+    Raises:
+        OutputError: for another reason than that its reader has gone.
+    """
+    _give_up(1)
+    if not isinstance(error, BrokenPipeError):
+        raise OutputError(f"standard output cannot be written: {error.strerror or error}.")
+
+
+def tell(text: str) -> None:
+    """A line on standard error, if anybody can read it."""
+    try:
+        print(visible_lines(text), file=sys.stderr, flush=True)
+    except OSError:
+        _give_up(2)
+
+
+def _give_up(descriptor: int) -> None:
+    """Send what is still buffered nowhere: Python would try again at its end, and exit with 120."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 def duration(seconds: float) -> str:
@@ -75,7 +138,7 @@ class Reporter:
                 SpinnerColumn(),
                 TextColumn("[bold]{task.completed}/{task.total}"),
                 BarColumn(bar_width=20),
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 _Remaining(),
                 console=self._console,
             )
@@ -84,7 +147,7 @@ class Reporter:
 
     def step(self, text: str) -> None:
         """Say what runs now."""
-        self._text = text
+        self._text = text = visible(text)
         if self._live:
             self._live.update(self._task, description=text)
         else:
@@ -108,7 +171,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """A line that stays, such as a warning or a failure."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(visible_lines(text), markup=False, soft_wrap=True)
 
     def close(self) -> None:
         if self._live:

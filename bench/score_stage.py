@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import environment, records
 from bench.matrix import Cell, Task, digest
-from bench.resume import tasks_left
 from bench.serving import device_name
 from replaceme import models
 from replaceme.editfile import load_edit
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bench.scoring.checkpoint import CheckpointScorer
     from bench.scoring.one_pass import OnePass
     from bench.scoring.tasks import PreparedTask, TaskScore
+    from bench.scoring.trees import Request
 
 
 class ScoreStage:
@@ -52,14 +53,8 @@ class ScoreStage:
                 self._one_by_one(cell, {task: reasons[task] for task in left})
 
     def _lacking(self, task: Task) -> list[Cell]:
-        """The cells that a task is left to do for, and has not failed for in this run."""
-        stage = f"score:{task.spec.task}"
-        return [
-            cell
-            for cell in self.cells
-            if task in tasks_left(self.run.records[cell], [task])
-            and (cell, stage) not in self.run.failed
-        ]
+        """The cells that a task is still to do for."""
+        return [cell for cell in self.cells if _stage(task) in self.run.due(cell)]
 
     def prepared(self, task: Task) -> PreparedTask:
         """A task with its requests, built once for all models."""
@@ -97,8 +92,6 @@ class ScoreStage:
                 self._fail([task], error)
         del scorer
         free_memory()
-        if not any(self._lacking(task) for task in tasks if task not in reasons):
-            self._answers_file.unlink(missing_ok=True)
         return reasons
 
     @models.enough_memory()
@@ -117,22 +110,17 @@ class ScoreStage:
             trust_remote_code=self.model.trust_remote_code,
         )
 
-    @property
-    def _answers_file(self) -> Path:
-        weights = digest(self.cells[0].identity["model"])
-        return self.run.out / "answers" / f"{self.model.name}-{weights[:8]}.jsonl"
-
     def _answers(self) -> Answers:
         """Those of an interrupted run, if they were computed alike."""
         from bench.scoring.answers import Answers
 
         scope = {"dtype": self.dtype, "device": device_name()}
-        answers = Answers(self._answers_file, scope)
+        answers = Answers(answers_file(self.run.out, self.cells[0]), scope)
         answers.budget = self.settings.batch_tokens or answers.budget
         return answers
 
     def _edit(self, cell: Cell) -> Edit:
-        return load_edit(self.run.edit_file(cell))[0] if cell.solver else Edit()
+        return load_edit(self.run.checkpoints.edit_file(cell))[0] if cell.solver else Edit()
 
     def obstacle(self, task: Task) -> str | None:
         """Why a task cannot be scored in one pass, or ``None``."""
@@ -144,45 +132,83 @@ class ScoreStage:
     @models.enough_memory()
     def _sweep(self, scorer: OnePass, task: Task) -> None:
         cells, prepared = self._lacking(task), self.prepared(task)
-        name, task_name = self.model.name, task.spec.task
-        self.run.events.step(f"{name}: {task_name}, {len(cells)} variants in one pass")
-        self._verify(scorer, prepared, [cell.stem for cell in cells])
+        self.run.events.step(f"{self.model.name}: {task.spec.task}, {len(cells)} variants in one pass")
+        requests = scorer.lm.requests(prepared.instances)
+        if not (cells := self._verified(scorer, task, cells, requests)):
+            return
         seconds = scorer.answer(prepared, [cell.stem for cell in cells], self.run.events.share)
         found = {"method": "one-pass", "pass_seconds": seconds, "pass_variants": len(cells)}
-        for cell in cells:
+        for cell in self._with_numbers(scorer.sweep.known, task, cells, requests):
             score = partial(scorer.score, prepared, cell.stem)
-            self.run.attempt(cell, f"score:{task_name}", partial(self._record, cell, task, score, found))
+            self.run.attempt(cell, _stage(task), partial(self._record, cell, task, score, found))
 
-    def _verify(self, scorer: OnePass, prepared: PreparedTask, stems: list[str]) -> None:
-        """Refuse answers that are not lm-eval's.
+    def _with_numbers(
+        self, known: Answers, task: Task, cells: list[Cell], requests: list[Request]
+    ) -> list[Cell]:
+        """The cells whose answers are numbers; a task fails for the others."""
+        distinct, sound = [*dict.fromkeys(requests)], []
+        for cell in cells:
+            if any(isnan(known.of(cell.stem, request).loglikelihood) for request in distinct):
+                self.run.fail(cell, _stage(task), InputError(self._no_numbers()))
+            else:
+                sound.append(cell)
+        return sound
+
+    def _no_numbers(self) -> str:
+        return (
+            f"the model answers with NaN; its weights hold NaN or infinity, or its states overflow in "
+            f"{self.dtype} (score.dtype)."
+        )
+
+    def _verified(
+        self, scorer: OnePass, task: Task, cells: list[Cell], requests: list[Request]
+    ) -> list[Cell]:
+        """The cells that answer a few requests with numbers; refuses answers that are not lm-eval's.
 
         Raises:
-            InputError: they are not, for a few requests of a task.
+            InputError: the most changed cell's are not.
         """
+        from bench.scoring.answers import Answers
+        from bench.scoring.sweep import Sweep
         from bench.scoring.verify import check, sample
 
-        requests = sample(scorer.lm.requests(prepared.instances))
-        found = check(scorer, scorer.most_changed(stems), requests, self.settings.batch_size)
+        few = sample(requests)
+        sweep = Sweep(scorer.sweep.fork, Answers())
+        sweep.known.budget = scorer.sweep.known.budget
+        sweep.run([cell.stem for cell in cells], few)
+        if not (sound := self._with_numbers(sweep.known, task, cells, few)):
+            return []
+        stem = scorer.most_changed([cell.stem for cell in sound])
+        found = check(scorer, stem, few, self.settings.batch_size)
         if not found.agree:
             raise InputError(
                 f"one pass and lm-eval disagree by {found.difference:.2g} nats on {found.requests} "
-                f"requests of {prepared.spec.task!r}, where lm-eval's own batches differ by "
+                f"requests of {task.spec.task!r}, where lm-eval's own batches differ by "
                 f"{found.spread:.2g}; set score.method to per-variant."
             )
+        return sound
 
     # ---- checkpoint by checkpoint
 
+    @models.enough_memory()
     def load_checkpoint(self, cell: Cell) -> CheckpointScorer:
-        """lm-eval's own model of a cell's checkpoint."""
+        """lm-eval's own model of a cell's checkpoint.
+
+        Raises:
+            InputError: what it computes are not numbers.
+        """
         from bench.scoring.checkpoint import CheckpointScorer
 
-        return CheckpointScorer(
-            self.run.checkpoint(cell, self.source),
+        scorer = CheckpointScorer(
+            self.run.checkpoints.whole(cell, self.source),
             dtype=self.dtype,
             device=self.run.device,
             batch_size=self.settings.batch_size,
             trust_remote_code=cell.model.trust_remote_code,
         )
+        if not _gives_numbers(scorer.lm.model):
+            raise InputError(self._no_numbers())
+        return scorer
 
     def _one_by_one(self, cell: Cell, reasons: dict[Task, str]) -> None:
         from bench.scoring.checkpoint import free_memory
@@ -190,6 +216,8 @@ class ScoreStage:
         self.run.events.step(f"{cell.name}: loading for scoring")
         try:
             scorer = self.load_checkpoint(cell)
+        except OutputError:
+            raise
         except Exception as error:
             self._fail([*reasons], error, [cell])
             return
@@ -198,10 +226,11 @@ class ScoreStage:
             score = partial(self._scored_alone, task, scorer)
             found = {"method": "per-variant", "reason": reason}
             work = partial(self._record, cell, task, score, found)
-            self.run.attempt(cell, f"score:{task.spec.task}", work)
+            self.run.attempt(cell, _stage(task), work)
         del scorer, score, work
         free_memory()
 
+    @models.enough_memory()
     def _scored_alone(self, task: Task, scorer: CheckpointScorer) -> TaskScore:
         return scorer.score(self.prepared(task))
 
@@ -229,4 +258,22 @@ class ScoreStage:
     def _fail(self, tasks: list[Task], error: Exception, cells: list[Cell] | None = None) -> None:
         for task in tasks:
             for cell in cells or self._lacking(task):
-                self.run.fail(cell, f"score:{task.spec.task}", error)
+                self.run.fail(cell, _stage(task), error)
+
+
+def answers_file(out: Path, cell: Cell) -> Path:
+    """Where the answers of a cell's model lie until all its tasks are scored."""
+    return out / "answers" / f"{cell.model.name}-{digest(cell.identity['model'])[:8]}.jsonl"
+
+
+def _stage(task: Task) -> str:
+    return f"score:{task.spec.task}"
+
+
+def _gives_numbers(model: Any) -> bool:
+    """Whether a causal language model has no NaN in the logits of a few tokens."""
+    import torch
+
+    ids = torch.arange(8, device=model.device)[None]
+    with torch.no_grad():
+        return not bool(model(input_ids=ids).logits.isnan().any())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from bench.lock import locked
 from bench.matrix import Cell, Plan, Task
 from bench.runner import Run
 from bench.score_stage import ScoreStage
@@ -47,13 +48,14 @@ def verify(plan: Plan, name: str, out: Path, say: Callable[[str], None]) -> list
         raise InputError(f"--cell {name}: there is no such cell; the suite has {names}.")
     if not plan.tasks:
         raise InputError("the suite has no score section, so that there is nothing to verify.")
-    run = Run(Plan(plan.suite, [cell], plan.tasks), out)
-    source = run.make(cell.model, [cell])
-    if source is None or run.records[cell].prune is None:
-        failure = run.records[cell].failed("prune")
-        raise InputError(f"{name} cannot be pruned: {failure.error if failure else 'no checkpoint'}")
-    stage = ScoreStage(run, source, [cell])
-    return _verdicts(stage, cell, plan.tasks, say)
+    with locked(out):
+        run = Run(Plan(plan.suite, [cell], plan.tasks), out, retry_failed=True)
+        source = run.make(cell.model, [cell])
+        if source is None or run.records[cell].prune is None:
+            failure = run.records[cell].failed("prune")
+            raise InputError(f"{name} cannot be pruned: {failure.error if failure else 'no checkpoint'}")
+        stage = ScoreStage(run, source, [cell])
+        return _verdicts(stage, cell, plan.tasks, say)
 
 
 def _verdicts(

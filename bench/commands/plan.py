@@ -13,8 +13,10 @@ import click
 from bench.commands.suite_options import LIMIT, ONLY, OUT, SUITE, planned
 
 if TYPE_CHECKING:
+    from bench.disk import Need
     from bench.estimate import Estimate
     from bench.matrix import Plan
+    from bench.records import Record
 
 
 @click.command()
@@ -33,34 +35,59 @@ def plan(
     estimate: bool,
 ) -> None:
     """Show the cells of a suite, what is done, and what would run; loads no model."""
+    from bench.disk import need
     from bench.records import Store
-    from bench.resume import stages_left
+    from bench.resume import known, stages_due, stages_left
 
     found, folder = planned(suite, only, out, limit)
     store = Store(folder)
-    left = {cell: stages_left(store.read(cell.stem), found) for cell in found.cells}
+    records = {cell: known(cell, found, store) for cell in found.cells}
+    due = {cell: stages_due(record, found) for cell, record in records.items()}
+    space = need(found, folder)
     if as_json:
         cells = [
             {
                 "cell": cell.name,
                 "record": str(store.path(cell.stem)),
                 "identity": cell.identity,
-                "left": stages,
+                "left": due[cell],
+                "failed": {failure.stage: failure.error for failure in record.failures},
             }
-            for cell, stages in left.items()
+            for cell, record in records.items()
         ]
-        content = {"suite": found.suite.name, "out": str(folder), "cells": cells}
+        content = {"suite": found.suite.name, "out": str(folder), "cells": cells, "disk": asdict(space)}
         if estimate:
             content["estimate"] = [asdict(line) for line in _estimated(found, folder)]
         click.echo(json.dumps(content, indent=1))
         return
-    width = max(len(cell.name) for cell in left)
-    for cell, stages in left.items():
-        click.echo(f"{cell.name:{width}}  {', '.join(stages) if stages else 'done'}")
-    done = sum(not stages for stages in left.values())
-    click.echo(f"{len(left)} cells, {done} done. Records go to {folder / 'records'}.")
+    width = max(len(cell.name) for cell in records)
+    for cell, record in records.items():
+        click.echo(f"{cell.name:{width}}  {_state(due[cell], record)}")
+    done = sum(not stages_left(record, found) for record in records.values())
+    failed = sum(bool(record.failures) for record in records.values())
+    click.echo(f"{len(records)} cells, {done} done{f', {failed} failed' if failed else ''}. ", nl=False)
+    click.echo(f"Records go to {folder / 'records'}.")
+    if failed:
+        click.echo("`run` leaves what failed alone until something changes; --retry-failed redoes it.")
+    _print_space(space, folder)
     if estimate:
         _print_estimate(_estimated(found, folder))
+
+
+def _state(due: list[str], record: Record) -> str:
+    """What a run would do for a cell, and what it would leave."""
+    failed = [f"failed: {f.stage} ({f.error.splitlines()[0]})" for f in record.failures]
+    return "; ".join([*([", ".join(due)] if due else []), *failed]) or "done"
+
+
+def _print_space(space: Need, folder: Path) -> None:
+    from bench.disk import amount
+
+    if space.bytes:
+        size, free = amount(space.bytes), amount(space.free)
+        click.echo(f"Checkpoints take up to {size} in {folder}, where {free} are free.")
+    if space.unknown:
+        click.echo(f"Not on this machine, so of unknown size: {', '.join(space.unknown)}.")
 
 
 def _estimated(found: Plan, folder: Path) -> list[Estimate]:

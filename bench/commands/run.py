@@ -16,9 +16,12 @@ from bench.exits import EXIT_FAILED
 @OUT
 @ONLY
 @LIMIT
-def run(suite: Path, out: Path | None, only: tuple[str, ...], limit: int | None) -> None:
+@click.option("--retry-failed", is_flag=True, help="Do again what failed, though nothing has changed.")
+def run(
+    suite: Path, out: Path | None, only: tuple[str, ...], limit: int | None, retry_failed: bool
+) -> None:
     """Run a suite; the same command again does only what is left."""
     from bench.running import run_plan
 
     plan, folder = planned(suite, only, out, limit)
-    sys.exit(EXIT_FAILED if run_plan(plan, folder) else 0)
+    sys.exit(EXIT_FAILED if run_plan(plan, folder, retry_failed) else 0)

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def engine_version() -> str | None:
         return None
 
 
+@cache
 def device_name() -> str:
     """The first GPU's name where the installed vLLM is for GPUs and there is one, else `cpu_name`."""
     if "cpu" not in (engine_version() or "cpu") and (gpu := _gpu_name()):

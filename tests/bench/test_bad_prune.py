@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,12 @@ def test_prune_without_model_or_output_says_where_to_name_them(
 def test_interrupted_prune_does_not_promise_to_continue(command: str, tmp_path: Path) -> None:
     config = tmp_path / "prune.yaml"
     os.mkfifo(config)
-    process = subprocess.Popen([command, "prune", "--config", config], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [command, "prune", "--config", config],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # else a background job's
+    )
     with config.open("w"):  # waits until the process reads
         process.send_signal(signal.SIGINT)
         _, message = process.communicate(timeout=60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from pathlib import Path
@@ -9,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from bench import leaderboard
-from bench.records import Metric, Prune, Record, Store, Task, read_record, write_atomically
+from bench.records import (
+    SCHEMA_VERSION,
+    Metric,
+    Prune,
+    Record,
+    Store,
+    Task,
+    read_record,
+    write_atomically,
+)
 from replaceme.errors import InputError, OutputError
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -50,7 +60,7 @@ def test_what_is_not_finite_is_null_and_reads_back_as_unknown(record: Record, tm
     store.write("cell", record)
     content = json.loads(store.path("cell").read_text(), parse_constant=refuse)
     assert content["quality"]["t"]["metrics"]["perplexity"]["value"] is None
-    assert content["schema_version"] == 4
+    assert content["schema_version"] == SCHEMA_VERSION
     assert content["prune"]["relative_error"] == [0.5, None]
     assert content["prune"]["loss"] == [7.5, None]
     again = store.read("cell")
@@ -80,7 +90,7 @@ def test_record_of_the_first_schema_is_read_with_its_block_and_distances() -> No
     old = json.loads((SAMPLES / "schema-1-pruned.json").read_text())
     record = read_record(SAMPLES / "schema-1-pruned.json")
     assert old["schema_version"] == 1
-    assert record.schema_version == 4
+    assert record.schema_version == SCHEMA_VERSION
     assert record.prune
     assert record.prune.blocks == [(13, 19)]
     assert record.prune.runner_up == [(12, 18)]
@@ -106,15 +116,15 @@ def test_baseline_of_the_first_schema_has_no_block() -> None:
 def test_upgraded_record_is_written_and_read_as_the_present_schema(tmp_path: Path) -> None:
     record = read_record(SAMPLES / "schema-1-pruned.json")
     Store(tmp_path).write("cell", record)
-    assert json.loads(Store(tmp_path).path("cell").read_text())["schema_version"] == 4
+    assert json.loads(Store(tmp_path).path("cell").read_text())["schema_version"] == SCHEMA_VERSION
     assert Store(tmp_path).read("cell") == record
 
 
-def test_records_of_both_schemas_stand_in_one_table(record: Record) -> None:
+def test_records_of_all_schemas_stand_in_one_table(record: Record) -> None:
     old = [read_record(path) for path in sorted(SAMPLES.glob("*.json"))]
     table = leaderboard.build([*old, record])
     blocks = {row.values["block"].text for group in table.groups for row in group.rows}
-    assert blocks == {None, "[13, 19)", "[2, 4)"}
+    assert blocks == {None, "[13, 19)", "[6, 8)", "[2, 4)"}
 
 
 @pytest.mark.parametrize(
@@ -122,8 +132,8 @@ def test_records_of_both_schemas_stand_in_one_table(record: Record) -> None:
     [
         ({"prune": []}, r"x\.json: prune: Input should be a valid dictionary.*; remove it to compute"),
         ({"prune": {"blok": [2, 4]}}, r"x\.json: prune\.\w+: .*; remove it to compute the cell again"),
-        ({"schema_version": "1"}, r"schema_version is 1, and this release reads up to 4"),
-        ({"schema_version": None}, r"schema_version is None, and this release reads up to 4"),
+        ({"schema_version": "1"}, r"schema_version is 1, and this release reads up to 5"),
+        ({"schema_version": None}, r"schema_version is None, and this release reads up to 5"),
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else None,
 )
@@ -134,3 +144,68 @@ def test_damaged_record_of_the_first_schema_is_named(
     (tmp_path / "x.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=message):
         read_record(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_record_of_a_later_schema_keeps_all_it_says(version: int) -> None:
+    old = json.loads((SAMPLES / f"schema-{version}-pruned.json").read_text())
+    record = read_record(SAMPLES / f"schema-{version}-pruned.json")
+    assert old["schema_version"] == version
+    assert record.schema_version == SCHEMA_VERSION
+    assert record.serving
+    assert record.prune
+    assert record.prune.distances is None
+    assert {task.method for task in record.quality.values()} == {
+        "one-pass" if version > 2 else "per-variant"
+    }
+    kept = record.model_dump(mode="json", exclude={"schema_version"})
+    assert kept["prune"].pop("distances") is None
+    for name, task in kept["quality"].items():
+        kept["quality"][name] = {key: task[key] for key in old["quality"][name]}
+    assert kept["serving"]["identity"]["settings"].pop("processes") == 1
+    (kept["serving"]["result"],) = kept["serving"].pop("processes")
+    assert kept == {key: value for key, value in old.items() if key != "schema_version"}
+
+
+@pytest.mark.parametrize("name", ["served", "failed"])
+def test_record_of_the_fourth_schema_keeps_all_it_says(name: str) -> None:
+    old = json.loads((SAMPLES / f"schema-4-{name}.json").read_text())
+    record = read_record(SAMPLES / f"schema-4-{name}.json")
+    assert old.pop("schema_version") == 4
+    kept = record.model_dump(mode="json", exclude={"schema_version"})
+    assert [failure.pop("attempt") for failure in kept["failures"]] == [None] * (name == "failed")
+    assert kept == old
+
+
+def test_every_schema_has_a_sample() -> None:
+    found = {json.loads(path.read_text())["schema_version"] for path in SAMPLES.glob("*.json")}
+    assert found == {*range(1, SCHEMA_VERSION)}
+
+
+@pytest.mark.parametrize("version", [0, -1, True, 1.0, 6, 99, "5", [5]])
+def test_record_of_an_unknown_schema_is_refused(version: object, tmp_path: Path) -> None:
+    content = json.loads((SAMPLES / "schema-3-pruned.json").read_text())
+    (tmp_path / "x.json").write_text(json.dumps(content | {"schema_version": version}))
+    with pytest.raises(InputError, match=r"x\.json: schema_version is .*, and this release reads up to"):
+        read_record(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"schema_version": 1' + b"0" * 5000 + b"}"],
+)
+def test_what_is_no_record_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.json"):
+        read_record(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no gzip", gzip.compress(b"no JSON"), gzip.compress(b"[]"), gzip.compress(b"{}")[:-9]],
+)
+def test_damaged_scores_are_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "samples" / "cell.jsonl.gz"
+    write_atomically(path, content)
+    with pytest.raises(InputError, match=r"cell\.jsonl\.gz is not a file of scores"):
+        Store(tmp_path).read_samples("cell")

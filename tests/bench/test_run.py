@@ -40,6 +40,11 @@ def by_label(out: Path) -> dict[str, Record]:
     return {record.label: record for record in Store(out).all().values()}
 
 
+def heed_ctrl_c() -> None:
+    """Tests that a shell runs in the background ignore it, and children would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def running(command: str, suite: Path, out: Path, until: str) -> subprocess.Popen[str]:
     """A run that has just said on stderr that it does ``until``."""
     run = subprocess.Popen(
@@ -47,6 +52,7 @@ def running(command: str, suite: Path, out: Path, until: str) -> subprocess.Pope
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
+        preexec_fn=heed_ctrl_c,
     )
     assert run.stderr
     assert any(until in line for line in run.stderr)

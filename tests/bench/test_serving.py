@@ -33,13 +33,14 @@ def settings(**changes: Any) -> ServeSettings:
     return ServeSettings.model_validate(options | changes)
 
 
-def workers() -> list[psutil.Process]:
-    """Serving processes on this machine."""
-    return [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if "bench.serving.worker" in (process.info["cmdline"] or [])
-    ]
+def workers(folder: Path) -> list[psutil.Process]:
+    """Serving processes with their scratch files in a folder; other tests may run at the same time."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "bench.serving.worker" in words and str(folder) in " ".join(words):
+            found.append(process)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +118,8 @@ def test_engine_that_fails_says_why_and_leaves_no_process(model: Path, tmp_path:
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps(config | {"architectures": ["NoSuchForCausalLM"]}))
     with pytest.raises(ServingError, match="NoSuchForCausalLM"):
-        measure(broken, settings(), tmp_path / "engine.log")
-    assert not workers()
+        measure(broken, settings(), tmp_path / "engine.log", tmp_path)
+    assert not workers(tmp_path)
 
 
 def test_batch_that_does_not_fit_the_kv_cache_is_refused(model: Path, tmp_path: Path) -> None:
@@ -129,22 +130,23 @@ def test_batch_that_does_not_fit_the_kv_cache_is_refused(model: Path, tmp_path: 
 
 def test_engine_that_takes_too_long_is_killed_with_its_group(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ServingError, match="did not finish within 2 s and was killed"):
-        measure(model, settings(timeout=2), tmp_path / "engine.log")
-    assert not workers()
+        measure(model, settings(timeout=2), tmp_path / "engine.log", tmp_path)
+    assert not workers(tmp_path)
 
 
 def test_worker_dies_with_a_killed_parent(model: Path, tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from bench.serving import ServeSettings, measure; "
-        "measure(Path(sys.argv[1]), ServeSettings.model_validate_json(sys.argv[2]), Path(sys.argv[3]))"
+        "settings = ServeSettings.model_validate_json(sys.argv[2]); "
+        "measure(Path(sys.argv[1]), settings, Path(sys.argv[3]), Path(sys.argv[3]).parent)"
     )
     arguments = [str(model), settings().model_dump_json(), str(tmp_path / "engine.log")]
     parent = subprocess.Popen([sys.executable, "-c", program, *arguments])
-    eventually(lambda: len(workers()) == 1)
+    eventually(lambda: len(workers(tmp_path)) == 1)
     time.sleep(1)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    eventually(lambda: not workers())
+    eventually(lambda: not workers(tmp_path))
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:

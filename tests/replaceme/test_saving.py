@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +295,7 @@ def test_interrupted_save_leaves_no_half_checkpoint(
         [sys.executable, "-c", SLOW_WRITE, str(tiny), str(old)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # else a background job's
     )
     assert process.stdout is not None
     process.stdout.readline()

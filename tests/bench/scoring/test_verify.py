@@ -186,7 +186,7 @@ def test_cell_that_cannot_be_pruned_is_refused(
     def fails(*_: Any) -> None:
         raise ArithmeticError("no such luck")
 
-    monkeypatch.setattr("bench.runner.Run._write", fails)
+    monkeypatch.setattr("bench.prune_stage.PruneStage._write", fails)
     result = call_here("verify", suite, "--cell", "tiny/2/lstsq", "--out", tmp_path / "out")
     assert result.returncode == 2
     assert "tiny/2/lstsq cannot be pruned: no such luck" in result.stderr
@@ -306,6 +306,29 @@ def test_check_finds_right_answers_right(one_pass: OnePass, variant: str) -> Non
     assert found.difference < 1e-4
     assert not one_pass.sweep.known.lacking([], requests)
     assert one_pass.sweep.known.lacking([variant], requests) == [variant]
+
+
+@pytest.mark.parametrize("variant", ["transform", "more"])
+def test_check_compares_the_weights_that_a_checkpoint_in_half_precision_holds(
+    tiny: Path, one_pass: OnePass, variant: str
+) -> None:
+    """A transform merged in float32 and not rounded would differ by far more than float32 does."""
+    rounded = OnePass(
+        tiny,
+        one_pass.edits,
+        saved_in="bfloat16",
+        dtype="float32",
+        device="cpu",
+        batch_size=4,
+        answers=Answers(),
+    )
+    requests = requests_of(*range(1, 10))
+    found = check(rounded, variant, requests, 4)
+    assert found.agree
+    whole = one_pass.answered_by_lm_eval(variant, requests, 4)
+    halved = rounded.answered_by_lm_eval(variant, requests, 4)
+    pairs = zip(whole, halved, strict=True)
+    assert max(abs(a.loglikelihood - b.loglikelihood) for a, b in pairs) > 1e-3
 
 
 def test_check_finds_wrong_answers_wrong(one_pass: OnePass, monkeypatch: pytest.MonkeyPatch) -> None:
