@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench import compare_scores, significance
+from bench.averages import counted
 from bench.compare_scores import IncomparableError, Side
 from bench.comparison import cell_name
 from bench.pick import EQUAL, Candidate, Constraint, Pick
@@ -70,15 +71,16 @@ def _of_model(results: Results, first: Key, keys: Sequence[Key]) -> dict[Key, Re
     if first not in same:
         return {}
     tasks = compare_scores.resampled_tasks(list(same.values()), names)
-    counted = [tasks[name] for name in names if quality[name].average]
-    average = np.mean(counted, axis=0) if counted else None
+    shares = counted(side.record for side in same.values())
+    if not shares:
+        return {}
+    average = np.mean([tasks[name] for name in names if name in shares], axis=0)
     found: dict[Key, Resampled] = {}
     for index, key in enumerate(same):
         columns = {f"task:{name}": tasks[name][:, index] for name in names}
-        if average is not None:
-            columns["average"] = average[:, index]
-            if not first[1]:
-                columns["rp"] = 100 * average[:, index] / average[:, 0]
+        columns["average"] = average[:, index]
+        if not first[1]:
+            columns["rp"] = 100 * average[:, index] / average[:, 0]
         found[key] = columns
     return found
 

@@ -6,9 +6,29 @@ from typing import Any
 
 import click
 
-from bench.commands import listing, plan, prune, report, run, verify
+from bench.commands import (
+    card,
+    compare,
+    history,
+    listing,
+    pick,
+    plan,
+    plot,
+    prune,
+    report,
+    run,
+    schema,
+    verify,
+)
 from bench.exits import EXIT_INTERRUPTED, EXIT_WRONG
 from replaceme.errors import InputError, OutputError
+
+
+def _refuse(ctx: click.Context, error: Exception) -> None:
+    from bench.render.escape import visible_lines
+
+    click.echo(f"Error: {visible_lines(str(error))}", err=True)
+    ctx.exit(EXIT_WRONG)
 
 
 class _Group(click.Group):
@@ -18,8 +38,16 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except (InputError, OutputError) as error:
-            click.echo(f"Error: {error}", err=True)
-            ctx.exit(EXIT_WRONG)
+            _refuse(ctx, error)
+        except OSError as error:
+            if error.filename is not None:  # of a file, which is for the verbs to handle
+                raise
+            from bench.console import give_up_output
+
+            try:
+                give_up_output(error)
+            except OutputError as reason:
+                _refuse(ctx, reason)
         except KeyboardInterrupt:
             resumes = ctx.invoked_subcommand == "run"
             hint = "; the same command continues where it stopped" if resumes else ""
@@ -38,6 +66,12 @@ COMMANDS = (
     plan.plan,
     verify.verify,
     report.report,
+    compare.compare,
+    history.history,
+    pick.pick,
+    plot.plot,
+    card.card,
+    schema.schema,
     listing.list_names,
     prune.prune,
     prune.apply,

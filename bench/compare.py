@@ -144,7 +144,7 @@ def _value(record: Record, name: str) -> float | None:
     """A task's primary metric as leaderboards show it, if it was scored and is a number."""
     task = record.quality.get(name)
     value = task.metrics[task.primary].value if task else None
-    return None if value is None else 100 * value
+    return None if task is None or value is None else compare_scores.scale(task) * value
 
 
 def _missing(key: Key, name: str, base: Record, new: Record, options: Options) -> Verdict:

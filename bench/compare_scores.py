@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bench import significance
-from bench.averages import average
+from bench.averages import average, counted, is_share
 from bench.comparison import Averages, Change, Marker, Options, Verdict
 from bench.records import Record, Task
 from bench.results import Key, Results, Samples
@@ -49,6 +49,11 @@ class Items:
         if self.link == "exp":
             return np.exp(-mean)
         return mean if self.link == "mean" else -mean
+
+
+def scale(task: Task) -> float:
+    """What a task's primary metric is shown times: percent for a share of 1."""
+    return 100.0 if is_share(task) else 1.0
 
 
 class IncomparableError(Exception):
@@ -152,7 +157,7 @@ def score(key: Key, name: str, base: Side, new: Side) -> Score:
         interval = significance.mean_difference(differences)
     tasks = [side.record.quality[name] for side in (base, new)]
     values = [task.metrics[task.primary].value for task in tasks]
-    scale, unit = (1.0, "") if old.link == "exp" else (100.0, "%")
+    factor, unit = scale(tasks[0]), "%" if is_share(tasks[0]) else ""
     change = Change(100 * float(differences.mean()), 100 * interval.low, 100 * interval.high)
     draft = Verdict(
         key=key,
@@ -161,8 +166,8 @@ def score(key: Key, name: str, base: Side, new: Side) -> Score:
         marker=Marker.SAME,
         metric=tasks[0].primary,
         unit=unit,
-        base=None if values[0] is None else scale * values[0],
-        new=None if values[1] is None else scale * values[1],
+        base=None if values[0] is None else factor * values[0],
+        new=None if values[1] is None else factor * values[1],
         change=change,
         items=size,
         losses=losses,
@@ -248,7 +253,7 @@ def average_change(
 
 def _counted(side: Side) -> list[str]:
     """The tasks that count in the average, sorted."""
-    return sorted(name for name, task in side.record.quality.items() if task.average)
+    return sorted(counted([side.record]))
 
 
 def _change(value: float, resampled: Floats) -> Change:
@@ -266,7 +271,7 @@ def _resampled(sides: Sequence[Side]) -> Floats | None:
 
 
 def resampled_tasks(sides: Sequence[Side], names: Sequence[str]) -> dict[str, Floats]:
-    """Primary metrics, times 100, of some cells on bootstrap samples of the same items.
+    """Primary metrics, as they are shown, of some cells on bootstrap samples of the same items.
 
     Returns:
         task → (resamples, cells)
@@ -282,5 +287,5 @@ def resampled_tasks(sides: Sequence[Side], names: Sequence[str]) -> dict[str, Fl
         means = significance.resampled_means(
             np.stack([items.scores for items in columns], axis=1), seed=(significance.SEED, index)
         )
-        found[name] = 100 * columns[0].metric(means)
+        found[name] = scale(sides[0].record.quality[name]) * columns[0].metric(means)
     return found

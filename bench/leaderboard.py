@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from bench.averages import average
-from bench.records import Record
+from bench.averages import average, counted, is_share
+from bench.records import Record, Task
 from bench.results import latest
 from bench.row import Context, make_row, place
 from bench.serving import Workload
@@ -46,9 +46,10 @@ def build_all(folders: Mapping[str, Iterable[Record]]) -> Table:
 
 def _tasks(records: list[Record]) -> list[TaskInfo]:
     """How the tasks were scored, in the order of the suite; a task scored in two ways stands twice."""
+    in_average = counted(records)
     return list(
         dict.fromkeys(
-            TaskInfo(name, task.primary, task.num_fewshot, task.version, task.items, task.average)
+            TaskInfo(name, task.primary, task.num_fewshot, task.version, task.items, name in in_average)
             for record in records
             for name, task in record.quality.items()
         )
@@ -89,14 +90,25 @@ SIZES = (
 def _task_columns(records: list[Record]) -> list[Column]:
     tasks = {name: task for record in records for name, task in record.quality.items()}
     scores, perplexities, note = [], [], task_note(_tasks(records))
+    others = {n for record in records for n, task in record.quality.items() if not is_share(task)}
     for name, task in tasks.items():
         short = name.removeprefix("demo_") or name
-        share = "perplexity" not in task.primary
-        header, better = f"{short} {task.primary}", "higher" if share else "lower"
-        scores.append(Column(f"task:{name}", header, "%" if share else "", 4, better, note=note))
-        if share and any(_has_perplexity(record, name) for record in records):
+        header = f"{short} {task.primary}"
+        if name in others:
+            digits = 1 if "perplexity" in task.primary else 3
+            scores.append(Column(f"task:{name}", header, "", 4, _better(task), digits, note))
+        else:
+            scores.append(Column(f"task:{name}", header, "%", 4, "higher", note=note))
+        if task.primary != "perplexity" and any(_has_perplexity(record, name) for record in records):
             perplexities.append(Column(f"ppl:{name}", f"{short} ppl", "", 5, "lower"))
     return scores + perplexities
+
+
+def _better(task: Task) -> str | None:
+    higher = task.metrics[task.primary].higher_is_better
+    if higher is None and "perplexity" in task.primary:
+        higher = False
+    return None if higher is None else "higher" if higher else "lower"
 
 
 def _has_perplexity(record: Record, task: str) -> bool:
@@ -127,8 +139,7 @@ def _groups(records: list[Record], columns: list[Column], folder: str) -> list[G
     """The rows of one model in one folder, a group for each place that its latencies come from."""
     baseline = next((record for record in records if record.layers == 0), None)
     intact = next((r.prune.intact_loss for r in records if r.prune and r.prune.loss), None)
-    counted = {name for r in records for name, task in r.quality.items() if task.average}
-    context = Context(baseline, intact, counted)
+    context = Context(baseline, intact, counted(records))
     places = list(dict.fromkeys(filter(None, map(place, records)))) or [""]
     groups = []
     for where in places:
@@ -195,8 +206,10 @@ def _remarks(records: list[Record], older: int) -> list[str]:
 
 
 def _average_note(tasks: list[TaskInfo]) -> str:
-    counted = dict.fromkeys(f"{task.name} ({task.metric})" for task in tasks if task.average)
-    return f"avg: mean of {', '.join(counted)}, ± one standard error."
+    names = dict.fromkeys(f"{task.name} ({task.metric})" for task in tasks if task.average)
+    if not names:
+        return "avg: unknown, since no task that counts has a share of 1 as its primary metric."
+    return f"avg: mean of {', '.join(names)}, ± one standard error."
 
 
 SPEEDUP = "speed-up: geometric mean over the workloads. Measured once per shape, for all solvers."

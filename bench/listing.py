@@ -25,7 +25,14 @@ def tasks() -> Iterator[str]:
 
 
 def suites() -> Iterator[str]:
-    yield from sorted(str(path) for path in Path("suites").glob("*.yaml"))
+    """Those that are shipped, with their first line; a name does as well as a path."""
+    from bench.suite_files import shipped
+
+    for name, path in shipped().items():
+        comments = (line.removeprefix("#").strip() for line in path.read_text("utf-8").splitlines())
+        summary = next(line for line in comments if not line.startswith("yaml-language-server"))
+        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        yield f"{name}: {summary} ({shown})"
 
 
 LISTS: dict[str, Callable[[], Iterator[str]]] = {"solvers": solvers, "tasks": tasks, "suites": suites}

@@ -13,16 +13,19 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import Any
 
+from bench.layer_counts import check_declared, prune_of
+from bench.prune_spec import PruneSpec
 from bench.scoring.catalog import TaskSource, find
 from bench.serving import ServeSettings, device_name, engine_version
 from bench.suite import ModelSpec, SolverSpec, Suite, TaskSpec
 from bench.variants import architecture_in, check_variant
 from replaceme import models
 from replaceme.errors import InputError
+from replaceme.selection import check_count
 
 RUNTIME = {
-    "Suite": {"name", "device"},
-    "ModelSpec": {"trust_remote_code"},
+    "Suite": {"extends", "name", "device", "keep_checkpoints"},
+    "ModelSpec": {"trust_remote_code", "num_layers"},
     "PruneSpec": {"batch_size"},
     "ScoreSpec": {"include_path", "batch_size", "batch_tokens", "method"},
     "TaskSpec": {"metric", "average"},
@@ -30,7 +33,8 @@ RUNTIME = {
 }
 IDENTITY = {
     "Suite": {"models", "prune", "calibration", "score", "serve"},
-    "ModelSpec": {"id", "revision", "dtype"},
+    "ModelSpec": {"id", "revision", "dtype", "matrix"},
+    "Matrix": {"layers", "blocks", "solvers"},
     "PruneSpec": {
         "layers",
         "blocks",
@@ -77,13 +81,15 @@ class Task:
 class Cell:
     """One variant of one model: the baseline (``layers`` 0, no solver), or a pruned one.
 
-    ``identity`` is that of the prune stage; the block is a result and not part of it.
+    ``identity`` is that of the prune stage; the block is a result and not part of it. ``prune`` is the
+    suite's section as it is for this model, layer counts as whole numbers.
     """
 
     model: ModelSpec
     layers: int
     solver: SolverSpec | None
     identity: dict[str, Any] = field(hash=False)
+    prune: PruneSpec = field(hash=False)
 
     @property
     def label(self) -> str:
@@ -134,12 +140,13 @@ def expand(suite: Suite, only: tuple[str, ...] = ()) -> Plan:
     cells = []
     for model in suite.models:
         weights = {"weights": models.fingerprint(model.id, model.revision), "dtype": model.dtype}
-        _check_model(suite, model)
-        cells.append(Cell(model, 0, None, {"model": weights}))
+        prune = prune_of(suite, model)
+        _check_model(prune, model)
+        cells.append(Cell(model, 0, None, {"model": weights}, prune))
         cells += [
-            Cell(model, count, solver, _identity(suite, weights, calibration, count, solver))
-            for count in suite.prune.counts
-            for solver in suite.prune.solvers
+            Cell(model, count, solver, _identity(prune, weights, calibration, count, solver), prune)
+            for count in prune.counts
+            for solver in prune.solvers
         ]
     _check_distinct(cells)
     kept = [cell for cell in cells if not only or any(fnmatch(cell.name, glob) for glob in only)]
@@ -160,20 +167,24 @@ def _check_distinct(cells: list[Cell]) -> None:
             )
 
 
-def _check_model(suite: Suite, model: ModelSpec) -> None:
-    """Refuse what can be seen to be wrong with a model that is on this machine already."""
+def _check_model(prune: PruneSpec, model: ModelSpec) -> None:
+    """Refuse what can be seen to be wrong with a model; more where it is on this machine already."""
     folder = models.known_folder(model.id)
     if folder is None:
+        if model.num_layers and not prune.blocks:
+            for count in prune.counts:
+                check_count(count, model.num_layers, f"prune.layers, model {model.id!r}")
         return
     models.check_folder(folder, model.id)
+    check_declared(model, folder)
     architecture = architecture_in(folder, model.id)
-    for count in suite.prune.counts:
-        for spec in suite.prune.solvers:
-            check_variant(suite.prune, count, spec.solver, folder, model.id, architecture)
+    for count in prune.counts:
+        for spec in prune.solvers:
+            check_variant(prune, count, spec.solver, folder, model.id, architecture)
 
 
 def _identity(
-    suite: Suite,
+    prune: PruneSpec,
     weights: dict[str, Any],
     calibration: dict[str, Any],
     count: int,
@@ -182,11 +193,11 @@ def _identity(
     return {
         "model": weights,
         "layers": count,
-        "blocks": [[block.start, block.end] for block in suite.prune.given],
-        "selector": None if suite.prune.blocks else suite.prune.selector,
-        "num_blocks": suite.prune.num_blocks,
-        "compat": suite.prune.compat,
-        "calibration_dtype": suite.prune.calibration_dtype,
+        "blocks": [[block.start, block.end] for block in prune.given],
+        "selector": None if prune.blocks else prune.selector,
+        "num_blocks": prune.num_blocks,
+        "compat": prune.compat,
+        "calibration_dtype": prune.calibration_dtype,
         "solver": solver.solver.identity,
         "calibration": calibration,
     }

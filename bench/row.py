@@ -32,7 +32,8 @@ def make_row(record: Record, context: Context, columns: list[Column]) -> Row:
         "training_free": Value(text="yes" if record.layers else None),
         "average": comparable_average(record, context),
     }
-    _quality(record, context, values)
+    units = {column.key: column.unit for column in columns}
+    _quality(record, context, units, values)
     _pruning(record, context, values)
     _serving(record, context.baseline, values)
     filled = {column.key: values.get(column.key, Value()) for column in columns}
@@ -42,7 +43,7 @@ def make_row(record: Record, context: Context, columns: list[Column]) -> Row:
 
 def comparable_average(record: Record, context: Context) -> Value:
     """The average, unknown where a task is missing that counts for the model's other cells."""
-    return Value() if context.tasks - set(record.quality) else average(record)
+    return Value() if context.tasks - set(record.quality) else average(record, context.tasks)
 
 
 def place(record: Record) -> str:
@@ -59,20 +60,16 @@ def _failure(record: Record) -> str | None:
     return (text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]} …") or None
 
 
-def _quality(record: Record, context: Context, values: dict[str, Value]) -> None:
+def _quality(record: Record, context: Context, units: dict[str, str], values: dict[str, Value]) -> None:
     baseline = context.baseline
     whole = comparable_average(baseline, context).number if baseline else None
     values["rp"] = Value(relative(values["average"].number, whole))
     for name, task in record.quality.items():
         if metric := task.metrics.get(task.primary):
-            scale, stderr = _scale(task.primary), metric.stderr
-            values[f"task:{name}"] = Value(_scaled(metric.value, scale), _scaled(stderr, scale))
+            scale = 100 if units.get(f"task:{name}") == "%" else 1
+            values[f"task:{name}"] = Value(_scaled(metric.value, scale), _scaled(metric.stderr, scale))
         if perplexity := task.metrics.get("perplexity"):
             values[f"ppl:{name}"] = Value(perplexity.value)
-
-
-def _scale(metric: str) -> float:
-    return 1 if "perplexity" in metric else 100
 
 
 def _pruning(record: Record, context: Context, values: dict[str, Value]) -> None:

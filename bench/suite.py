@@ -2,37 +2,52 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from glob import glob
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from bench import suite_files
+from bench.prune_spec import (
+    Blocks,
+    Count,
+    Dtype,
+    Matrix,
+    PruneSpec,
+    Section,
+    Selector,
+    SolverSpec,
 )
-
 from bench.scoring.presets import PRESETS
 from bench.serving.spec import ServeSettings
 from replaceme import yaml_source
 from replaceme.calibration import CalibrationData
 from replaceme.errors import InputError
 from replaceme.models import short_name
-from replaceme.selection import Block, Selection, merge_adjacent
-from replaceme.solvers import Solver, make_solver
+from replaceme.yaml_file import shown
 
-Dtype = Literal["float32", "bfloat16", "float16"]
+LOCAL = {".gguf", ".jsonl", ".parquet", ".txt"}
+
+__all__ = [
+    "Blocks",
+    "Count",
+    "Dtype",
+    "Matrix",
+    "ModelSpec",
+    "PruneSpec",
+    "ScoreSpec",
+    "Section",
+    "Selector",
+    "SolverSpec",
+    "Suite",
+    "TaskSpec",
+    "load",
+    "resolved",
+]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelSpec(_Section):
+class ModelSpec(Section):
     """A model to prune; a bare string means its id."""
 
     id: str = Field(
@@ -43,6 +58,12 @@ class ModelSpec(_Section):
         None, description="dtype to calibrate and save in; null: the checkpoint's own"
     )
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
+    num_layers: int | None = Field(
+        None,
+        gt=1,
+        description="decoder layers it has, for shares such as 25%; null: read from its config",
+    )
+    matrix: Matrix | None = Field(None, description="what is made of this model instead of prune's")
 
     @model_validator(mode="before")
     @classmethod
@@ -54,121 +75,7 @@ class ModelSpec(_Section):
         return short_name(self.id)
 
 
-class SolverSpec(_Section):
-    """A solver with its parameters and the label it has in tables; a bare string means its name."""
-
-    label: str
-    solver: Solver
-
-    @model_validator(mode="before")
-    @classmethod
-    def _parse(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            value = {"name": value}
-        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-            raise ValueError("a solver is a name, or a mapping with name, its parameters, and as")
-        parameters = {key: item for key, item in value.items() if key not in ("name", "as")}
-        label = value.get("as", value["name"])
-        if not isinstance(label, str) or not label:
-            raise ValueError("as: the label of a solver must be a text")
-        try:
-            return {"label": label, "solver": make_solver(value["name"], **parameters)}
-        except InputError as error:
-            raise ValueError(str(error)) from None
-
-
-def _possible_count(count: int) -> int:
-    if count < 1:
-        raise ValueError(f"{count} layers cannot be removed; the least is 1")
-    return count
-
-
-def _possible_blocks(blocks: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    for start, end in blocks:
-        if not 1 <= start < end:
-            raise ValueError(
-                f"[{start}, {end}] is no block: START is at least 1, and END, which is kept, is larger"
-            )
-    for block, following in pairwise(sorted(blocks)):
-        if following[0] < block[1]:
-            raise ValueError(f"the blocks {list(block)} and {list(following)} overlap")
-    return blocks
-
-
-Count = Annotated[int, AfterValidator(_possible_count)]
-Blocks = Annotated[list[tuple[int, int]], AfterValidator(_possible_blocks)]
-Selector = Literal["angular", "angular-mean", "perplexity"]
-
-
-class PruneSpec(_Section):
-    """Which variants to make: every layer count, or the given blocks, with every solver."""
-
-    layers: list[Count] = Field(default=[], description="numbers of layers to remove")
-    blocks: Blocks = Field(
-        default=[],
-        description="blocks to remove together instead, half-open: [[20, 28]] removes layers 20 to 27",
-    )
-    solvers: list[SolverSpec] = Field(min_length=1, description="how to compensate for them")
-    selector: Selector = Field("angular", description="how the blocks are chosen")
-    num_blocks: int = Field(1, gt=0, description="in how many blocks of the same size")
-    calibration_dtype: Dtype | None = Field(
-        None,
-        description="dtype to run the model in while calibrating; null: the one it is saved in. float32 "
-        "is faster than bfloat16 on a CPU without AMX",
-    )
-    compat: Literal["reference"] | None = Field(
-        None, description="reference: do exactly as the published code does, padding and norms included"
-    )
-    batch_size: int = Field(8, gt=0, description="calibration sequences per forward")
-
-    @property
-    def selection(self) -> Selection:
-        return Selection(self.selector, self.num_blocks)
-
-    @property
-    def given(self) -> tuple[Block, ...]:
-        """The blocks to remove where they are not chosen."""
-        return merge_adjacent(Block(*block) for block in self.blocks)
-
-    @property
-    def counts(self) -> list[int]:
-        """Numbers of layers removed, one for each variant of a solver."""
-        return self.layers or [sum(block.size for block in self.given)]
-
-    @model_validator(mode="after")
-    def _layers_or_blocks(self) -> Self:
-        if bool(self.layers) == bool(self.blocks):
-            raise ValueError("give either 'layers' or 'blocks'")
-        if self.blocks and self.num_blocks > 1:
-            raise ValueError("'num_blocks' belongs to 'layers'; list several blocks instead")
-        for count in self.layers:
-            if count % self.num_blocks:
-                raise ValueError(
-                    f"{count} layers cannot be removed in {self.num_blocks} blocks of the same size; "
-                    f"allowed are multiples of {self.num_blocks}"
-                )
-        return self
-
-    @field_validator("layers")
-    @classmethod
-    def _distinct(cls, layers: list[int]) -> list[int]:
-        if len(set(layers)) < len(layers):
-            raise ValueError("the same layer count stands twice, which would make duplicate cells")
-        return layers
-
-    @field_validator("solvers")
-    @classmethod
-    def _labelled(cls, solvers: list[SolverSpec]) -> list[SolverSpec]:
-        labels = [spec.label for spec in solvers]
-        if twice := {label for label in labels if labels.count(label) > 1}:
-            raise ValueError(
-                f"the label {sorted(twice)[0]!r} stands twice, which would make duplicate cells; "
-                f"give one of them another with 'as: NAME'"
-            )
-        return solvers
-
-
-class TaskSpec(_Section):
+class TaskSpec(Section):
     """An lm-eval task; a bare string means its name."""
 
     task: str = Field(min_length=1, description="name of an lm-eval task")
@@ -186,11 +93,14 @@ class TaskSpec(_Section):
         return {"task": value} if isinstance(value, str) else value
 
 
-class ScoreSpec(_Section):
+class ScoreSpec(Section):
     """Quality: lm-eval tasks."""
 
     tasks: list[TaskSpec] = Field(min_length=1, description="task names or presets")
-    include_path: list[Path] = Field(default=[], description="folders with lm-eval task YAMLs")
+    include_path: list[Path] = Field(
+        default=[],
+        description="folders with lm-eval task YAMLs, at any depth; * and ** stand for names of folders",
+    )
     limit: int | None = Field(None, gt=0, description="items of each task at most")
     method: Literal["one-pass", "per-variant"] = Field(
         "one-pass", description="per-variant: each checkpoint by itself, through lm-eval's own forward"
@@ -227,29 +137,39 @@ class ScoreSpec(_Section):
     @field_validator("include_path")
     @classmethod
     def _from_suite(cls, paths: list[Path], info: ValidationInfo) -> list[Path]:
-        folder = (info.context or {}).get("folder", Path())
-        paths = [(folder / path.expanduser()).resolve() for path in paths]
-        for path in paths:
-            if not path.is_dir():
-                raise ValueError(f"there is no folder {path}")
-        return paths
+        folder = _folder(info, "score", "include_path")
+        return [found for path in paths for found in _folders(path, folder)]
 
 
-class Suite(_Section):
+class Suite(Section):
     """A whole suite file."""
 
-    name: str = Field(pattern=r"^\w[\w.-]*$", description="also the name of the default output folder")
+    extends: str | None = Field(
+        None,
+        description="suite file, or name of a shipped suite, that this one changes: mappings key by "
+        "key, lists and single values as a whole; null takes a value back to its default",
+    )
+    name: str = Field(
+        pattern=r"^\w[\w.-]*$", max_length=100, description="also the name of the default output folder"
+    )
     models: list[ModelSpec] = Field(min_length=1, description="models to prune")
-    prune: PruneSpec
-    calibration: CalibrationData = Field(default_factory=CalibrationData)
+    prune: PruneSpec = Field(description="which variants to make")
+    calibration: CalibrationData = Field(
+        default_factory=CalibrationData, description="text that the statistics are taken from"
+    )
     score: ScoreSpec | None = Field(None, description="null: no quality is measured")
     serve: ServeSettings | None = Field(None, description="null: no latency and memory are measured")
     device: str | None = Field(None, description="torch device; null: the GPU where there is one")
+    keep_checkpoints: Literal["none", "best", "all"] = Field(
+        "all",
+        description="best: that of the best average at each layer count of a model; what solvers found "
+        "stays in edits/, and 'apply' makes a checkpoint of it",
+    )
 
     @field_validator("models")
     @classmethod
     def _from_suite(cls, models: list[ModelSpec], info: ValidationInfo) -> list[ModelSpec]:
-        folder = (info.context or {}).get("folder", Path())
+        folder = _folder(info, "models")
         models = [m.model_copy(update={"id": resolved(m.id, folder)}) for m in models]
         names = [model.name for model in models]
         if twice := {name for name in names if names.count(name) > 1}:
@@ -261,7 +181,7 @@ class Suite(_Section):
     @field_validator("calibration")
     @classmethod
     def _calibration_path(cls, data: CalibrationData, info: ValidationInfo) -> CalibrationData:
-        folder = (info.context or {}).get("folder", Path())
+        folder = _folder(info, "calibration", "dataset")
         data = data.model_copy(update={"dataset": resolved(data.dataset, folder)})
         try:
             data.local_file()
@@ -276,23 +196,63 @@ class Suite(_Section):
         return self.model_copy(update={"score": self.score.model_copy(update={"limit": limit})})
 
     @model_validator(mode="after")
+    def _fitting_matrices(self) -> Self:
+        for i, model in enumerate(self.models):
+            try:
+                self.prune.changed(model.matrix)
+            except ValueError as error:
+                raise ValueError(f"models.{i}.matrix of {model.name!r}: {error}") from None
+        return self
+
+    @model_validator(mode="after")
     def _measures_something(self) -> Self:
         if self.score is None and self.serve is None:
             raise ValueError("the suite measures nothing; give it a 'score' or a 'serve' section")
         return self
 
 
+def _folder(info: ValidationInfo, *location: str) -> Path:
+    """What a path at a location is relative to: the folder of the file that says it."""
+    source = (info.context or {}).get("source")
+    return source.at(location).path.parent if source else Path()
+
+
+def _folders(path: Path, folder: Path) -> list[Path]:
+    """The folder that a path or a pattern means, or several.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        whole = folder / path.expanduser()
+        matches = [str(whole)] if whole.is_dir() else glob(str(whole), recursive=True)  # noqa: PTH207
+        found = sorted({Path(match).resolve() for match in matches if Path(match).is_dir()})
+    except (OSError, RuntimeError) as error:  # too long, or the home of an unknown user
+        raise ValueError(f"{shown(str(path))} names no folder: {error}") from None
+    if not found:
+        raise ValueError(f"there is no folder {shown(str(whole.resolve()))}")
+    return found
+
+
 def resolved(name: str, folder: Path) -> str:
-    """The name of a model or data set; a path relative to ``folder`` is made absolute, others stay."""
-    path = folder / Path(name).expanduser()
-    local = name.startswith((".", "/", "~")) or path.suffix in {".gguf", ".jsonl", ".parquet", ".txt"}
-    return str(path.resolve()) if ":" not in name and (local or path.is_dir()) else name
+    """The name of a model or data set; a path relative to ``folder`` is made absolute, others stay.
+
+    Raises:
+        ValueError: neither a name nor a path.
+    """
+    try:
+        path = folder / Path(name).expanduser()
+        local = path.is_dir() or name.startswith((".", "/", "~")) or path.suffix in LOCAL
+        return str(path.resolve()) if ":" not in name and (local or "\0" in name) else name
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a null byte, an unknown user
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{shown(repr(name))} is no name and no path: {reason}") from None
 
 
 def load(path: Path) -> Suite:
-    """A suite from its file.
+    """A suite from its file and those it extends.
 
     Raises:
         InputError: with file, line, key, what is wrong, and what is allowed.
     """
-    return yaml_source.load(path, Suite)
+    return yaml_source.validated(suite_files.read(path), Suite)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -81,8 +82,7 @@ class Provenance(BaseModel):
 
     def card(self) -> str:
         """A model card in the hub's format (https://huggingface.co/docs/hub/model-cards)."""
-        removed = ", ".join(f"[{start}, {end})" for start, end in self.blocks)
-        settings = ", ".join(f"{key} {value}" for key, value in self.solver["parameters"].items())
+        data, tokens = self.calibration["dataset"], self.calibration["tokens"]
         base = [f"base_model: {self.model}"] if is_hub_id(self.model) else []
         count = sum(end - start for start, end in self.blocks)
         return "\n".join(
@@ -95,37 +95,68 @@ class Provenance(BaseModel):
                 "",
                 f"# {self.model} with {count} decoder layers less",
                 "",
-                f"Layers {removed} (0-based, the end stays) were removed without training, and the "
-                f"solver `{self.solver['name']}`{f' ({settings})' if settings else ''} made up for them "
-                f"on {self.calibration['tokens']:,} tokens of `{self.calibration['dataset']}`. The "
-                f"checkpoint loads like any other; nothing but transformers is needed.",
+                how_pruned(self.blocks, self.solver, code(data), tokens),
                 "",
-                *self._table(),
+                *fit_table(self.intact_loss, self.loss, self.relative_error, self.mean_cosine),
                 *([f"**Warning:** {self.warning}.", ""] if self.warning else []),
                 "Everything about how it was made is in `replaceme.json`.",
                 "",
             ]
         )
 
-    def _table(self) -> list[str]:
-        if self.relative_error is None or self.mean_cosine is None:
-            return []
-        lines = [
-            "| on calibration text | intact | layers removed | and made up for |",
-            "|---|---:|---:|---:|",
-        ]
-        if self.loss and self.intact_loss is not None:
-            lines.append(
-                f"| loss, nats per held-back token | {self.intact_loss:.3f} | {self.loss[0]:.3f} "
-                f"| {self.loss[1]:.3f} |"
-            )
-        rows = {
-            "relative error of the state behind the gap": (0.0, *self.relative_error),
-            "mean cosine of the same": (1.0, *self.mean_cosine),
-        }
-        for name, values in rows.items():
-            lines.append(f"| {name} | {' | '.join(f'{value:.3f}' for value in values)} |")
-        return [*lines, ""]
+
+Pair = tuple[float | None, float | None] | None
+
+
+def how_pruned(
+    blocks: list[tuple[int, int]], solver: dict[str, Any], data: str, tokens: int | None
+) -> str:
+    """What was done to a checkpoint, in Markdown.
+
+    Args:
+        solver: its name and parameters.
+        data: the calibration text, in Markdown.
+        tokens: of it.
+    """
+    removed = ", ".join(f"[{start}, {end})" for start, end in blocks)
+    settings = ", ".join(f"{key} {value}" for key, value in solver["parameters"].items())
+    named = f"{code(str(solver['name']))}{f' ({code(settings)})' if settings else ''}"
+    made_up = f"and the solver {named} made up for them on"
+    if solver["name"] == "uidl":
+        made_up = f"and nothing was put in their place ({named}); calibration read"
+    read = data if tokens is None else f"{tokens:,} tokens of {data}"
+    return (
+        f"Layers {removed} (0-based, the end stays) were removed without training, {made_up} {read}. "
+        f"The checkpoint loads like any other; nothing but transformers is needed."
+    )
+
+
+def fit_table(
+    intact_loss: float | None, loss: Pair, relative_error: Pair, mean_cosine: Pair
+) -> list[str]:
+    """Lines of a Markdown table of how well a solver's fit does on calibration text; none if unknown."""
+    rows = {
+        "loss, nats per held-back token": (intact_loss, *(loss or (None, None))),
+        "relative error of the state behind the gap": (0.0, *(relative_error or (None, None))),
+        "mean cosine of the same": (1.0, *(mean_cosine or (None, None))),
+    }
+    known = {name: values for name, values in rows.items() if None not in values}
+    if not known:
+        return []
+    head = [
+        "| on calibration text | intact | layers removed | and made up for |",
+        "|---|---:|---:|---:|",
+    ]
+    lines = [f"| {n} | {' | '.join(f'{value:.3f}' for value in v)} |" for n, v in known.items()]
+    return [*head, *lines, ""]
+
+
+def code(text: str) -> str:
+    """A text as a code span of Markdown, whatever it holds."""
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    gap = " " if "`" in text else ""
+    return f"{fence}{gap}{text}{gap}{fence}"
 
 
 def listed(blocks: tuple[Block, ...]) -> str:

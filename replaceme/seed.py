@@ -28,6 +28,7 @@ from replaceme.errors import InputError, OutputError
 from replaceme.models import enough_memory
 from replaceme.outfolder import check_apart, check_free
 from replaceme.seedconfig import FINEWEB, MIXED, ORCA, Method, SeedConfig
+from replaceme.yaml_file import shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -229,7 +230,8 @@ def _told_in_a_sentence() -> Iterator[None]:
     try:
         yield
     except (InputError, OutputError) as error:
-        click.echo(f"Error: {error}", err=True)
+        lines = str(error).split("\n")
+        click.echo("Error: " + "\n".join(shown(line, len(line)) for line in lines), err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         click.echo("Interrupted.", err=True)

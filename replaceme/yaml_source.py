@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from replaceme import yaml_file
 from replaceme.errors import InputError, nearest
+from replaceme.yaml_file import Entry, shown
 
 Model = TypeVar("Model", bound=BaseModel)
+MOST_PROBLEMS = 10
 
 
 def load(path: Path, schema: type[Model], overrides: dict[str, Any] | None = None) -> Model:
@@ -19,18 +21,31 @@ def load(path: Path, schema: type[Model], overrides: dict[str, Any] | None = Non
     Raises:
         InputError: not readable, not YAML, not a mapping, or not what the schema allows.
     """
-    node, content = _read(path)
+    return validated(yaml_file.read(path), schema, overrides)
+
+
+def validated(source: Entry, schema: type[Model], overrides: dict[str, Any] | None = None) -> Model:
+    """What was read as a ``schema``.
+
+    Validators find in their context ``source``, its ``folder``, and the names of the ``options``.
+
+    Raises:
+        InputError: not what the schema allows, with the place of each wrong value.
+    """
     overrides = overrides or {}
+    context = {"source": source, "folder": source.path.parent, "options": overrides.keys()}
     try:
-        context = {"folder": path.parent, "options": overrides.keys()}
-        return schema.model_validate(content | overrides, context=context)
+        return schema.model_validate(source.plain() | overrides, context=context)
     except ValidationError as error:
+        problems = error.errors(include_url=False)
         messages = [
             option_message(schema, problem)
             if problem["loc"] and problem["loc"][0] in overrides
-            else _message(path, node, schema, problem)
-            for problem in error.errors()
+            else _message(source, schema, problem)
+            for problem in problems[:MOST_PROBLEMS]
         ]
+        if more := len(problems) - MOST_PROBLEMS:
+            messages += [f"{source.path}: {more} more like these."] if more > 0 else []
         raise InputError("\n".join(messages)) from None
 
 
@@ -40,50 +55,10 @@ def option_message(schema: type[BaseModel], problem: Any) -> str:
     return option + _reason(schema, problem)
 
 
-def _read(path: Path) -> tuple[yaml.MappingNode, dict[str, Any]]:
-    """A mapping with its places in the file, and as it is."""
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise InputError(f"{path} cannot be read: {reason}.") from None
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)}).") from None
-    if not isinstance(node, yaml.MappingNode):
-        raise InputError(
-            f"{path}:1: the file must be a mapping of keys to values, such as 'name: demo'."
-        )
-    if repeated := _repeated_key(node):
-        raise InputError(
-            f"{path}:{repeated.start_mark.line + 1}: the key {repeated.value!r} stands twice."
-        )
-    return node, content
-
-
-def _repeated_key(node: yaml.Node) -> yaml.ScalarNode | None:
-    children: list[yaml.Node] = []
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if key.value in seen:
-                return key
-            seen.add(key.value)
-            children.append(value)
-    elif isinstance(node, yaml.SequenceNode):
-        children = node.value
-    return next((found for child in children if (found := _repeated_key(child))), None)
-
-
-def _message(path: Path, node: yaml.Node, schema: type[BaseModel], problem: Any) -> str:
+def _message(source: Entry, schema: type[BaseModel], problem: Any) -> str:
     location = problem["loc"]
-    line = _line(node, location)
-    key = ".".join(map(str, location)) or "the file"
-    return f"{path}:{line}: {key}: {_reason(schema, problem)}"
+    key = ".".join(shown(str(part)) for part in location) or "the file"
+    return f"{source.at(location).where}: {key}: {_reason(schema, problem)}"
 
 
 def _reason(schema: type[BaseModel], problem: Any) -> str:
@@ -96,24 +71,7 @@ def _reason(schema: type[BaseModel], problem: Any) -> str:
     text = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if problem["type"] in {"value_error", "assertion_error"}:
         return text if text.endswith((".", "?")) else text + "."
-    return f"{text}; got {problem['input']!r}."
-
-
-def _line(node: yaml.Node, location: tuple[int | str, ...]) -> int:
-    """Line of the deepest part of ``location`` that the file has."""
-    line = node.start_mark.line
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            found = [(k, v) for k, v in node.value if k.value == part]
-            if not found:
-                break
-            line, node = found[0][0].start_mark.line, found[0][1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line
-        else:
-            break
-    return line + 1
+    return f"{text}; got {shown(repr(problem['input']))}."
 
 
 def _keys_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -17,6 +18,16 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 VOCABULARY = 512
 SPECIAL = ["<|begin|>", "<|end|>"]
 CHAT = "{% for m in messages %}<|begin|>{{ m['role'] }}: {{ m['content'] }}<|end|>{% endfor %}"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz-examples", type=int, help="cases of each fuzz test, other ones every time")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if examples := config.getoption("--fuzz-examples"):
+        settings.register_profile("fuzz", max_examples=examples)
+        settings.load_profile("fuzz")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,9 +11,51 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("replaceme", "bench")
-LIGHT = ["cli", "suite", "matrix", "records", "resume", "leaderboard", "render", "listing"]
+LIGHT = [
+    "cli",
+    "suite",
+    "matrix",
+    "records",
+    "resume",
+    "lock",
+    "leftovers",
+    "disk",
+    "checkpoints",
+    "leaderboard",
+    "table",
+    "view",
+    "published",
+    "render",
+    "listing",
+    "plots",
+    "page",
+    "results",
+    "significance",
+    "compare",
+    "history",
+    "pick",
+    "certainty",
+    "suite_files",
+    "prune_spec",
+    "layer_counts",
+    "variables",
+    "schema",
+    "card",
+    "card_command",
+]
 HEAVY = ["torch", "transformers", "lm_eval", "vllm", "datasets"]
-VERBS = ["--help", "run --help", "plan suites/demo.yaml", "plan suites/llama.yaml", "list solvers"]
+VERBS = [
+    "--help",
+    "run --help",
+    "plan suites/demo.yaml",
+    "plan suites/llama.yaml",
+    "list solvers",
+    "list suites",
+    "schema suite",
+    "card SmolLM2-135M-Instruct/6/refit --results results/demo",
+    "compare results/demo results/demo",
+    "pick results/demo",
+]
 
 
 def imports(file: Path) -> set[str]:

@@ -62,8 +62,7 @@ def compare(
     BASE and NEW are result folders, record files, or REVISION:PATH for either as git has it, such as
     HEAD~1:results/demo.
     """
-    from rich.console import Console
-
+    from bench import console
     from bench.compare import compare as compared
     from bench.comparison import Options
     from bench.records import write_atomically
@@ -72,18 +71,20 @@ def compare(
 
     options = Options(alpha, max_drop, allow_missing, latency_tolerance)
     found = compared(open_results(base), open_results(new), options)
+    text = None
     if as_json or kind == "json":
         text = comparison_json.render(found)
     elif kind == "markdown":
         text = comparison_markdown.render(found)
     elif output is not None:
         text = comparison_terminal.text(found, everything)
-    else:
-        comparison_terminal.render(found, Console(highlight=False), everything)
-        text = ""
-    if output is not None:
+    if output is not None and text is not None:
         write_atomically(output, text.encode())
     else:
-        click.echo(text, nl=False)
+        with console.output() as stdout:
+            if text is None:
+                comparison_terminal.render(found, stdout, everything)
+            else:
+                click.echo(text, nl=False)
     if found.regressions:
         sys.exit(EXIT_DIFFERENT)

@@ -30,8 +30,7 @@ PICTURES = ("png", "svg", "pdf")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file.")
 def history(folder: Path, metric: str, kind: str, plot: Path | None, output: Path | None) -> None:
     """Show a metric of every cell over the git commits that changed a results folder."""
-    from rich.console import Console
-
+    from bench import console
     from bench.history import read
     from bench.records import write_atomically
     from bench.render import history as rendered
@@ -47,11 +46,12 @@ def history(folder: Path, metric: str, kind: str, plot: Path | None, output: Pat
         if figure.spec is None:
             raise InputError(f"nothing to draw: {figure.missing}")
         write_atomically(plot, drawn(figure, plot.suffix[1:]))
-    if kind == "table" and output is None:
-        rendered.render(found, Console(highlight=False))
-        return
     forms = {"table": rendered.text, "markdown": rendered.markdown, "json": rendered.to_json}
     if output is not None:
         write_atomically(output, forms[kind](found).encode())
-    else:
-        click.echo(forms[kind](found), nl=False)
+        return
+    with console.output() as stdout:
+        if kind == "table":
+            rendered.render(found, stdout)
+        else:
+            click.echo(forms[kind](found), nl=False)

@@ -57,6 +57,7 @@ def pick(
     it is the fastest; times within 2 % of each other are equal, and then the best average decides. Where
     nothing was served, fewer parameters count as faster.
     """
+    from bench import console
     from bench.certainty import certainty
     from bench.pick import pick as picked
     from bench.render import pick as rendered
@@ -65,7 +66,8 @@ def pick(
     found = open_results(results)
     choice = picked(found, list(_constraints(found, workload, bounds)), prefer, workload)
     sure = certainty(found, choice, confidence)
-    click.echo(rendered.to_json(choice, sure) if as_json else rendered.text(choice, sure), nl=False)
+    with console.output():
+        click.echo(rendered.to_json(choice, sure) if as_json else rendered.text(choice, sure), nl=False)
     if choice.chosen is None:
         sys.exit(EXIT_NONE)
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from bench.commands.completion import solvers
+
 DTYPES = click.Choice(["float32", "bfloat16", "float16"])
 FOLDER = click.Path(path_type=Path)
 
@@ -22,7 +24,11 @@ FOLDER = click.Path(path_type=Path)
     metavar="START:END",
     help="Remove layers START to END-1 (0-based; END stays); may be repeated.",
 )
-@click.option("--solver", help="'replaceme-bench list solvers' names them; default: reconstruct.")
+@click.option(
+    "--solver",
+    help="'replaceme-bench list solvers' names them; default: reconstruct.",
+    shell_complete=solvers,
+)
 @click.option("--ridge", type=click.FloatRange(0), help="Ridge of the solver.")
 @click.option("--out", type=FOLDER, help="Folder of the pruned checkpoint.")
 @click.option("--selector", help="angular (default), angular-mean or perplexity.")

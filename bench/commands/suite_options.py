@@ -7,18 +7,23 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bench.commands.completion import SuiteName, cells
 from replaceme.errors import InputError
 
 if TYPE_CHECKING:
     from bench.matrix import Plan
 
 
-SUITE = click.argument("suite", type=click.Path(path_type=Path))
+SUITE = click.argument("suite", type=SuiteName())
 OUT = click.option(
     "--out", type=click.Path(path_type=Path), help="Result folder; default: runs/<suite name>."
 )
 ONLY = click.option(
-    "--only", multiple=True, metavar="GLOB", help="Only cells named like MODEL/N/SOLVER."
+    "--only",
+    multiple=True,
+    metavar="GLOB",
+    help="Only cells named like MODEL/N/SOLVER.",
+    shell_complete=cells,
 )
 
 
@@ -30,10 +35,11 @@ LIMIT = click.option(
 def planned(
     suite_file: Path, only: tuple[str, ...], out: Path | None, limit: int | None
 ) -> tuple[Plan, Path]:
-    """A suite file as its cells, and the result folder."""
+    """A suite file, or a shipped suite by its name, as its cells; and the result folder."""
     from bench import matrix, suite
+    from bench.suite_files import find
 
-    plan = matrix.expand(suite.load(suite_file).limited(limit), only)
+    plan = matrix.expand(suite.load(find(str(suite_file), Path())).limited(limit), only)
     out = out or Path("runs") / plan.suite.name
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder.")

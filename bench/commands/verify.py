@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from bench.commands.completion import cells
 from bench.commands.suite_options import LIMIT, OUT, SUITE, planned
 from bench.exits import EXIT_DIFFERENT
 
@@ -15,7 +16,13 @@ from bench.exits import EXIT_DIFFERENT
 @SUITE
 @OUT
 @LIMIT
-@click.option("--cell", required=True, metavar="NAME", help="MODEL/baseline or MODEL/N/SOLVER.")
+@click.option(
+    "--cell",
+    required=True,
+    metavar="NAME",
+    help="MODEL/baseline or MODEL/N/SOLVER.",
+    shell_complete=cells,
+)
 def verify(suite: Path, out: Path | None, limit: int | None, cell: str) -> None:
     """Score a cell in one pass and by lm-eval on its checkpoint, and show the differences."""
     from rich.console import Console

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.leaderboard import average
+from bench.averages import average, counted
 from bench.plots.style import BASELINE
 from bench.records import Record, Serving
 from bench.render.escape import visible
@@ -63,11 +63,11 @@ def solver_names(records: Iterable[Record]) -> list[str]:
 
 def scored(records: Sequence[Record]) -> list[Scored]:
     """The cells of one model whose average is known and is over the same tasks as the others'."""
-    tasks = {name for record in records for name, task in record.quality.items() if task.average}
-    whole = next((average(record).number for record in records if not record.layers), None)
+    tasks = counted(records)
+    whole = next((average(record, tasks).number for record in records if not record.layers), None)
     found = []
     for record in records:
-        value = average(record)
+        value = average(record, tasks)
         if value.number is None or tasks - set(record.quality):
             continue
         low, high = interval(value.number, value.stderr)

@@ -7,6 +7,7 @@ from typing import Any
 
 import altair as alt
 
+from bench.averages import is_share
 from bench.plots.facts import interval, name_of
 from bench.plots.figure import Figure, layers_removed, number, span
 from bench.plots.marks import Rows, Solvers, chart, finished, tips
@@ -69,8 +70,8 @@ def _tasks(cells: Sequence[Record]) -> tuple[dict[str, str], list[str]]:
 
 
 def _is_share(task: Task) -> bool:
-    metric = task.metrics.get(task.primary)
-    return metric is None or metric.value is None or 0 <= metric.value <= 1
+    value = task.metrics[task.primary].value
+    return is_share(task) and (value is None or value >= 0)
 
 
 def _row(task: str, record: Record, readable: str) -> dict[str, Any] | None:

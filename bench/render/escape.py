@@ -20,6 +20,11 @@ def visible(text: str) -> str:
     return "".join(map(_visible, text))
 
 
+def visible_lines(text: str) -> str:
+    """The same, but line feeds stay."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
 def _visible(char: str) -> str:
     if (char.isascii() and char.isprintable()) or unicodedata.category(char) not in _INVISIBLE:
         return char

@@ -38,11 +38,16 @@ def find(name: str, include_path: list[Path]) -> TaskSource:
     """The task called ``name``: first in the suite's own folders, then in lm-eval.
 
     Raises:
-        InputError: there is none, or it names a file that is missing.
+        InputError: there is none, or more than one, or it names a file that is missing.
     """
-    own = {task: path for folder in include_path for task, path in _tasks_in(folder).items()}
-    if name in own:
-        return TaskSource(name, own[name], _fingerprint(own[name]))
+    own = _tasks_in(tuple(include_path))
+    if len(paths := own.get(name, [])) > 1:
+        raise InputError(
+            f"the task {name!r} is defined twice in include_path, by {paths[0]} and by {paths[1]}; give "
+            f"one of them another name."
+        )
+    if paths:
+        return TaskSource(name, paths[0], _fingerprint(paths[0]))
     version = f"lm_eval=={metadata.version('lm_eval')}"
     if any(name == entry["task"] for entries in PRESETS.values() for entry in entries):
         return TaskSource(name, None, version)
@@ -61,9 +66,22 @@ def yaml_of(source: TaskSource) -> Path:
     return source.yaml or builtin_tasks()[source.name]
 
 
+def dataset_of(name: str, fingerprint: str | None) -> dict[str, str]:
+    """``path``, ``config`` and ``split`` of the data set of one of lm-eval's own tasks.
+
+    Empty for another version of lm-eval than the one that is installed, and for other tasks.
+    """
+    if fingerprint != f"lm_eval=={metadata.version('lm_eval')}" or name not in builtin_tasks():
+        return {}
+    config = _whole(builtin_tasks()[name])
+    split = config.get("test_split") or config.get("validation_split")
+    found = {"path": config.get("dataset_path"), "config": config.get("dataset_name"), "split": split}
+    return {key: value for key, value in found.items() if isinstance(value, str)}
+
+
 def tasks_in(folders: list[Path]) -> list[str]:
     """Names of the tasks defined in some folders."""
-    return sorted(name for folder in folders for name in _tasks_in(folder))
+    return sorted(_tasks_in(tuple(folders)))
 
 
 @cache
@@ -81,12 +99,14 @@ def builtin_tasks() -> dict[str, Path]:
 
 
 @cache
-def _tasks_in(folder: Path) -> dict[str, Path]:
-    found = {}
-    for path in sorted(folder.rglob("*.yaml")):
-        config = _read(path)
-        if isinstance(config.get("task"), str):
-            found[config["task"]] = path
+def _tasks_in(folders: tuple[Path, ...]) -> dict[str, list[Path]]:
+    """Name → the YAML files in some folders, at any depth, that define it."""
+    found: dict[str, list[Path]] = {}
+    files = {path.resolve() for folder in folders for path in folder.rglob("*.yaml") if path.is_file()}
+    for path in sorted(files):
+        name = _read(path).get("task")
+        if isinstance(name, str):
+            found.setdefault(name, []).append(path)
     return found
 
 
@@ -104,7 +124,17 @@ def _read(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise InputError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)}).") from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise InputError(f"{path} cannot be read: {reason}.") from None
     return config if isinstance(config, dict) else {}
+
+
+def _whole(path: Path) -> dict[str, Any]:
+    """A task's YAML over what it includes."""
+    config = _read(path)
+    included = [_whole(path.parent / name) for name in _strings(config.get("include"))]
+    return {key: value for part in [*included, config] for key, value in part.items()}
 
 
 def _fingerprint(path: Path) -> str:
@@ -114,18 +144,22 @@ def _fingerprint(path: Path) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path, including: tuple[Path, ...] = ()) -> list[Path]:
     """The YAML, what it includes, its local data files, and the modules of its functions."""
+    if path.resolve() in including:
+        raise InputError(f"{path}: the file includes itself, through {including[-1]}.")
     config = _read(path)
-    folder = path.parent
-    included = config.get("include", [])
-    included = included if isinstance(included, list) else [included]
-    files = [path, *(file for name in included for file in _files(folder / name))]
-    data = (config.get("dataset_kwargs") or {}).get("data_files") or []
+    folder, chain = path.parent, (*including, path.resolve())
+    files = [path]
+    for name in _strings(config.get("include")):
+        files += _files(folder / name, chain)
+    settings = config.get("dataset_kwargs")
+    data = settings.get("data_files") if isinstance(settings, dict) else None
     for name in _strings(data):
         if "://" in name:
             continue
-        matches = sorted(folder.glob(name)) if not Path(name).is_absolute() else [Path(name)]
+        whole = Path(name).is_absolute() or not name
+        matches = [folder / name] if whole else sorted(folder.glob(name))
         if not matches or not matches[0].is_file():
             raise InputError(
                 f"{path}: data_files names {name!r}, and there is no such file in {folder}."
@@ -135,8 +169,13 @@ def _files(path: Path) -> list[Path]:
     return files + sorted(folder / module for module in modules if (folder / module).is_file())
 
 
-def _strings(value: Any) -> list[str]:
+def _strings(value: Any, seen: set[int] | None = None) -> list[str]:
+    """The texts in some containers, each of which is looked into once."""
+    seen = set() if seen is None else seen
     if isinstance(value, str):
         return [value]
+    if id(value) in seen or not isinstance(value, dict | list):
+        return []
+    seen.add(id(value))
     children = value.values() if isinstance(value, dict) else value
-    return [text for child in children for text in _strings(child)]
+    return [text for child in children for text in _strings(child, seen)]

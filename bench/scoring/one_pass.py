@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,12 @@ from bench.scoring.trees import Request
 from replaceme import models
 from replaceme.decoder import Decoder
 from replaceme.errors import InputError
-from replaceme.surgery import Edit, pruned
+from replaceme.surgery import Edit, changed_parameters, pruned
 
 if TYPE_CHECKING:
+    import torch
     from lm_eval.api.instance import Instance
+    from torch.nn import Parameter
 
 KINDS = {"loglikelihood", "loglikelihood_rolling"}
 
@@ -126,14 +128,13 @@ class OnePass:
         import torch
 
         model, tokenizer = models.load(source, dtype, device, trust_remote_code)
-        rounded = getattr(torch, saved_in)
-        for parameter in model.parameters():
-            parameter.data = parameter.data.to(rounded).to(parameter.dtype)
+        self.saved_in: torch.dtype = getattr(torch, saved_in)
+        self._round(model.parameters())
         self.edits = edits
         self.obstacle = obstacle(model)
         self.lm = AnsweringLM(model, tokenizer, batch_size)
         decoder = Decoder.of(model)
-        fork = Fork.of(decoder, {} if self.obstacle else edits, rounded)
+        fork = Fork.of(decoder, {} if self.obstacle else edits, self.saved_in)
         self.sweep = Sweep(fork, answers)
 
     def answer(
@@ -159,6 +160,13 @@ class OnePass:
 
     def answered_by_lm_eval(self, name: str, requests: list[Request], batch_size: int) -> list[Answer]:
         """The answers of lm-eval's own forward on a variant."""
-        architecture = self.sweep.fork.decoder.architecture
-        with pruned(self.lm.model, architecture, self.edits[name]):
+        architecture, edit = self.sweep.fork.decoder.architecture, self.edits[name]
+        changed = [found for _, _, found in changed_parameters(self.lm.model, architecture, edit)]
+        with pruned(self.lm.model, architecture, edit):
+            self._round(changed)
             return answers_of(self.lm, requests, batch_size)
+
+    def _round(self, parameters: Iterable[Parameter]) -> None:
+        """Take weights to what a checkpoint of them would hold."""
+        for parameter in parameters:
+            parameter.data = parameter.data.to(self.saved_in).to(parameter.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from bench.scoring.catalog import TaskSource, yaml_of
 from bench.scoring.metrics import primary_metric
 from bench.suite import TaskSpec
+from replaceme.errors import InputError
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.api.model import LM
 
+WEIGHTED = {"word_perplexity": 1.0, "byte_perplexity": 1.0, "bits_per_byte": -1 / math.log(2)}
 BOOTSTRAPS = 1000  # resamples for the standard error of metrics that are not means
 
 
@@ -93,29 +96,70 @@ def _task_score(task: TaskSpec, output: dict[str, Any], seconds: float) -> TaskS
     name = task.task
     results = output["results"][name]
     directions = output["higher_is_better"][name]
+    samples = output["samples"][name]
+    docs = list(dict.fromkeys(sample["doc_id"] for sample in samples))
+    columns: dict[str, list[Any]] = {"doc_id": docs}
     metrics = {}
-    for key, value in results.items():
+    for key, found in results.items():
         metric, _, chain = key.partition(",")
-        if not chain or metric.endswith("_stderr") or not isinstance(value, int | float):
+        value = _number(found)
+        if not chain or metric.endswith("_stderr") or value is None:
             continue
-        stderr = results.get(f"{metric}_stderr,{chain}")
-        metrics[metric if chain == "none" else key] = {
-            "value": float(value),
-            "stderr": float(stderr) if isinstance(stderr, int | float) else None,
+        label = metric if chain == "none" else key
+        metrics[label] = {
+            "value": value,
+            "stderr": _number(results.get(f"{metric}_stderr,{chain}")),
             "higher_is_better": directions.get(metric),
         }
-    samples = output["samples"][name]
-    columns: dict[str, list[Any]] = {"doc_id": [sample["doc_id"] for sample in samples]}
-    for metric in metrics:
-        if all(isinstance(sample.get(metric), int | float) for sample in samples):
-            columns[metric] = [round(float(sample[metric]), 6) for sample in samples]
+        filtered = {s["doc_id"]: s.get(metric) for s in samples if s.get("filter", chain) == chain}
+        scores = _item_scores(metric, [filtered.get(doc) for doc in docs], value)
+        if scores is not None:
+            columns[label] = [round(score, 6) for score in scores]
+    if not metrics:
+        raise InputError(f"task {name!r} reports no metric that is a number.")
     version = output["versions"].get(name)
     return TaskScore(
         metrics,
         primary_metric(task, metrics),
-        len({sample["doc_id"] for sample in samples}),
+        len(docs),
         None if version is None else str(version),
         int(output["n-shot"].get(name) or 0),
         columns,
         seconds,
     )
+
+
+def _number(value: Any) -> float | None:
+    """A number of Python or numpy as a float; ``None`` for what is none, such as lm-eval's ``N/A``."""
+    import numpy as np
+
+    value = value.item() if isinstance(value, np.generic) else value
+    try:
+        return float(value) if isinstance(value, int | float) else None
+    except OverflowError:
+        return None
+
+
+def _item_scores(metric: str, values: list[Any], whole: float) -> list[float] | None:
+    """What a metric says of each item; ``None`` where that is no number.
+
+    A perplexity over words or bytes comes as pairs (log-likelihood ℓᵢ, size wᵢ) and is exp(−Σℓ/Σw). Its
+    items' scores are ℓᵢ/w̄, whose mean is Σℓ/Σw; those of bits per byte, −ℓᵢ/(w̄ log 2).
+    """
+    if metric not in WEIGHTED:
+        scores = [number for value in values if (number := _number(value)) is not None]
+        return scores if len(scores) == len(values) else None
+    pairs = [
+        (_number(v[0]), _number(v[1])) for v in values if isinstance(v, tuple | list) and len(v) == 2
+    ]
+    known = [(a, b) for a, b in pairs if a is not None and b is not None]
+    size = sum(b for _, b in known)
+    if len(known) < len(values) or size <= 0:
+        return None
+    scores = [WEIGHTED[metric] * a * len(known) / size for a, _ in known]
+    mean = sum(scores) / len(scores)
+    with contextlib.suppress(OverflowError):
+        aggregate = mean if metric == "bits_per_byte" else math.exp(-mean)
+        if math.isclose(aggregate, whole, rel_tol=1e-6):
+            return scores
+    return None

@@ -50,7 +50,7 @@ class Workload(BaseModel):
 class ServeSettings(BaseModel):
     """How to measure one checkpoint: the loads, and the engine they run on."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     engine: Literal["vllm"] = Field("vllm", description="The inference engine.")
     workloads: list[Workload] = Field(min_length=1, description="The loads, in measuring order.")

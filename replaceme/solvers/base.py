@@ -72,7 +72,7 @@ class Solver(BaseModel, ABC):
     ``version`` changes whenever the same parameters would give other numbers.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: ClassVar[str]
     summary: ClassVar[str]
