@@ -38,6 +38,8 @@ def make_card(cell: str, source: str | None) -> str:
         failure = record.failed("prune")
         reason = shown(failure.error) if failure else "the run did not come so far"
         raise InputError(f"{shown(name)} has not been pruned: {reason}")
+    if not record.identity.get("solver"):
+        raise InputError(f"{shown(name)}: its record does not say what solver made it.")
     intact = latest(results.records.values()).get((record.model, 0, "baseline"))
     return card.render(record, record.prune, intact)
 

@@ -18,6 +18,8 @@ from rich.text import Text
 from bench.render.escape import visible, visible_lines
 from replaceme.errors import OutputError
 
+APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW  # not through a link
+
 
 class _Forgiving(io.FileIO):
     """A file that loses what cannot be written: neither a full disk below the log nor a terminal that
@@ -45,7 +47,7 @@ def chatter_to(log: Path) -> Iterator[TextIO]:
     """
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(log, APPEND, 0o644)
     except OSError as error:
         raise OutputError(f"{log} cannot be written: {error.strerror}.") from error
     sys.stdout.flush()

@@ -49,7 +49,7 @@ def locked(folder: Path) -> Iterator[None]:
 def _taken(path: Path) -> int:
     """A descriptor of the lock file that holds the lock."""
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             if not _locked(file):
                 raise _refusal(path, _content(file))

@@ -57,6 +57,12 @@ def digest(identity: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def file_name(text: str) -> str:
+    """What a text is called as part of a file's name: at most 150 bytes, and no separators."""
+    readable = re.sub(r"[^\w.]+", "-", text).strip("-").lower()
+    return readable.encode()[:150].decode(errors="ignore")
+
+
 @dataclass(frozen=True)
 class Task:
     """A task of the suite with where it was found."""
@@ -105,8 +111,7 @@ class Cell:
     def stem(self) -> str:
         """Name of the cell's files; independent of the label, which may change."""
         kind = f"{self.layers} {self.solver.solver.name}" if self.solver else "baseline"
-        readable = re.sub(r"[^\w.]+", "-", f"{self.model.name} {kind}").strip("-").lower()
-        return f"{readable}-{digest(self.identity)[:8]}"
+        return f"{file_name(f'{self.model.name} {kind}')}-{digest(self.identity)[:8]}"
 
 
 @dataclass(frozen=True)

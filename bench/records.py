@@ -54,14 +54,16 @@ class _Open(BaseModel):
 
 
 class _Solver(_Open):
-    parameters: dict[str, Any] = {}
+    name: str
+    parameters: dict[str, Any]
 
 
 class _Known(_Open):
     """What readers look for in an identity or an environment, where there may be more."""
 
     model: dict[str, Any] = {}
-    solver: _Solver = _Solver()
+    solver: _Solver | None = None
+    settings: dict[str, Any] = {}
     calibration: dict[str, Any] = {}
     packages: dict[str, Any] = {}
     blocks: list[Annotated[list[int], Field(min_length=2, max_length=2)]] = []
@@ -171,7 +173,7 @@ class Task(_Part):
 class Serving(_Part):
     """A serving measurement; ``measured_on`` names the cell whose checkpoint was served."""
 
-    identity: dict[str, Any]
+    identity: Parts
     measured_on: str
     processes: list[ServingResult] = Field(min_length=1, description="one for each engine process")
 

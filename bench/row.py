@@ -9,7 +9,7 @@ from bench.averages import average, relative
 from bench.records import Record
 from bench.table import Column, Row, Value
 
-LONGEST_REASON = 300  # characters of an error that a table shows; the record has all of it
+LONGEST_REASON = 600  # characters of an error that a table shows; the record has all of it
 
 
 @dataclass(frozen=True)

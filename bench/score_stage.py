@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import environment, records
-from bench.matrix import Cell, Task, digest
+from bench.matrix import Cell, Task, digest, file_name
 from bench.serving import device_name
 from replaceme import models
 from replaceme.editfile import load_edit
@@ -263,7 +263,7 @@ class ScoreStage:
 
 def answers_file(out: Path, cell: Cell) -> Path:
     """Where the answers of a cell's model lie until all its tasks are scored."""
-    return out / "answers" / f"{cell.model.name}-{digest(cell.identity['model'])[:8]}.jsonl"
+    return out / "answers" / f"{file_name(cell.model.name)}-{digest(cell.identity['model'])[:8]}.jsonl"
 
 
 def _stage(task: Task) -> str:

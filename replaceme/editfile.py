@@ -50,6 +50,7 @@ def save_edit(path: Path, edit: Edit, provenance: Provenance) -> None:
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        part.unlink(missing_ok=True)  # a link would be written through
         save_file(
             {name: values.cpu().contiguous() for name, values in tensors.items()},
             part,

@@ -218,6 +218,7 @@ def _measure_distances(config: SeedConfig, model: PreTrainedModel, batches: Batc
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        part.unlink(missing_ok=True)  # a link would be written through
         part.write_text(json.dumps(distances) + "\n", "utf-8")
         part.replace(path)
     except OSError as error:

@@ -72,6 +72,8 @@ class Answers:
         )
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._path.is_symlink():  # it would be written through
+                self._path.unlink()
             with self._path.open("a" if self._started else "w", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:

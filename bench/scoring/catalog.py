@@ -15,9 +15,9 @@ import yaml
 
 from bench.scoring.presets import PRESETS
 from replaceme.errors import InputError, nearest
+from replaceme.yaml_file import shown
 
 TASK_LINE = re.compile(rb"^task:[ \t]*[\"']?([\w.-]+)[\"']?[ \t]*(?:#.*)?$", re.MULTILINE)
-FUNCTION = re.compile(r"!function\s+([\w.]+)\.\w+")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def find(name: str, include_path: list[Path]) -> TaskSource:
             f"one of them another name."
         )
     if paths:
-        return TaskSource(name, paths[0], _fingerprint(paths[0]))
+        return TaskSource(name, paths[0], _fingerprint(paths[0], include_path))
     version = f"lm_eval=={metadata.version('lm_eval')}"
     if any(name == entry["task"] for entries in PRESETS.values() for entry in entries):
         return TaskSource(name, None, version)
@@ -87,11 +87,10 @@ def tasks_in(folders: list[Path]) -> list[str]:
 @cache
 def builtin_tasks() -> dict[str, Path]:
     """Name → YAML file of every single task inside lm-eval (groups and tags are not single tasks)."""
-    spec = importlib.util.find_spec("lm_eval")
-    if spec is None or not spec.submodule_search_locations:
+    if (folder := _lm_eval()) is None:
         return {}
     found: dict[str, Path] = {}
-    for path in sorted((Path(spec.submodule_search_locations[0]) / "tasks").rglob("*.yaml")):
+    for path in sorted((folder / "tasks").rglob("*.yaml")):
         text = path.read_bytes()
         if (match := TASK_LINE.search(text)) and not text.startswith(b"group:"):
             found.setdefault(match[1].decode(), path)
@@ -110,11 +109,15 @@ def _tasks_in(folders: tuple[Path, ...]) -> dict[str, list[Path]]:
     return found
 
 
+class _Function(str):
+    """What ``!function`` names: MODULE.NAME."""
+
+
 class _Loader(yaml.SafeLoader):
     """Reads lm-eval's YAML; ``!function`` stays a text."""
 
 
-_Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))  # type: ignore[arg-type]
+_Loader.add_constructor("!function", lambda loader, node: _Function(loader.construct_scalar(node)))  # type: ignore[arg-type]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -137,14 +140,14 @@ def _whole(path: Path) -> dict[str, Any]:
     return {key: value for part in [*included, config] for key, value in part.items()}
 
 
-def _fingerprint(path: Path) -> str:
+def _fingerprint(path: Path, include_path: list[Path]) -> str:
     digest = hashlib.sha256()
-    for file in _files(path):
+    for file in _files(path, include_path):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return f"sha256:{digest.hexdigest()}"
 
 
-def _files(path: Path, including: tuple[Path, ...] = ()) -> list[Path]:
+def _files(path: Path, include_path: list[Path], including: tuple[Path, ...] = ()) -> list[Path]:
     """The YAML, what it includes, its local data files, and the modules of its functions."""
     if path.resolve() in including:
         raise InputError(f"{path}: the file includes itself, through {including[-1]}.")
@@ -152,7 +155,7 @@ def _files(path: Path, including: tuple[Path, ...] = ()) -> list[Path]:
     folder, chain = path.parent, (*including, path.resolve())
     files = [path]
     for name in _strings(config.get("include")):
-        files += _files(folder / name, chain)
+        files += _files(folder / name, include_path, chain)
     settings = config.get("dataset_kwargs")
     data = settings.get("data_files") if isinstance(settings, dict) else None
     for name in _strings(data):
@@ -165,8 +168,34 @@ def _files(path: Path, including: tuple[Path, ...] = ()) -> list[Path]:
                 f"{path}: data_files names {name!r}, and there is no such file in {folder}."
             )
         files += matches
-    modules = {match.replace(".", "/") + ".py" for match in FUNCTION.findall(path.read_text("utf-8"))}
-    return files + sorted(folder / module for module in modules if (folder / module).is_file())
+    functions = {text for text in _strings(config) if isinstance(text, _Function)}
+    return files + sorted({_module(path, function, include_path) for function in functions})
+
+
+def _module(path: Path, function: str, include_path: list[Path]) -> Path:
+    """The file of a function that a task names, which will be run.
+
+    lm-eval would also take any module that Python can import, and any file by its absolute path.
+
+    Raises:
+        InputError: it is not inside lm-eval, nor in a folder that the suite names.
+    """
+    module, _, _ = function.rpartition(".")
+    file = (path.parent / f"{module.replace('.', '/')}.py").resolve()
+    allowed = [folder.resolve() for folder in include_path] + [_lm_eval()]
+    if not any(file.is_relative_to(folder) for folder in allowed if folder) or not file.is_file():
+        raise InputError(
+            f"{path}: !function {shown(function)}: the function must be in a Python file beside the "
+            f"task, in a folder that score.include_path names."
+        )
+    return file
+
+
+def _lm_eval() -> Path | None:
+    """Where lm-eval is installed; looked up, not imported."""
+    spec = importlib.util.find_spec("lm_eval")
+    places = spec.submodule_search_locations if spec else None
+    return Path(places[0]).resolve() if places else None
 
 
 def _strings(value: Any, seen: set[int] | None = None) -> list[str]:

@@ -64,6 +64,7 @@ def measure(
     if not checkpoint.is_dir():
         raise ServingError(f"{checkpoint} is not a checkpoint folder.")
     log_file.parent.mkdir(parents=True, exist_ok=True)
+    log_file.unlink(missing_ok=True)  # a link would be written through
     with tempfile.TemporaryDirectory(prefix="serving-", dir=work_dir) as scratch:
         spec, result = Path(scratch, "spec.json"), Path(scratch, "result.json")
         spec.write_text(WorkerSpec(checkpoint=checkpoint.resolve(), settings=settings).model_dump_json())

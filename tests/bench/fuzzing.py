@@ -19,7 +19,7 @@ ENDS = {0, 1, 2, 3}
 
 
 def fuzz(examples: int, **strategies: Any) -> Callable[[Any], Any]:
-    """As ``given``, with the same cases in every run; ``--fuzz-examples`` gives other, and more, cases."""
+    """As ``given``, the same cases in every run; ``--fuzz-examples`` gives other, and more, cases."""
 
     campaign = settings.get_current_profile_name() == "fuzz"
     setting = settings(
@@ -133,9 +133,10 @@ def mutated(draw: Any, value: Any, most: int = 4) -> Any:
         elif what == "wrap":
             parent[key] = draw(st.sampled_from([[parent[key]], {"x": parent[key]}]))
         elif what == "add" and isinstance(parent, dict):
-            parent[draw(st.sampled_from(KEYS))] = draw(st.sampled_from([parent[key], *NASTY]))
+            added = draw(st.sampled_from([parent[key], *NASTY]))
+            parent[draw(st.sampled_from(KEYS))] = copy.deepcopy(added)
         elif what == "add":
-            parent.append(parent[key])
+            parent.append(copy.deepcopy(parent[key]))
         else:
             parent[key] = copy.deepcopy(draw(st.sampled_from(NASTY)))
     return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -67,7 +66,8 @@ def test_wrong_option_of_prune_is_named(
         ("blocks: [2:4]", [":3: blocks: 124 is no block; write '13:19' with quotes"]),
         ("blocks: ['2-4']", [":3: blocks: block '2-4' is not START:END"]),
         ("blocks: [[2, 4], [3, 5]]", [":3: blocks: the blocks [2, 4] and [3, 5] overlap"]),
-        ("blocks: {2: 4}", [":3: blocks: give a list of blocks"]),
+        ("blocks: {2: 4}", [":3: the key 2 is no text"]),
+        ("blocks: {'2': 4}", [":3: blocks: give a list of blocks"]),
         ("layers: 3\nnum_blocks: 2", ["3 layers cannot be removed in 2 blocks", "multiples of 2"]),
         ("layers: 2\nselector: angle", [":4: selector: ", "'perplexity'; got 'angle'"]),
         ("layers: 2\nsolver: lstq", [":4: solver: unknown solver 'lstq'; did you mean 'lstsq'?"]),
@@ -127,20 +127,22 @@ def test_prune_without_model_or_output_says_where_to_name_them(
     refused(call("prune", tiny), "name the output: as --out, or as 'out' in a --config file")
 
 
-def test_interrupted_prune_does_not_promise_to_continue(command: str, tmp_path: Path) -> None:
-    config = tmp_path / "prune.yaml"
-    os.mkfifo(config)
+def test_interrupted_prune_does_not_promise_to_continue(
+    command: str, tiny: Path, tmp_path: Path
+) -> None:
     process = subprocess.Popen(
-        [command, "prune", "--config", config],
+        [command, "prune", tiny, "--layers", "2", "--out", tmp_path / "out"],
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # else a background job's
     )
-    with config.open("w"):  # waits until the process reads
-        process.send_signal(signal.SIGINT)
-        _, message = process.communicate(timeout=60)
+    assert process.stderr is not None
+    assert "calibrating" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert message == "Interrupted.\n"
+    assert message.endswith("Interrupted.\n")
+    assert not (tmp_path / "out").exists()
 
 
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {

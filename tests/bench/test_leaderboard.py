@@ -221,7 +221,7 @@ def test_failure_without_words_and_a_model_without_parameters_are_shown(records:
     records[0].prune.parameters = 0
     table = leaderboard.build(records)
     failure = row(table, "uidl", 3).failure
-    assert failure == f"serve: ; prune: {'x' * (300 - len('serve: ; prune: '))} …"
+    assert failure == f"serve: ; prune: {'x' * (600 - len('serve: ; prune: '))} …"
     assert row(table, "lstsq", 3).values["compression"].number is None
 
 
