@@ -79,7 +79,7 @@ def _of_model(results: Results, first: Key, keys: Sequence[Key]) -> dict[Key, Re
     for index, key in enumerate(same):
         columns = {f"task:{name}": tasks[name][:, index] for name in names}
         columns["average"] = average[:, index]
-        if not first[1]:
+        if not first[1] and bool((average[:, 0] > 0).all()):
             columns["rp"] = 100 * average[:, index] / average[:, 0]
         found[key] = columns
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import click
@@ -24,11 +25,34 @@ from bench.exits import EXIT_INTERRUPTED, EXIT_WRONG
 from replaceme.errors import InputError, OutputError
 
 
-def _refuse(ctx: click.Context, error: Exception) -> None:
+def _refuse(ctx: click.Context, error: Exception | None) -> None:
+    """End with a message, if there is one."""
+    if error is None:
+        ctx.exit(0)
     from bench.render.escape import visible_lines
 
     click.echo(f"Error: {visible_lines(str(error))}", err=True)
     ctx.exit(EXIT_WRONG)
+
+
+def _told(error: OSError) -> Exception | None:
+    """What to say of what the system refused; nothing where only the reader of the output has gone.
+
+    A file's own errors are for the verbs to handle, but for a name that no file could have, or one
+    that only others may look at.
+    """
+    from bench.console import give_up_output
+    from replaceme.yaml_file import shown
+
+    if error.filename is None:
+        try:
+            give_up_output(error)
+        except OutputError as reason:
+            return reason
+        return None
+    if error.errno not in (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP):
+        raise error
+    return InputError(f"{shown(str(error.filename))}: {error.strerror}.")
 
 
 class _Group(click.Group):
@@ -40,14 +64,7 @@ class _Group(click.Group):
         except (InputError, OutputError) as error:
             _refuse(ctx, error)
         except OSError as error:
-            if error.filename is not None:  # of a file, which is for the verbs to handle
-                raise
-            from bench.console import give_up_output
-
-            try:
-                give_up_output(error)
-            except OutputError as reason:
-                _refuse(ctx, reason)
+            _refuse(ctx, _told(error))
         except KeyboardInterrupt:
             resumes = ctx.invoked_subcommand == "run"
             hint = "; the same command continues where it stopped" if resumes else ""

@@ -244,7 +244,7 @@ def average_change(
     change = rp_change = None
     if resampled is not None:
         change = _change(numbers[1] - numbers[0], resampled[:, 1] - resampled[:, 0])
-        if len(rps) == 2:
+        if len(rps) == 2 and bool((resampled[:, 2:] > 0).all()):
             relative = 100 * resampled[:, :2] / resampled[:, 2:]
             rp_change = _change(rps[1] - rps[0], relative[:, 1] - relative[:, 0])
     rp = (rps[0], rps[1]) if len(rps) == 2 else None

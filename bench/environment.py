@@ -55,6 +55,15 @@ def without_secrets(text: str) -> str:
     return SECRET_TEXT.sub("***", text)
 
 
+def hide_secrets(folder: Path) -> None:
+    """Rewrite the logs of a folder that hold a secret; others may have printed it."""
+    for path in folder.glob("*.log"):
+        if path.is_file() and not path.is_symlink():
+            before = path.read_text("utf-8", errors="surrogateescape")
+            if (after := without_secrets(before)) != before:
+                path.write_text(after, "utf-8", errors="surrogateescape")
+
+
 def _version(package: str) -> str | None:
     with contextlib.suppress(metadata.PackageNotFoundError):
         return metadata.version(package)

@@ -166,7 +166,10 @@ def _candidate(row: Row, rule: Sequence[str]) -> Candidate:
     parts = [value for column in rule if (value := values.get(column)) is not None]
     objective = None
     if len(parts) == len(rule):
-        objective = -parts[0] if rule == ["average"] else statistics.geometric_mean(parts)
+        if rule == ["average"]:
+            objective = -parts[0]
+        elif min(parts) > 0:
+            objective = statistics.geometric_mean(parts)
     return Candidate((row.model, row.layers or 0, row.label), values, objective, row.warning)
 
 
@@ -188,6 +191,13 @@ def _check(table: Table, constraints: Sequence[Constraint], prefer: Prefer) -> N
             kind, _, task = constraint.column.partition(":")
             hint = f"{nearest(task, tasks)[:-1]}; tasks: {', '.join(tasks)}." if kind == "task" else "."
             raise InputError(f"{constraint}: these results have no {constraint.name}{hint}")
+    shares = {column.key for column in table.columns if column.unit == "%"}
+    for constraint in constraints:
+        if constraint.column.startswith("task:") and constraint.column not in shares:
+            raise InputError(
+                f"{constraint}: the metric of {constraint.name} is no share of 1; --min-task bounds "
+                f"shares alone."
+            )
     places = list(dict.fromkeys(group.place for group in table.groups if _served(group)))
     timed = prefer == "latency" or any(c.column.startswith("latency") for c in constraints)
     if timed and len(places) > 1:

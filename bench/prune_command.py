@@ -246,6 +246,8 @@ def apply_edit(edit_file: Path, model: str, out: Path, overwrite: bool) -> str:
     from replaceme.editfile import load_edit
 
     edit, provenance = load_edit(edit_file)
+    if any(bool(values.isnan().any()) for values in (*edit.transforms.values(), *edit.weights.values())):
+        raise InputError(f"{edit_file} holds weights that are not numbers; fit it again.")
     check_free(out, overwrite)
     source = models.locate(model)
     lines = []

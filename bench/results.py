@@ -157,8 +157,9 @@ def git(folder: Path, *arguments: str, stdin: bytes = b"") -> bytes:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments], input=stdin, capture_output=True, check=False
         )
-    except OSError as error:
-        raise InputError(f"git cannot be run: {error.strerror or error}.") from None
+    except (OSError, ValueError) as error:  # a null byte is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"git cannot be run: {reason}.") from None
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip().splitlines() or ["unknown"]
         subject = arguments[-1] if "--end-of-options" in arguments else str(folder)

@@ -6,11 +6,11 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from bench import disk, leaderboard, leftovers
+from bench import disk, environment, leaderboard, leftovers
 from bench.console import chatter_to, output, progress, tell
 from bench.lock import locked
 from bench.matrix import Plan
@@ -46,7 +46,7 @@ def run_plan(plan: Plan, out: Path, retry_failed: bool = False) -> bool:
 def _run(plan: Plan, out: Path, retry_failed: bool) -> bool:
     log, records = out / "logs" / "run.log", {}
     try:
-        with chatter_to(log) as stderr:
+        with logs_without_secrets(log.parent), chatter_to(log) as stderr:
             run = Run(plan, out, retry_failed)
             records = run.records
             with progress(stderr, run.steps) as reporter:
@@ -62,6 +62,16 @@ def _run(plan: Plan, out: Path, retry_failed: bool) -> bool:
         raise
     _finish([*records.values()], out, log)
     return any(record.status == "failed" for record in records.values())
+
+
+@contextmanager
+def logs_without_secrets(folder: Path) -> Iterator[None]:
+    """Hide secrets in the logs of a run when it ends, however it does."""
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # a full disk
+            environment.hide_secrets(folder)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 BUILTIN_PREFIX = "builtin:"
 BUILTINS = {"prose": "prose.txt"}
+PICKLES = {".pkl", ".pickle", ".pth", ".pt", ".bin"}
 TABLES = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
@@ -55,11 +56,16 @@ class CalibrationData(BaseModel):
         """The file behind ``dataset``, or ``None`` for a hub data set.
 
         Raises:
-            InputError: an unknown built-in, or a missing file.
+            InputError: an unknown built-in, a missing file, or a pickle.
         """
         if self.dataset.startswith(BUILTIN_PREFIX):
             return builtin(self.dataset.removeprefix(BUILTIN_PREFIX))
         path = Path(self.dataset).expanduser()
+        if path.suffix in PICKLES:
+            raise InputError(
+                f"calibration dataset {self.dataset!r} is a pickle, which can run code when it is read; "
+                f"give a .jsonl, .parquet or .txt file."
+            )
         if path.suffix in {*TABLES, ".txt"}:
             if not path.is_file():
                 raise InputError(f"calibration dataset {self.dataset!r}: no such file.")

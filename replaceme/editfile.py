@@ -9,11 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from replaceme.errors import InputError, OutputError
 from replaceme.provenance import Provenance
 from replaceme.selection import Block
+from replaceme.yaml_file import shown
 
 if TYPE_CHECKING:
     from replaceme.surgery import Edit
@@ -50,7 +49,6 @@ def save_edit(path: Path, edit: Edit, provenance: Provenance) -> None:
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)  # a link would be written through
         save_file(
             {name: values.cpu().contiguous() for name, values in tensors.items()},
             part,
@@ -84,9 +82,12 @@ def load_edit(path: Path) -> tuple[Edit, Provenance]:
     try:
         with safe_open(path, framework="pt") as file:
             provenance = Provenance.model_validate_json((file.metadata() or {})[METADATA])
+            provenance.card()  # which needs more of it than its types say
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         transforms, weights = {}, {}
         for name, values in tensors.items():
+            if not values.is_floating_point():
+                raise InputError(f"{path}: the tensor {shown(name)} does not hold real numbers.")
             kind, layer, *rest = name.split(".")
             if kind == "transform":
                 transforms[int(layer)] = values
@@ -96,7 +97,9 @@ def load_edit(path: Path) -> tuple[Edit, Provenance]:
                 raise ValueError(name)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
-    except (SafetensorError, OSError, KeyError, ValueError, ValidationError):
+    except InputError:
+        raise
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError):
         raise InputError(
             f"{path} is not a file that 'prune --transform-only' wrote; give one of those."
         ) from None

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from replaceme.calibration import CalibrationData
+from replaceme.calibration import PICKLES, CalibrationData
 from replaceme.selection import Block
 from replaceme.solvers import Cosine, Lstsq, Solver, Uidl
 
@@ -18,7 +18,6 @@ ORCA = "Open-Orca/SlimOrca"
 FINEWEB = "HuggingFaceFW/fineweb"
 MIXED = "fineweb_and_orca"
 SUBSETS = {FINEWEB: "sample-10BT", "allenai/c4": "en", "wikitext": "wikitext-2-raw-v1"}
-PICKLES = {".pth", ".pt", ".bin", ".pkl", ".pickle"}
 
 
 class SeedConfig(BaseModel):

@@ -193,12 +193,19 @@ class _Loader(yaml.SafeLoader):
             raise self._refusal(
                 node.start_mark.line, f"the key {shown(node.value)} is no text; write it in quotes."
             )
+        return self._text(node)
+
+    def _text(self, node: yaml.ScalarNode) -> str:
+        if any("\ud800" <= char <= "\udfff" for char in node.value):
+            raise self._refusal(
+                node.start_mark.line, f"the text {shown(node.value)!r} holds half of a character."
+            )
         return node.value
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
         kind = node.tag.removeprefix(TAG)
         if kind in ("str", "value"):
-            return node.value
+            return self._text(node)
         if kind == "null":
             return None
         if kind == "bool" and node.value.lower() in self.bool_values:

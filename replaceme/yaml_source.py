@@ -77,7 +77,7 @@ def _reason(schema: type[BaseModel], problem: Any) -> str:
 def _keys_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """Names of the fields that the schema allows at a location."""
     for part in location:
-        if isinstance(part, int):
+        if part not in schema.model_fields:  # of a list, or of a mapping by name
             continue
         schema = _model_in(schema.model_fields[part].annotation) or schema
     return [field.alias or name for name, field in schema.model_fields.items()]

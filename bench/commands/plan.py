@@ -37,6 +37,7 @@ def plan(
     """Show the cells of a suite, what is done, and what would run; loads no model."""
     from bench.disk import need
     from bench.records import Store
+    from bench.render.escape import visible
     from bench.resume import known, stages_due, stages_left
 
     found, folder = planned(suite, only, out, limit)
@@ -60,9 +61,10 @@ def plan(
             content["estimate"] = [asdict(line) for line in _estimated(found, folder)]
         click.echo(json.dumps(content, indent=1))
         return
-    width = max(len(cell.name) for cell in records)
+    names = {cell: visible(cell.name) for cell in records}
+    width = max(map(len, names.values()))
     for cell, record in records.items():
-        click.echo(f"{cell.name:{width}}  {_state(due[cell], record)}")
+        click.echo(f"{names[cell]:{width}}  {visible(_state(due[cell], record))}")
     done = sum(not stages_left(record, found) for record in records.values())
     failed = sum(bool(record.failures) for record in records.values())
     click.echo(f"{len(records)} cells, {done} done{f', {failed} failed' if failed else ''}. ", nl=False)
@@ -82,12 +84,14 @@ def _state(due: list[str], record: Record) -> str:
 
 def _print_space(space: Need, folder: Path) -> None:
     from bench.disk import amount
+    from bench.render.escape import visible
 
     if space.bytes:
         size, free = amount(space.bytes), amount(space.free)
         click.echo(f"Checkpoints take up to {size} in {folder}, where {free} are free.")
     if space.unknown:
-        click.echo(f"Not on this machine, so of unknown size: {', '.join(space.unknown)}.")
+        unknown = visible(", ".join(space.unknown))
+        click.echo(f"Not on this machine, so of unknown size: {unknown}.")
 
 
 def _estimated(found: Plan, folder: Path) -> list[Estimate]:
@@ -100,10 +104,12 @@ def _estimated(found: Plan, folder: Path) -> list[Estimate]:
 
 def _print_estimate(estimates: list[Estimate]) -> None:
     from bench.console import duration
+    from bench.render.escape import visible
 
     for line in estimates:
+        name = visible(f"{line.model}, {line.task}")
         click.echo(
-            f"{line.model}, {line.task}: {line.requests:,} requests, {line.tokens:,} tokens; "
+            f"{name}: {line.requests:,} requests, {line.tokens:,} tokens; "
             f"{line.variants} variants in one pass: about {duration(line.seconds)} on this machine"
         )
     click.echo(f"Scoring takes about {duration(sum(line.seconds for line in estimates))} in all.")

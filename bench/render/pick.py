@@ -43,7 +43,11 @@ def _why(found: Pick) -> str:
     why = f"It is the {best} of the {count} of {total} variants that satisfy {named}"
     first, second = found.admissible[:2]
     if found.prefer != "quality" and _alike(first, second, found):
-        better = f"avg {first.quality:.1f} before {second.quality:.1f} ({second.name})"
+        if first.quality == float("-inf"):
+            return f"{why}; so is {second.name}, and no average is known."
+        known = second.quality > float("-inf")
+        before = f"{second.quality:.1f}" if known else "an unknown one"
+        better = f"avg {first.quality:.1f} before {before} ({second.name})"
         return f"{why}, and the best of those equally so: {better}."
     return f"{why}, before {second.name} ({_facts(second, found)})."
 

@@ -14,9 +14,11 @@ from typing import Any
 import yaml
 
 from bench.scoring.presets import PRESETS
+from replaceme.calibration import PICKLES
 from replaceme.errors import InputError, nearest
 from replaceme.yaml_file import shown
 
+MOST_KEYS = 10_000
 TASK_LINE = re.compile(rb"^task:[ \t]*[\"']?([\w.-]+)[\"']?[ \t]*(?:#.*)?$", re.MULTILINE)
 
 
@@ -116,6 +118,13 @@ class _Function(str):
 class _Loader(yaml.SafeLoader):
     """Reads lm-eval's YAML; ``!function`` stays a text."""
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put in what merge keys bring, which may double from one to the next."""
+        super().flatten_mapping(node)
+        if len(node.value) > MOST_KEYS:
+            problem = f"merge keys make more than {MOST_KEYS:,} values of it"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
 
 _Loader.add_constructor("!function", lambda loader, node: _Function(loader.construct_scalar(node)))  # type: ignore[arg-type]
 
@@ -159,6 +168,10 @@ def _files(path: Path, include_path: list[Path], including: tuple[Path, ...] = (
     settings = config.get("dataset_kwargs")
     data = settings.get("data_files") if isinstance(settings, dict) else None
     for name in _strings(data):
+        if Path(name).suffix in PICKLES or config.get("dataset_path") == "pandas":
+            raise InputError(
+                f"{path}: data_files names {shown(name)!r}, a pickle, which can run code when read."
+            )
         if "://" in name:
             continue
         whole = Path(name).is_absolute() or not name
