@@ -232,6 +232,7 @@ def test_terminal_escapes_in_arguments_and_error_messages(tmp_path: Path, verb: 
     rest = {
         "compare": [name],
         "plot": ["--out", name],
+        "card": ["--results", name],
         "apply": [name, "--out", name],
         "prune": ["--layers", "1", "--out", name],
     }

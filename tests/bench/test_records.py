@@ -202,7 +202,13 @@ def test_what_is_no_record_is_named(content: bytes, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no gzip", gzip.compress(b"no JSON"), gzip.compress(b"[]"), gzip.compress(b"{}")[:-9]],
+    [
+        b"",
+        b"no gzip",
+        gzip.compress(b"no JSON", mtime=0),
+        gzip.compress(b"[]"),
+        gzip.compress(b"{}")[:-9],
+    ],
 )
 def test_damaged_scores_are_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "samples" / "cell.jsonl.gz"

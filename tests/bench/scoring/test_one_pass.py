@@ -502,13 +502,15 @@ def run(
 ) -> Callable[..., tuple[Path, subprocess.CompletedProcess[str]]]:
     """Runs the suite with other settings of its score section, on a copy of a result folder."""
 
-    def run(start: Path | None = None, **score: Any) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    def run(
+        start: Path | None = None, *flags: str, **score: Any
+    ) -> tuple[Path, subprocess.CompletedProcess[str]]:
         folder = tmp_path_factory.mktemp("run")
         if start:
             shutil.copytree(start, folder / "out")
         suite = folder / "suite.yaml"
         suite.write_text(yaml.safe_dump(content | {"score": content["score"] | score}))
-        return folder / "out", call_here("run", suite, "--out", folder / "out")
+        return folder / "out", call_here("run", suite, "--out", folder / "out", *flags)
 
     return run
 
@@ -677,7 +679,7 @@ def test_wrong_answers_stop_a_task_with_one_sentence(
             assert failure.error.startswith("one pass and lm-eval disagree by ")
             assert failure.error.endswith("; set score.method to per-variant.")
     monkeypatch.undo()
-    again, result = run(out)
+    again, result = run(out, "--retry-failed")
     assert result.returncode == 0
     assert {record.status for record in Store(again).all().values()} == {"complete"}
 
