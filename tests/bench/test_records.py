@@ -206,8 +206,8 @@ def test_what_is_no_record_is_named(content: bytes, tmp_path: Path) -> None:
         b"",
         b"no gzip",
         gzip.compress(b"no JSON", mtime=0),
-        gzip.compress(b"[]"),
-        gzip.compress(b"{}")[:-9],
+        gzip.compress(b"[]", mtime=0),
+        gzip.compress(b"{}", mtime=0)[:-9],
     ],
 )
 def test_damaged_scores_are_named(content: bytes, tmp_path: Path) -> None:
