@@ -41,7 +41,7 @@ def _told(error: OSError) -> Exception | None:
     A file's own errors are for the verbs to handle, but for a name that no file could have, or one
     that only others may look at.
     """
-    from bench.console import give_up_output
+    from bench.run.console import give_up_output
     from replaceme.yaml_file import shown
 
     if error.filename is None:

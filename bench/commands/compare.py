@@ -62,12 +62,12 @@ def compare(
     BASE and NEW are result folders, record files, or REVISION:PATH for either as git has it, such as
     HEAD~1:results/demo.
     """
-    from bench import console
-    from bench.compare import compare as compared
-    from bench.comparison import Options
+    from bench.compare.compare import compare as compared
+    from bench.compare.comparison import Options
     from bench.records import write_atomically
     from bench.render import comparison_json, comparison_markdown, comparison_terminal
     from bench.results import open_results
+    from bench.run import console
 
     options = Options(alpha, max_drop, allow_missing, latency_tolerance)
     found = compared(open_results(base), open_results(new), options)

@@ -22,7 +22,7 @@ class SuiteName(click.Path):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """Shipped suites; files where none begins so."""
-        from bench.suite_files import shipped
+        from bench.suite.files import shipped
 
         names = [name for name in shipped() if name.startswith(incomplete)]
         found = [CompletionItem(name) for name in names]
@@ -38,8 +38,8 @@ def solvers(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> li
 
 def cells(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Names of the cells of the suite that is on the command line already."""
-    from bench import matrix, suite
-    from bench.suite_files import find
+    from bench.suite import matrix, suite
+    from bench.suite.files import find
 
     # with an option that has no value yet, click leaves the arguments unparsed
     words = [word for word in ctx.args if not word.startswith("-")]
@@ -55,7 +55,7 @@ def cells(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[
 
 def recorded_cells(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Names of the pruned cells of a result folder."""
-    from bench.card_command import candidates
+    from bench.card.command import candidates
 
     try:
         return [name for name in candidates(ctx.params.get("results")) if name.startswith(incomplete)]

@@ -10,7 +10,7 @@ import click
 @click.argument("word", required=False)
 def list_names(what: str, word: str | None) -> None:
     """Show what can be named in a suite; WORD keeps the names that contain it."""
-    from bench import listing
+    from bench.suite import listing
 
     for line in listing.LISTS[what]():
         if word is None or word in line:

@@ -12,7 +12,7 @@ from bench.exits import EXIT_NONE
 from replaceme.errors import InputError
 
 if TYPE_CHECKING:
-    from bench.pick import Constraint
+    from bench.compare.pick import Constraint
     from bench.results import Results
 
 POSITIVE = click.FloatRange(0, min_open=True)
@@ -57,11 +57,11 @@ def pick(
     it is the fastest; times within 2 % of each other are equal, and then the best average decides. Where
     nothing was served, fewer parameters count as faster.
     """
-    from bench import console
-    from bench.certainty import certainty
-    from bench.pick import pick as picked
+    from bench.compare.certainty import certainty
+    from bench.compare.pick import pick as picked
     from bench.render import pick as rendered
     from bench.results import open_results
+    from bench.run import console
 
     found = open_results(results)
     choice = picked(found, list(_constraints(found, workload, bounds)), prefer, workload)
@@ -73,7 +73,7 @@ def pick(
 
 
 def _constraints(results: Results, workload: str | None, bounds: dict[str, Any]) -> Iterator[Constraint]:
-    from bench.pick import Constraint, latency_column
+    from bench.compare.pick import Constraint, latency_column
 
     simple = {
         "min_rp": ("rp", "RP", " %", True),

@@ -13,10 +13,10 @@ import click
 from bench.commands.suite_options import LIMIT, ONLY, OUT, SUITE, planned
 
 if TYPE_CHECKING:
-    from bench.disk import Need
-    from bench.estimate import Estimate
-    from bench.matrix import Plan
     from bench.records import Record
+    from bench.run.disk import Need
+    from bench.run.estimate import Estimate
+    from bench.suite.matrix import Plan
 
 
 @click.command()
@@ -35,10 +35,10 @@ def plan(
     estimate: bool,
 ) -> None:
     """Show the cells of a suite, what is done, and what would run; loads no model."""
-    from bench.disk import need
     from bench.records import Store
     from bench.render.escape import visible
-    from bench.resume import known, stages_due, stages_left
+    from bench.run.disk import need
+    from bench.run.resume import known, stages_due, stages_left
 
     found, folder = planned(suite, only, out, limit)
     store = Store(folder)
@@ -83,8 +83,8 @@ def _state(due: list[str], record: Record) -> str:
 
 
 def _print_space(space: Need, folder: Path) -> None:
-    from bench.disk import amount
     from bench.render.escape import visible
+    from bench.run.disk import amount
 
     if space.bytes:
         size, free = amount(space.bytes), amount(space.free)
@@ -95,16 +95,16 @@ def _print_space(space: Need, folder: Path) -> None:
 
 
 def _estimated(found: Plan, folder: Path) -> list[Estimate]:
-    from bench.console import chatter_to
-    from bench.estimate import estimate as estimated
+    from bench.run.console import chatter_to
+    from bench.run.estimate import estimate as estimated
 
     with chatter_to(Path(os.devnull)) as stderr:
         return estimated(found, folder, lambda text: click.echo(text, file=stderr))
 
 
 def _print_estimate(estimates: list[Estimate]) -> None:
-    from bench.console import duration
     from bench.render.escape import visible
+    from bench.run.console import duration
 
     for line in estimates:
         name = visible(f"{line.model}, {line.task}")

@@ -51,7 +51,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--overwrite", is_flag=True, help="Replace what is at OUT.")
 def prune(config: Path | None, **options: Any) -> None:
     """Prune MODEL (hub id, folder, GGUF file) and write an ordinary checkpoint."""
-    from bench.prune_command import options_of, prune_checkpoint
+    from bench.run.prune_command import options_of, prune_checkpoint
 
     given = {
         key: value
@@ -68,6 +68,6 @@ def prune(config: Path | None, **options: Any) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace what is at OUT.")
 def apply(transform: Path, model: str, out: Path, overwrite: bool) -> None:
     """Merge a TRANSFORM that 'prune --transform-only' saved into MODEL."""
-    from bench.prune_command import apply_edit
+    from bench.run.prune_command import apply_edit
 
     click.echo(apply_edit(transform, model, out, overwrite))

@@ -10,9 +10,9 @@ import click
 from replaceme.errors import InputError
 
 if TYPE_CHECKING:
+    from bench.leaderboard.table import Mark, Table
+    from bench.leaderboard.view import Grouping
     from bench.records import Record
-    from bench.table import Mark, Table
-    from bench.view import Grouping
 
 KINDS = ["table", "markdown", "csv", "latex", "html", "json", "svg"]
 
@@ -55,9 +55,9 @@ def report(
     """
     from dataclasses import replace
 
-    from bench import console
     from bench.records import write_atomically
     from bench.render import terminal
+    from bench.run import console
 
     records, table = _gathered(sources, published)
     table = replace(_viewed(table, columns, key, group_by), mark=best)
@@ -76,7 +76,7 @@ def _gathered(sources: tuple[str, ...], same_models: bool) -> tuple[list[Record]
     """All records, and the table of them with what is to be quoted."""
     from dataclasses import replace
 
-    from bench import leaderboard, published
+    from bench.leaderboard import leaderboard, published
     from bench.results import open_results
 
     folders: dict[str, list[Record]] = {}
@@ -101,7 +101,7 @@ def _gathered(sources: tuple[str, ...], same_models: bool) -> tuple[list[Record]
 
 
 def _viewed(table: Table, columns: str | None, key: str | None, group_by: Grouping) -> Table:
-    from bench import view
+    from bench.leaderboard import view
 
     if not table.groups and (columns is not None or key or group_by != "model"):
         raise InputError(

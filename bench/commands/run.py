@@ -21,7 +21,7 @@ def run(
     suite: Path, out: Path | None, only: tuple[str, ...], limit: int | None, retry_failed: bool
 ) -> None:
     """Run a suite; the same command again does only what is left."""
-    from bench.running import run_plan
+    from bench.run.running import run_plan
 
     plan, folder = planned(suite, only, out, limit)
     sys.exit(EXIT_FAILED if run_plan(plan, folder, retry_failed) else 0)

@@ -9,6 +9,6 @@ import click
 @click.argument("what", type=click.Choice(["record", "suite"]))
 def schema(what: str) -> None:
     """Print the JSON Schema (draft 2020-12) of a record or of a suite file."""
-    from bench.schema import SCHEMAS, text
+    from bench.suite.schema import SCHEMAS, text
 
     click.echo(text(SCHEMAS[what]()), nl=False)

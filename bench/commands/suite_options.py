@@ -11,7 +11,7 @@ from bench.commands.completion import SuiteName, cells
 from replaceme.errors import InputError
 
 if TYPE_CHECKING:
-    from bench.matrix import Plan
+    from bench.suite.matrix import Plan
 
 
 SUITE = click.argument("suite", type=SuiteName())
@@ -36,8 +36,8 @@ def planned(
     suite_file: Path, only: tuple[str, ...], out: Path | None, limit: int | None
 ) -> tuple[Plan, Path]:
     """A suite file, or a shipped suite by its name, as its cells; and the result folder."""
-    from bench import matrix, suite
-    from bench.suite_files import find
+    from bench.suite import matrix, suite
+    from bench.suite.files import find
 
     plan = matrix.expand(suite.load(find(str(suite_file), Path())).limited(limit), only)
     out = out or Path("runs") / plan.suite.name

@@ -27,9 +27,9 @@ def verify(suite: Path, out: Path | None, limit: int | None, cell: str) -> None:
     """Score a cell in one pass and by lm-eval on its checkpoint, and show the differences."""
     from rich.console import Console
 
-    from bench.console import chatter_to
-    from bench.verify_command import table
-    from bench.verify_command import verify as verified
+    from bench.run.console import chatter_to
+    from bench.run.verify_command import table
+    from bench.run.verify_command import verify as verified
 
     found, folder = planned(suite, (), out, limit)
     with chatter_to(folder / "logs" / "verify.log") as stderr:

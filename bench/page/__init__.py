@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from bench.leaderboard.table import Table
 from bench.records import Record
-from bench.table import Table
 
 
 def render(records: list[Record], table: Table) -> str:

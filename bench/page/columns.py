@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.table import Column
+from bench.leaderboard.table import Column
 
 SETS = {
     "quality": {"average", "rp", "loss", "recovered"},

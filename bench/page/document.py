@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
+from bench.leaderboard.table import Column, Row, Table, show
 from bench.page.columns import set_of, sets_of
 from bench.page.drawer import Drawer, drawers
 from bench.plots import SCREEN, Figure, figures
@@ -24,7 +25,6 @@ from bench.plots.style import DARK, LIGHT
 from bench.records import Record
 from bench.render.escape import visible
 from bench.results import latest
-from bench.table import Column, Row, Table, show
 
 
 def document(records: list[Record], table: Table) -> str:

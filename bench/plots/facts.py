@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.averages import average, counted
+from bench.leaderboard.averages import average, counted
 from bench.plots.style import BASELINE
 from bench.records import Record, Serving
 from bench.render.escape import visible

@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from bench.averages import is_share
+from bench.leaderboard.averages import is_share
 from bench.plots.facts import interval, name_of
 from bench.plots.figure import Figure, layers_removed, number, span
 from bench.plots.marks import Rows, Solvers, chart, finished, tips

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from bench.leaderboard.table import Table
 from bench.render import csv_format, json_format, latex, markdown, picture
-from bench.table import Table
 
 FORMATS: dict[str, Callable[[Table], str]] = {
     "markdown": markdown.render,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.comparison import SYMBOLS, Averages, Change, Comparison, Marker, Verdict
+from bench.compare.comparison import SYMBOLS, Averages, Change, Comparison, Marker, Verdict
 
 HEADS = ["", "cell", "value", "base", "new", "change", "95 % interval", "p", "detects"]
 AVERAGE_HEADS = ["cell", "avg", "new", "change", "95 % interval", "RP", "new", "change", "95 % interval"]

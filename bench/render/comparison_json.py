@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from bench.comparison import Comparison, Verdict
+from bench.compare.comparison import Comparison, Verdict
 from bench.render.comparison import summary
 from bench.render.escape import json_text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.comparison import Comparison
+from bench.compare.comparison import Comparison
 from bench.render.comparison import (
     AVERAGE_HEADS,
     HEADS,

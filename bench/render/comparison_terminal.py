@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.comparison import Comparison, Marker
+from bench.compare.comparison import Comparison, Marker
 from bench.render.comparison import (
     AVERAGE_HEADS,
     FEW,

@@ -7,8 +7,8 @@ for a formula begin with an apostrophe; numbers are plain.
 import csv
 import io
 
+from bench.leaderboard.table import Column, Row, Table, Value
 from bench.render.escape import csv_field
-from bench.table import Column, Row, Table, Value
 
 MEASURED = "measured"
 

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.history import History, Point, names
+from bench.compare.history import History, Point, names
+from bench.leaderboard.table import show
 from bench.render.escape import json_text, visible
 from bench.render.escape import markdown as escape_markdown
-from bench.table import show
 
 MARGIN = 2  # columns of space between neighbours
 

@@ -15,8 +15,8 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from bench.leaderboard.table import Column, Row, Table
 from bench.render.escape import json_text
-from bench.table import Column, Row, Table
 
 FORMAT = 1
 

@@ -7,10 +7,10 @@ that is too wide for the page is made smaller.
 import re
 from dataclasses import replace
 
+from bench.leaderboard.table import Column, Group, Mark, Row, Table, show
+from bench.leaderboard.view import as_in_the_paper
 from bench.render.escape import latex as escape
 from bench.render.wording import QUOTED, failures, legend, signs
-from bench.table import Column, Group, Mark, Row, Table, show
-from bench.view import as_in_the_paper
 
 MANY = 11  # columns from which on the type is smaller
 SERVED = {"latency", "throughput", "ttft", "tpot", "speedup", "weights", "kv", "peak"}

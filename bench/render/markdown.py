@@ -1,8 +1,8 @@
 """Leaderboard as Markdown tables, one per group, and what is quoted after them."""
 
+from bench.leaderboard.table import Column, Group, Mark, Row, Table, show
 from bench.render.escape import markdown as escape
 from bench.render.wording import QUOTED, failures, legend, signs
-from bench.table import Column, Group, Mark, Row, Table, show
 
 
 def render(table: Table) -> str:

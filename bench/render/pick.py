@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from bench.certainty import Certainty
-from bench.pick import EQUAL, Candidate, Constraint, Near, Pick
+from bench.compare.certainty import Certainty
+from bench.compare.pick import EQUAL, Candidate, Constraint, Near, Pick
 from bench.render.escape import json_text, visible
 
 BRIEF = {"rp": "RP {:.1f} %", "average": "avg {:.1f} %", "speedup": "speed-up {:.2f} ×"}

@@ -6,8 +6,8 @@ import re
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
+from bench.leaderboard.table import Table
 from bench.render import terminal
-from bench.table import Table
 
 WIDTH = 132  # characters
 

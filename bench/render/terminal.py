@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from bench.leaderboard.table import Column, Group, Mark, Row, Table, show
 from bench.render.escape import visible
 from bench.render.wording import failures, legend, quotation, signs
-from bench.table import Column, Group, Mark, Row, Table, show
 
 PADDING = 2  # columns of space between neighbours
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.table import Mark, Row, Table
+from bench.leaderboard.table import Mark, Row, Table
 
 QUOTED = "Quoted, not measured here"
 LEGENDS: dict[Mark, str] = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.scoring.catalog import TaskSource, yaml_of
 from bench.scoring.metrics import primary_metric
-from bench.suite import TaskSpec
+from bench.suite.suite import TaskSpec
 from replaceme.errors import InputError
 
 if TYPE_CHECKING:

@@ -28,13 +28,13 @@ import safetensors.torch
 import torch
 import transformers.models.llama.modeling_llama
 
-import bench.running
+import bench.run.running
 import bench.scoring.one_pass
 import bench.scoring.verify
 import replaceme.fitting
 import replaceme.pruning
-from bench import checkpoints
 from bench.cli import main
+from bench.run import checkpoints
 from bench.scoring.answers import Answers
 from replaceme import tensorfile
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bench import leaderboard
-from bench.averages import average, counted, is_share
+from bench.leaderboard import leaderboard
+from bench.leaderboard.averages import average, counted, is_share
 from bench.records import Metric, Record, Store, Task
 from bench.render import FORMATS, terminal
 from tests.bench import cells

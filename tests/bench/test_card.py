@@ -13,9 +13,9 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from bench import card
-from bench.prune_command import PruneOptions
+from bench.card import card
 from bench.records import Failure, Record, Store, read_record
+from bench.run.prune_command import PruneOptions
 from replaceme.calibration import CalibrationData
 from replaceme.solvers import make_solver
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from bench import matrix, suite
-from bench.checkpoints import best
 from bench.records import Record, Store
+from bench.run.checkpoints import best
+from bench.suite import matrix, suite
 
 WriteSuite = Callable[..., Path]
 PRUNE = {"layers": [2, 3], "solvers": ["uidl", "lstsq", "reconstruct"]}

@@ -18,9 +18,10 @@ import yaml
 from rich.console import Console
 from scipy import stats
 
-from bench import leaderboard, significance
-from bench.compare import compare
-from bench.comparison import Comparison, Marker, Options, Verdict
+from bench.compare import significance
+from bench.compare.compare import compare
+from bench.compare.comparison import Comparison, Marker, Options, Verdict
+from bench.leaderboard import leaderboard
 from bench.records import Failure, Record, Serving
 from bench.render import comparison_markdown, comparison_terminal
 from bench.results import open_results

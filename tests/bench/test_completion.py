@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.suite_files import shipped
+from bench.suite.files import shipped
 from replaceme.solvers import SOLVERS
 
 Call = Callable[..., subprocess.CompletedProcess[str]]

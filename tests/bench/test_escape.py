@@ -19,8 +19,8 @@ from markdown_it.token import Token
 from pylatexenc.latexwalker import LatexCharsNode, LatexGroupNode, LatexMacroNode, LatexWalker
 from rich.console import Console
 
+from bench.leaderboard.table import Column, Group, Row, Table, TaskInfo, Value
 from bench.render import FORMATS, escape, terminal
-from bench.table import Column, Group, Row, Table, TaskInfo, Value
 
 # pieces of what does harm in one of the formats, mixed with any text
 PIECES = [

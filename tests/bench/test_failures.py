@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from bench import disk, environment
-from bench.console import chatter_to
 from bench.records import Record, Store
+from bench.run import disk, environment
+from bench.run.console import chatter_to
 
 WriteSuite = Callable[..., Path]
 LABELS = ("baseline", "uidl", "lstsq")

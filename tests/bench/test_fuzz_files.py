@@ -13,7 +13,7 @@ import yaml
 from click.testing import CliRunner
 from hypothesis import strategies as st
 
-from bench.published_file import Published
+from bench.leaderboard.published_file import Published
 from replaceme import yaml_source
 from replaceme.editfile import load_edit, save_edit
 from replaceme.errors import InputError
@@ -213,9 +213,9 @@ def test_published_table_of_any_values_is_shown_or_refused(
 ) -> None:
     from dataclasses import replace
 
-    from bench.quoting import quoted
+    from bench.leaderboard.quoting import quoted
+    from bench.leaderboard.table import Table
     from bench.render import FORMATS
-    from bench.table import Table
 
     if (text := safe(content)) is None:
         return

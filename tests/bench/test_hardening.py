@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
-from bench.console import progress
-from bench.matrix import file_name
 from bench.records import Store, write_atomically
+from bench.run.console import progress
 from bench.scoring.catalog import find
+from bench.suite.matrix import file_name
 from replaceme.calibration import CalibrationData, load_sequences
 from replaceme.editfile import load_edit
 from replaceme.errors import InputError, OutputError

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench import history, leaderboard
+from bench.compare import history
+from bench.leaderboard import leaderboard
 from bench.plots.history import chart
 from bench.render import history as rendered
 from replaceme.errors import InputError

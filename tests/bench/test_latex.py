@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from pylatexenc.latexwalker import LatexEnvironmentNode, LatexMacroNode, LatexWalker
 
-from bench import leaderboard, published
-from bench.leaderboard import build
-from bench.published_file import names
+from bench.leaderboard import leaderboard, published
+from bench.leaderboard.leaderboard import build
+from bench.leaderboard.published_file import names
+from bench.leaderboard.view import grouped, with_columns
 from bench.records import Failure, Record, Store
 from bench.render import FORMATS, latex
-from bench.view import grouped, with_columns
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {

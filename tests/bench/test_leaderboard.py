@@ -12,7 +12,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from bench import leaderboard
+from bench.leaderboard import leaderboard
 from bench.records import Failure, Metric, Prune, Record, Serving, Task
 from bench.render import FORMATS, csv_format, json_format, terminal
 from bench.serving import ServingResult

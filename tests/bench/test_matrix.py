@@ -12,9 +12,9 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from bench import matrix, suite
-from bench.matrix import IDENTITY, RUNTIME
 from bench.serving import spec as serving_spec
+from bench.suite import matrix, suite
+from bench.suite.matrix import IDENTITY, RUNTIME
 from replaceme.solvers import SOLVERS
 
 WriteSuite = Callable[..., Path]

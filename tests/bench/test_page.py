@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
-from bench import leaderboard, page
+from bench import page
 from bench.commands.prune import prune as prune_verb
+from bench.leaderboard import leaderboard
 from bench.page import repeat
 from bench.page.columns import OTHER, sets_of
 from bench.page.drawer import drawers
-from bench.prune_command import PruneOptions, options_of
 from bench.records import Record, Store
+from bench.run.prune_command import PruneOptions, options_of
 from tests.bench import cells
 
 DEMO = Path(__file__).parents[2] / "results" / "demo"

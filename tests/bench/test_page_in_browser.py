@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from bench import leaderboard, page
+from bench import page
+from bench.leaderboard import leaderboard
 from bench.records import Record, Store
 from tests.bench import cells
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import leaderboard
-from bench.certainty import Certainty, certainty
-from bench.pick import Candidate, Constraint, Pick, Prefer, pick, ranked
+from bench.compare.certainty import Certainty, certainty
+from bench.compare.pick import Candidate, Constraint, Pick, Prefer, pick, ranked
+from bench.leaderboard import leaderboard
 from bench.records import Failure, Record
 from bench.render import pick as rendered
 from bench.results import Results, open_results

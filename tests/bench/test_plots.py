@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import leaderboard
+from bench.leaderboard import leaderboard
 from bench.plots import PAPER, SCREEN, Figure, figures
 from bench.plots.facts import Z95
 from bench.plots.files import drawn

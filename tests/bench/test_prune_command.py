@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench.prune_command import options_of
+from bench.run.prune_command import options_of
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 SMALL = ["--samples", 16, "--max-length", 32]

@@ -19,12 +19,12 @@ import pytest
 import yaml
 from hatchling.build import build_wheel
 
-from bench import leaderboard, published
-from bench.differences import differences
-from bench.published_file import Published, folder, load, names
+from bench.leaderboard import leaderboard, published
+from bench.leaderboard.differences import differences
+from bench.leaderboard.published_file import Published, folder, load, names
+from bench.leaderboard.table import Table
 from bench.records import Metric, Record, Task
 from bench.render import FORMATS, terminal
-from bench.table import Table
 from replaceme import yaml_source
 from replaceme.errors import InputError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import leaderboard
+from bench.leaderboard import leaderboard
 from bench.records import (
     SCHEMA_VERSION,
     Metric,

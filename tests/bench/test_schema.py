@@ -13,9 +13,9 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from bench import suite
 from bench.records import Store, read_record
-from bench.schema import DRAFT, SCHEMAS, record_schema, suite_schema, text
+from bench.suite import suite
+from bench.suite.schema import DRAFT, SCHEMAS, record_schema, suite_schema, text
 from replaceme.errors import InputError
 from replaceme.solvers import SOLVERS
 

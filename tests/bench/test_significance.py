@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench import significance
+from bench.compare import significance
 
 ERROR = 3.5  # standard errors that a simulated share may be off by
 

@@ -15,9 +15,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import matrix, suite, suite_files
-from bench.prune_spec import share_of
-from bench.variables import SECRET
+from bench.suite import files as suite_files
+from bench.suite import matrix, suite
+from bench.suite.prune_spec import share_of
+from bench.suite.variables import SECRET
 from replaceme.errors import InputError
 
 Call = Callable[..., subprocess.CompletedProcess[str]]

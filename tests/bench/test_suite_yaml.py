@@ -13,7 +13,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench import suite
+from bench.suite import suite
 from replaceme import yaml_file
 from replaceme.errors import InputError
 

@@ -13,12 +13,12 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from bench.compare_scores import items_of
+from bench.compare.scores import items_of
 from bench.records import Metric, Store, Task, read_record
 from bench.render import FORMATS
 from bench.scoring.catalog import find
 from bench.scoring.tasks import PreparedTask, TaskScore, _task_score
-from bench.suite import TaskSpec
+from bench.suite.suite import TaskSpec
 from replaceme.errors import InputError
 from tests.bench import cells
 from tests.bench.fuzzing import fuzz
@@ -207,7 +207,7 @@ def test_any_result_of_lm_eval_is_recorded_and_shown_or_refused(
     assert store.read_samples("a")["t"].keys() == found.samples.keys()
     assert {len(column) for column in found.samples.values()} == {found.items}
 
-    from bench import leaderboard
+    from bench.leaderboard import leaderboard
 
     for render in FORMATS.values():
         assert render(leaderboard.build([again]))

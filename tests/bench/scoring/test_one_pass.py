@@ -26,7 +26,7 @@ from bench.scoring.catalog import find
 from bench.scoring.one_pass import OnePass
 from bench.scoring.tasks import PreparedTask, TaskScore
 from bench.scoring.trees import TreeBatch
-from bench.suite import TaskSpec
+from bench.suite.suite import TaskSpec
 from replaceme.architectures import ARCHITECTURES
 from replaceme.errors import InputError
 from replaceme.models import load

@@ -1,0 +1,108 @@
+"""The tables of a model card: quality, latency and memory against the intact model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bench.leaderboard.averages import average, counted, is_share, relative
+from bench.leaderboard.row import place
+from bench.leaderboard.table import Value
+from bench.records import Record, Task
+from bench.render.escape import markdown
+from replaceme.provenance import code
+
+LM_EVAL = "https://github.com/EleutherAI/lm-evaluation-harness"
+
+
+def quality(record: Record, baseline: Record | None) -> Iterator[str]:
+    if not record.quality:
+        return
+    before = {name: _comparable(name, task, baseline) for name, task in record.quality.items()}
+    lines = [
+        "| task | metric | few-shot | items | intact model | this model | RP % |",
+        "|---|---|---:|---:|---:|---:|---:|",
+        *(_task_row(name, task, before[name]) for name, task in record.quality.items()),
+    ]
+    in_average = [name for name in record.quality if name in counted([record])]
+    mean = average(record)
+    if in_average and mean.number is not None:
+        known = baseline is not None and all(before[name] for name in in_average)
+        intact = average(baseline) if baseline and known else Value()
+        shown = [_percent(value.number, value.stderr) for value in (intact, mean)]
+        ratio = relative(mean.number, intact.number)
+        lines.append(f"| **average** | | | | {shown[0]} | {shown[1]} | {_percent(ratio)} |")
+    names = ", ".join(markdown(name) for name in in_average) or "nothing"
+    version = record.environment.get("packages", {}).get("lm_eval")
+    by = f"[lm-eval]({LM_EVAL}){f' {markdown(str(version))}' if version else ''}"
+    said = (
+        f"Metrics are those of {by}, in percent where they are shares of 1, ± one standard error. The "
+        f"average is the mean of {names}; RP is what is left of the intact model's value."
+    )
+    yield "\n".join(["## Quality", "", *lines, "", said])
+
+
+def _comparable(name: str, task: Task, baseline: Record | None) -> Task | None:
+    """The intact model's score on the same items."""
+    other = baseline.quality.get(name) if baseline else None
+    return other if other and other.identity == task.identity else None
+
+
+def _task_row(name: str, task: Task, intact: Task | None) -> str:
+    metric, before = task.metrics.get(task.primary), None
+    if intact:
+        before = intact.metrics.get(task.primary)
+    scale = 100 if is_share(task) else 1
+    values = [_scaled(m.value if m else None, m.stderr if m else None, scale) for m in (before, metric)]
+    higher = metric is not None and metric.higher_is_better is not False
+    ratio = relative(metric.value, before.value) if metric and before and higher else None
+    return (
+        f"| {markdown(name)} | {markdown(task.primary)} | {task.num_fewshot} | {task.items:,} | "
+        f"{values[0]} | {values[1]} | {_percent(ratio)} |"
+    )
+
+
+def _scaled(value: float | None, stderr: float | None, scale: float) -> str:
+    return _percent(None if value is None else value * scale, None if stderr is None else stderr * scale)
+
+
+def _percent(value: float | None, stderr: float | None = None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1f}" if stderr is None else f"{value:.1f} ± {stderr:.1f}"
+
+
+def serving(record: Record, baseline: Record | None) -> Iterator[str]:
+    if record.serving is None:
+        return
+    result = record.serving.result
+    same = baseline is not None and baseline.serving is not None and place(baseline) == place(record)
+    before = baseline.serving.result if same and baseline and baseline.serving else None
+    intact = {load.workload: load.latency_seconds.p50 for load in before.workloads} if before else {}
+    lines = ["| | intact model | this model | ratio |", "|---|---:|---:|---:|"]
+    for load in result.workloads:
+        work = load.workload
+        name = f"{work.batch_size} × {work.input_len} → {work.output_len} tokens: p50 latency, ms"
+        was, now = intact.get(work), load.latency_seconds.p50
+        lines.append(_compared(name, was and 1e3 * was, 1e3 * now))
+    sizes = {
+        "weights in the engine, MB": ("weights_bytes", 1e-6),
+        "KV cache per token, kB": ("kv_bytes_per_token", 1e-3),
+    }
+    for name, (key, scale) in sizes.items():
+        was, now = getattr(before.memory, key) if before else None, getattr(result.memory, key)
+        lines.append(_compared(name, was and was * scale, now and now * scale))
+    processes = len(record.serving.processes)
+    engines = f"{processes} engine process{'es' if processes > 1 else ''}"
+    said = (
+        f"{markdown(place(record))}, weights in {markdown(result.dtype)}; prefix caching off, fresh "
+        f"prompts, greedy, {engines}. A latency is the median time of one batch from its submission to "
+        f"its last token. Latency and memory depend on the shape of a model alone, and were measured on "
+        f"{code(record.serving.measured_on)}."
+    )
+    yield "\n".join(["## Latency and memory", "", *lines, "", said])
+
+
+def _compared(name: str, before: float | None, now: float | None) -> str:
+    ratio = f"{now / before:.2f}" if before and now is not None else "–"
+    shown = ["–" if value is None else f"{value:,.1f}" for value in (before, now)]
+    return f"| {name} | {shown[0]} | {shown[1]} | {ratio} |"

@@ -1,0 +1,1 @@
+"""What the numbers allow to say: regressions, history, the variant to ship."""

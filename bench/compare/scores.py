@@ -1,0 +1,291 @@
+"""Paired comparison of scores: which pairs are comparable, their tests, and the averages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from bench.compare import significance
+from bench.compare.comparison import Averages, Change, Marker, Options, Verdict
+from bench.compare.significance import Floats, OneSided
+from bench.leaderboard.averages import average, counted, is_share
+from bench.records import Record, Task
+from bench.results import Key, Results, Samples
+
+CLOSE = 1e-4  # stored scores are rounded
+
+
+@dataclass(frozen=True)
+class Side:
+    """One cell of one result set."""
+
+    record: Record
+    samples: Samples
+
+    @classmethod
+    def of(cls, results: Results, key: Key) -> Side:
+        stem = results.cells[key]
+        return cls(results.records[stem], results.samples(stem))
+
+
+@dataclass(frozen=True)
+class Items:
+    """Scores of the items of a task, in the order of their ids; higher is better.
+
+    Attributes:
+        link: what makes the metric of the mean score: ``mean``; ``minus`` where lower is better; or
+            ``exp`` for a perplexity, which is exp(−mean) of log-likelihoods.
+    """
+
+    ids: tuple[str, ...]
+    scores: Floats
+    link: Literal["mean", "minus", "exp"]
+
+    def metric(self, mean: Floats) -> Floats:
+        if self.link == "exp":
+            return np.exp(-mean)
+        return mean if self.link == "mean" else -mean
+
+
+def scale(task: Task) -> float:
+    """What a task's primary metric is shown times: percent for a share of 1."""
+    return 100.0 if is_share(task) else 1.0
+
+
+class IncomparableError(Exception):
+    """Why two values say nothing about each other."""
+
+
+def items_of(task: Task, columns: dict[str, list[Any]] | None, side: str) -> Items:
+    """The items' scores of a task's primary metric.
+
+    Raises:
+        IncomparableError: they are not stored, or the metric is no function of their mean.
+    """
+    metric, columns = task.metrics[task.primary], columns or {}
+    values, ids = columns.get(task.primary), [str(number) for number in columns.get("doc_id", ())]
+    if not values:
+        raise IncomparableError(f"{side} has no {task.primary} of single items")
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+        raise IncomparableError(f"{task.primary} of some items of {side} is not a finite number")
+    scores = np.asarray(values, dtype=np.float64)
+    if len(ids) != scores.size or len(set(ids)) < len(ids):
+        raise IncomparableError(f"{side} has not one {task.primary} for each item")
+    if metric.higher_is_better is None:
+        raise IncomparableError(f"whether a higher {task.primary} is better is unknown")
+    order = sorted(range(len(ids)), key=lambda index: ids[index])
+    scores, mean = scores[order], float(scores.mean())
+    value = math.nan if metric.value is None else metric.value
+    found = tuple(ids[index] for index in order)
+    if math.isclose(mean, value, rel_tol=CLOSE, abs_tol=CLOSE):
+        if metric.higher_is_better:
+            return Items(found, scores, "mean")
+        return Items(found, -scores, "minus")
+    if not metric.higher_is_better and math.isclose(math.exp(-min(mean, 0)), value, rel_tol=10 * CLOSE):
+        return Items(found, scores, "exp")
+    raise IncomparableError(f"{task.primary} of {side} is not the mean of its items' scores")
+
+
+def paired_items(name: str, base: Side, new: Side) -> tuple[Items, Items]:
+    """The same items of a task on both sides.
+
+    Raises:
+        IncomparableError: what was asked differs.
+    """
+    old, fresh = base.record.quality[name], new.record.quality[name]
+    asked = [
+        ("the model's weights differ", *(_weights(side.record) for side in (base, new))),
+        ("primary metric", old.primary, fresh.primary),
+        ("task version", old.version, fresh.version),
+        ("few-shot", old.num_fewshot, fresh.num_fewshot),
+        ("limit", old.identity.get("limit"), fresh.identity.get("limit")),
+        ("the task's data differ", old.identity.get("data"), fresh.identity.get("data")),
+    ]
+    for what, before, after in asked:
+        if before != after:
+            shown = "" if what.endswith("differ") else f" {_shown(before)} → {_shown(after)}"
+            raise IncomparableError(f"{what}{shown}")
+    pair = (
+        items_of(old, base.samples.get(name), "BASE"),
+        items_of(fresh, new.samples.get(name), "NEW"),
+    )
+    if pair[0].ids != pair[1].ids:
+        only = [len(set(a.ids) - set(b.ids)) for a, b in (pair, pair[::-1])]
+        raise IncomparableError(f"the items differ: {only[0]} only in BASE, {only[1]} only in NEW")
+    return pair
+
+
+def _weights(record: Record) -> Any:
+    model = record.identity.get("model")
+    return model.get("weights") if isinstance(model, dict) else None
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A pair of scores to be tested, with its verdict as far as it is known before Holm."""
+
+    draft: Verdict
+    differences: Floats
+    binary: bool
+    p: OneSided
+
+
+def score(key: Key, name: str, base: Side, new: Side) -> Score:
+    """A cell's primary metric on one task, on both sides.
+
+    Raises:
+        IncomparableError: see :func:`paired_items`.
+    """
+    old, fresh = paired_items(name, base, new)
+    differences = fresh.scores - old.scores
+    binary = all(np.isin(items.scores, (0, 1)).all() for items in (old, fresh))
+    losses, gains = int((differences < 0).sum()), int((differences > 0).sum())
+    size = differences.size
+    if binary:
+        test, p = "exact McNemar", significance.mcnemar(losses, gains)
+        interval = significance.difference_of_shares(losses, gains, size)
+    else:
+        test, p = "sign-flip permutation", significance.sign_flip(differences)
+        interval = significance.mean_difference(differences)
+    tasks = [side.record.quality[name] for side in (base, new)]
+    values = [task.metrics[task.primary].value for task in tasks]
+    factor, unit = scale(tasks[0]), "%" if is_share(tasks[0]) else ""
+    change = Change(100 * float(differences.mean()), 100 * interval.low, 100 * interval.high)
+    draft = Verdict(
+        key=key,
+        kind="score",
+        what=name,
+        marker=Marker.SAME,
+        metric=tasks[0].primary,
+        unit=unit,
+        base=None if values[0] is None else factor * values[0],
+        new=None if values[1] is None else factor * values[1],
+        change=change,
+        items=size,
+        losses=losses,
+        gains=gains,
+        test=test,
+        notes=_notes(name, base.record, new.record),
+    )
+    return Score(draft, differences, binary, p)
+
+
+def _notes(name: str, base: Record, new: Record) -> tuple[str, ...]:
+    """What differs without making scores incomparable: the precision they were computed in."""
+    types = [record.quality[name].dtype for record in (base, new)]
+    known = [
+        dtype or (record.prune.dtype if record.prune else None)
+        for dtype, record in zip(types, (base, new), strict=True)
+    ]
+    return () if known[0] == known[1] else (f"computed in {_shown(known[0])} → {_shown(known[1])}",)
+
+
+def judged(scores: Sequence[Score], options: Options) -> list[Verdict]:
+    """The verdicts, by Holm over all scores of the comparison, each direction by itself."""
+    worse = significance.holm([score.p.worse for score in scores])
+    better = significance.holm([score.p.better for score in scores])
+    level = options.alpha / max(1, len(scores))
+    return [
+        _judged(score, p_worse, p_better, level, options)
+        for score, p_worse, p_better in zip(scores, worse, better, strict=True)
+    ]
+
+
+def _judged(score: Score, worse: float, better: float, level: float, options: Options) -> Verdict:
+    draft = score.draft
+    assert draft.change is not None
+    if score.binary:
+        changed = (draft.losses or 0) + (draft.gains or 0)
+        seen = significance.detectable_share(score.differences.size, changed, level)
+    else:
+        seen = significance.detectable_mean(score.differences, level)
+    down = worse <= options.alpha
+    marker = Marker.WORSE if down else Marker.BETTER if better <= options.alpha else Marker.SAME
+    allowed = -draft.change.value <= options.max_drop
+    return replace(
+        draft,
+        marker=marker,
+        regression=down and not allowed,
+        reason="within --max-drop" if down and allowed else None,
+        p_worse=worse,
+        p_better=better,
+        detectable=None if seen is None else 100 * seen,
+    )
+
+
+# ---- average and RP
+
+
+def average_change(
+    key: Key, base: Side, new: Side, baselines: tuple[Side, Side] | None
+) -> Averages | None:
+    """Average and RP on both sides, as in the leaderboard; ``None`` where one is unknown.
+
+    Intervals are a bootstrap over the items of each task, the same items for the cell and its baseline.
+
+    Args:
+        baselines: of either side; ``None`` for a baseline itself, or where there are none.
+    """
+    numbers = [average(side.record).number for side in (base, new)]
+    if numbers[0] is None or numbers[1] is None or _counted(base) != _counted(new):
+        return None
+    rest = tuple(side for side in baselines or () if _counted(side) == _counted(base))
+    wholes = [average(side.record).number for side in rest]
+    rps = [100 * n / whole for n, whole in zip(numbers, wholes, strict=False) if n is not None and whole]
+    resampled = _resampled([base, new, *rest])
+    change = rp_change = None
+    if resampled is not None:
+        change = _change(numbers[1] - numbers[0], resampled[:, 1] - resampled[:, 0])
+        if len(rps) == 2 and bool((resampled[:, 2:] > 0).all()):
+            relative = 100 * resampled[:, :2] / resampled[:, 2:]
+            rp_change = _change(rps[1] - rps[0], relative[:, 1] - relative[:, 0])
+    rp = (rps[0], rps[1]) if len(rps) == 2 else None
+    return Averages(key, (numbers[0], numbers[1]), change, rp, rp_change)
+
+
+def _counted(side: Side) -> list[str]:
+    """The tasks that count in the average, sorted."""
+    return sorted(counted([side.record]))
+
+
+def _change(value: float, resampled: Floats) -> Change:
+    interval = significance.percentiles(resampled)
+    return Change(value, interval.low, interval.high)
+
+
+def _resampled(sides: Sequence[Side]) -> Floats | None:
+    """Averages in percent of some cells on bootstrap samples of the same items; (resamples, cells)."""
+    try:
+        tasks = resampled_tasks(sides, _counted(sides[0]))
+    except IncomparableError:
+        return None
+    return np.mean(list(tasks.values()), axis=0) if tasks else None
+
+
+def resampled_tasks(sides: Sequence[Side], names: Sequence[str]) -> dict[str, Floats]:
+    """Primary metrics, as they are shown, of some cells on bootstrap samples of the same items.
+
+    Returns:
+        task → (resamples, cells)
+
+    Raises:
+        IncomparableError: see :func:`paired_items`; a cell lacks a task.
+    """
+    found = {}
+    for index, name in enumerate(names):
+        if any(name not in side.record.quality for side in sides):
+            raise IncomparableError(f"{name} is not scored everywhere")
+        columns = [paired_items(name, sides[0], side)[1] for side in sides]
+        means = significance.resampled_means(
+            np.stack([items.scores for items in columns], axis=1), seed=(significance.SEED, index)
+        )
+        found[name] = scale(sides[0].record.quality[name]) * columns[0].metric(means)
+    return found

@@ -1,0 +1,1 @@
+"""Records → one table model, and what was published beside it."""

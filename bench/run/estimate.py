@@ -1,0 +1,160 @@
+"""What scoring a plan will take: tokens from its requests, seconds from a layer that is run here.
+
+No weights are loaded or downloaded; the layer has random ones.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from bench.records import Record, Store
+from bench.run.resume import tasks_left
+from bench.scoring.answers import Answers
+from bench.scoring.fork import Fork, Step
+from bench.scoring.one_pass import AnsweringLM
+from bench.scoring.sweep import Sweep
+from bench.scoring.tasks import PreparedTask
+from bench.scoring.trees import Request, Tree, TreeBatch
+from bench.suite.matrix import Cell, Plan, Task
+from bench.suite.suite import ModelSpec
+from replaceme import models
+from replaceme.architectures import layer_count, pruned_config
+from replaceme.decoder import Decoder
+from replaceme.selection import Block
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HEADS = 128  # predictions that the output matrix is timed with
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one pass over a task takes for the variants that lack it.
+
+    Attributes:
+        requests: distinct ones.
+        tokens: that the model reads for them.
+        token_layers: tokens times the layers that the variants do not share.
+        predictions: tokens whose logits are needed, times variants.
+        seconds: of the pass on this machine.
+    """
+
+    model: str
+    task: str
+    variants: int
+    requests: int
+    tokens: int
+    token_layers: int
+    predictions: int
+    seconds: float
+
+
+def estimate(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Estimate]:
+    """An estimate for each model and task of which something is left to score.
+
+    Blocks that are not chosen yet are taken to lie in the middle.
+
+    Raises:
+        InputError: a task asks for what is not answered in one pass, or a model cannot be had.
+    """
+    store, prepared = Store(out), {}
+    found = []
+    for model in plan.suite.models:
+        records = {cell: store.read(cell.stem) for cell in plan.cells if cell.model == model}
+        layer = None
+        for task in plan.tasks:
+            lacking = {cell: record for cell, record in records.items() if tasks_left(record, [task])}
+            if not lacking:
+                continue
+            if task not in prepared:
+                prepared[task] = PreparedTask(task.spec, task.source, task.limit)
+            say(f"{model.name}: {task.spec.task}")
+            layer = layer or _OneLayer.of(plan, model)
+            found.append(layer.estimate(task, prepared[task], lacking))
+    return found
+
+
+@dataclass(frozen=True)
+class _OneLayer:
+    """The first layer of a model, with its embeddings and output matrix."""
+
+    config: dict[str, Any]
+    lm: AnsweringLM
+    sweep: Sweep
+
+    @classmethod
+    def of(cls, plan: Plan, model: ModelSpec) -> _OneLayer:
+        assert plan.suite.score is not None
+        device = plan.suite.device or models.default_device()
+        source: str | Path = model.id
+        if not models.is_hub_id(model.id):
+            source = models.known_folder(model.id) or models.locate(model.id)
+        named = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+        config = AutoConfig.from_pretrained(source, **named)
+        whole = config.to_dict()
+        dtype = plan.suite.score.dtype or models.fast_dtype(
+            model.dtype or models.checkpoint_dtype(whole), device
+        )
+        small = type(config).from_dict(pruned_config(whole, [0]))
+        layer = AutoModelForCausalLM.from_config(small, dtype=getattr(torch, dtype)).eval()
+        layer.to("cuda" if device == "auto" else device)
+        lm = AnsweringLM(layer, AutoTokenizer.from_pretrained(source, **named), 1)
+        return cls(whole, lm, Sweep(Fork(Decoder.of(layer), {}, {}), Answers()))
+
+    def estimate(self, task: Task, prepared: PreparedTask, cells: dict[Cell, Record | None]) -> Estimate:
+        requests = self.lm.requests(prepared.instances)
+        trees = self.sweep.trees(requests)
+        steps = Fork(self.sweep.fork.decoder, self._routes(cells), {}).steps
+        tokens = sum(map(len, trees))
+        predictions = sum(len(TreeBatch([tree]).heads[0]) for tree in trees) * len(cells)
+        per_token, per_prediction = self._seconds(trees)
+        return Estimate(
+            next(iter(cells)).model.name,
+            task.spec.task,
+            len(cells),
+            len(set(requests)),
+            tokens,
+            tokens * steps,
+            predictions,
+            tokens * steps * per_token + predictions * per_prediction,
+        )
+
+    def _routes(self, cells: dict[Cell, Record | None]) -> dict[str, list[Step]]:
+        routes = {}
+        layers = layer_count(self.config)
+        for cell, record in cells.items():
+            blocks = [Block(*block) for block in record.prune.blocks] if record and record.prune else []
+            if cell.solver and not blocks:
+                start = (layers - cell.layers) // 2
+                blocks = [Block(start, start + cell.layers)]
+            kept = [i for i in range(layers) if not any(b.start <= i < b.end for b in blocks)]
+            first = blocks[0].start - 1 if blocks and cell.label != "uidl" else layers
+            routes[cell.stem] = [Step(i, cell.stem if i == first else None) for i in kept]
+        return routes
+
+    def _seconds(self, trees: list[Tree]) -> tuple[float, float]:
+        """Of a token in a layer, and of a prediction."""
+        budget = self.sweep.measured(trees)
+        decoder = self.sweep.fork.decoder
+        usual = sorted(trees, key=len)[len(trees) // 2]
+        rows = [usual] * max(1, budget // len(usual))
+        layer = self.sweep.layer_seconds(rows) / (len(rows) * len(usual))
+        states: Tensor = decoder.enter(TreeBatch([_line(HEADS)]))[0].transpose(0, 1)
+        decoder.logits(states)
+        start = time.perf_counter()
+        float(decoder.logits(states).log_softmax(-1).amax(-1)[0])
+        return layer, (time.perf_counter() - start) / HEADS
+
+
+def _line(tokens: int) -> Tree:
+    tree = Tree()
+    tree.add(Request((0,) * tokens, (0,)))
+    return tree

@@ -1,0 +1,166 @@
+"""The prune stage of a run: the variants of one model, calibrated together."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import records
+from bench.run import environment
+from bench.run.checkpoints import settle
+from bench.run.variants import architecture_in, calibrated, check_variant, fitted
+from bench.suite.layer_counts import check_declared
+from bench.suite.matrix import Cell
+from bench.suite.suite import ModelSpec
+from replaceme import models, tensorfile
+from replaceme.editfile import save_edit
+from replaceme.errors import InputError, OutputError
+from replaceme.provenance import choice_line, listed
+
+if TYPE_CHECKING:
+    from bench.run.runner import Run
+    from replaceme.architectures import Architecture
+    from replaceme.pruning import Calibration
+
+
+class PruneStage:
+    """Makes what the cells of one model lack: what their solvers find, and checkpoints of it."""
+
+    def __init__(self, run: Run, model: ModelSpec, source: Path, cells: list[Cell]) -> None:
+        self.run, self.model, self.source = run, model, source
+        self.cells = [cell for cell in cells if self._lacks(cell)]
+
+    def _lacks(self, cell: Cell) -> bool:
+        """Whether a cell is not pruned, or what its solver found is gone and is asked for again."""
+        due = self.run.due(cell)
+        if "prune" in due or not due or cell.solver is None:
+            return "prune" in due
+        kept = self.run.checkpoints
+        scored = any(stage.startswith("score") for stage in due)
+        lost = scored or not kept.folder(cell, self.source).is_dir()
+        return lost and not kept.edit_file(cell).is_file()
+
+    def execute(self) -> None:
+        if pruned := [cell for cell in self.cells if cell.solver]:
+            self._prune(pruned)
+        for cell in self.cells:
+            if not cell.solver:
+                self.run.attempt(cell, "prune", partial(self._baseline, cell))
+
+    def _prune(self, cells: list[Cell]) -> None:
+        self.run.events.step(f"{self.model.name}: calibrating")
+        architecture = architecture_in(self.source, self.model.id)
+        fitting = [cell for cell in cells if self._fits(cell, architecture)]
+        try:
+            calibration = self._calibrate(fitting)
+        except OutputError:
+            raise
+        except Exception as error:
+            for cell in fitting:
+                self.run.fail(cell, "prune", error)
+            return
+        for choice in calibration.choices.values():
+            chosen = choice_line(self.run.plan.suite.prune.selector, choice)
+            self.run.events.say(f"{self.model.name}: removing {listed(choice.blocks)}. {chosen}")
+        for cell in fitting:
+            self.run.events.step(f"{cell.name}: fitting and saving")
+            self.run.attempt(cell, "prune", partial(self._write, cell, calibration))
+
+    def _fits(self, cell: Cell, architecture: Architecture) -> bool:
+        """Whether a variant can be made; refuses what became known only now that the model is here."""
+        assert cell.solver is not None
+        prune, solver = cell.prune, cell.solver.solver
+        try:
+            check_declared(cell.model, self.source)
+            check_variant(prune, cell.layers, solver, self.source, self.model.id, architecture)
+        except InputError as error:
+            self.run.fail(cell, "prune", error)
+            return False
+        return True
+
+    def _calibrate(self, cells: list[Cell]) -> Calibration:
+        suite = self.run.plan.suite
+        prune, data, device = self.cells[0].prune, suite.calibration, self.run.device
+        counts = [cell.layers for cell in cells]
+        solvers = [cell.solver.solver for cell in cells if cell.solver]
+        calibration = calibrated(self.source, self.model, prune, data, counts, solvers, device)
+        for statistics in calibration.statistics.values():
+            if not bool(statistics.sample.after.isfinite().all()):
+                raise InputError(
+                    f"model {self.model.id!r}: its states on the calibration text are not numbers; its "
+                    f"weights hold NaN or infinity, or prune.calibration_dtype is too narrow for them."
+                )
+        return calibration
+
+    def _write(self, cell: Cell, calibration: Calibration) -> None:
+        from replaceme import write_checkpoint
+
+        assert cell.solver is not None
+        suite, solver = self.run.plan.suite, cell.solver.solver
+        prune, data = cell.prune, suite.calibration
+        variant = fitted(self.source, calibration, self.model, prune, data, cell.layers, solver)
+        found, choice, provenance = variant.fit, variant.choice, variant.provenance
+        out, edit_file = (
+            self.run.checkpoints.folder(cell, self.source),
+            self.run.checkpoints.edit_file(cell),
+        )
+        dtype = self.model.dtype or models.checkpoint_dtype(models.read_config(self.source))
+        save_edit(edit_file, found.edit.rounded(dtype), provenance)
+        write_checkpoint(
+            self.source, out, found.edit, provenance, dtype=self.model.dtype, overwrite=True
+        )
+        settle(edit_file, out)
+        self.run.records[cell].prune = records.Prune(
+            blocks=provenance.blocks,
+            score=choice.score if choice else None,
+            runner_up=provenance.runner_up,
+            distances=_distances(calibration, prune.selector) if choice else None,
+            runner_up_score=choice.runner_up_score if choice else None,
+            relative_error=found.relative_error,
+            mean_cosine=found.mean_cosine,
+            loss=found.loss,
+            intact_loss=found.intact_loss,
+            held_back_tokens=calibration.held_back.batches.tokens,
+            warning=found.warning,
+            notes=found.notes,
+            solve_seconds=found.seconds,
+            calibration_tokens=calibration.tokens,
+            calibration_seconds=calibration.seconds,
+            **environment.peak_memory(),
+            **_size(out),
+        )
+        if found.warning:
+            self.run.events.say(f"warning: {cell.name}: {found.warning}")
+
+    def _baseline(self, cell: Cell) -> None:
+        folder = self.run.checkpoints.whole(cell, self.source)
+        if folder != self.source:
+            settle(folder)
+        self.run.records[cell].prune = records.Prune(blocks=[], **_size(folder))
+
+
+def _distances(calibration: Calibration, selector: str) -> list[list[float | None]]:
+    """Distance of each block by size and start, to five digits.
+
+    Of the last token for ``angular``, else of all tokens.
+    """
+    assert calibration.distances is not None
+    distances = calibration.distances[selector != "angular"]
+    layers = len(distances)
+    return [
+        [
+            round(float(distances[start - 1, start + size - 1]), 5)
+            for start in range(1, layers - size + 1)
+        ]
+        for size in range(1, layers)
+    ]
+
+
+def _size(folder: Path) -> dict[str, Any]:
+    files = models.weight_files(folder)
+    return {
+        "dtype": models.checkpoint_dtype(models.read_config(folder)),
+        "parameters": tensorfile.count_parameters(files),
+        "checkpoint_bytes": sum(file.stat().st_size for file in files),
+    }

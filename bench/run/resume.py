@@ -1,0 +1,110 @@
+"""What a plan still has to do for a cell, told from its record."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from bench.records import Failure, Record, Store
+from bench.scoring.metrics import primary_metric
+from bench.serving import device_name, engine_version
+from bench.suite.matrix import Cell, Plan, Task, digest, serving_identity
+
+
+def known(cell: Cell, plan: Plan, store: Store, retry_failed: bool = False) -> Record:
+    """A cell's record as the plan sees it: labels and metrics as they are called now, and no failures
+    but those that a run leaves alone.
+
+    Args:
+        retry_failed: leave none alone.
+
+    Raises:
+        InputError: it cannot be read, or lacks a metric that the suite names.
+    """
+    record = store.read(cell.stem)
+    if record is None:
+        return Record(
+            model=cell.model.name,
+            model_id=cell.model.id,
+            layers=cell.layers,
+            label=cell.label,
+            identity=cell.identity,
+        )
+    record.label, record.model = cell.label, cell.model.name
+    for task in plan.tasks:
+        if (found := record.quality.get(task.spec.task)) and found.identity == task.identity:
+            found.primary = primary_metric(task.spec, found.metrics)
+            found.average = task.spec.average
+    record.failures = [] if retry_failed else _standing(record, cell, plan)
+    record.status = status(record, plan)
+    return record
+
+
+def _standing(record: Record, cell: Cell, plan: Plan) -> list[Failure]:
+    """The failures that would come again: of stages to do, with everything as it was."""
+    left = stages_left(record, plan)
+    return [
+        failure
+        for failure in record.failures
+        if failure.stage in left and failure.attempt == attempt_hash(cell, failure.stage, plan)
+    ]
+
+
+def attempt_hash(cell: Cell, stage: str, plan: Plan) -> str:
+    """Hash of what the outcome of a stage depends on, besides the identity of its cell."""
+    suite = plan.suite
+    tried: dict[str, Any] = {"stage": stage, "device": suite.device}
+    if stage == "prune":
+        tried |= {"batch": suite.prune.batch_size, "code": cell.model.trust_remote_code}
+    elif stage == "serve":
+        assert suite.serve is not None
+        tried |= suite.serve.model_dump(mode="json")
+        tried |= {"engine": engine_version(), "machine": device_name()}
+    else:
+        assert suite.score is not None
+        (task,) = [task for task in plan.tasks if stage == f"score:{task.spec.task}"]
+        tried |= suite.score.model_dump(mode="json", exclude={"tasks", "include_path"})
+        tried |= {"task": task.identity, "metric": task.spec.metric}
+    return digest(tried)
+
+
+def status(record: Record, plan: Plan) -> Literal["complete", "failed", "started"]:
+    """``failed``, ``started`` or ``complete``."""
+    if record.failures:
+        return "failed"
+    return "started" if stages_left(record, plan) else "complete"
+
+
+def tasks_left(cell_record: Record | None, tasks: list[Task]) -> list[Task]:
+    """The tasks that a record does not answer."""
+    quality = cell_record.quality if cell_record else {}
+    return [
+        t for t in tasks if t.spec.task not in quality or quality[t.spec.task].identity != t.identity
+    ]
+
+
+def serving_left(record: Record | None, plan: Plan) -> bool:
+    """Whether a record lacks the serving measurement that the plan wants."""
+    if plan.suite.serve is None:
+        return False
+    if record is None or record.serving is None:
+        return True
+    known = record.serving.identity
+    return known != serving_identity({}, plan.suite.serve, "") | {
+        "config": known.get("config"),
+        "checkpoint": known.get("checkpoint") if plan.suite.serve.per_checkpoint else None,
+    }
+
+
+def stages_left(record: Record | None, plan: Plan) -> list[str]:
+    """Names of the stages whose results a record lacks."""
+    left = [] if record and record.prune else ["prune"]
+    left += [f"score:{task.spec.task}" for task in tasks_left(record, plan.tasks)]
+    return left + ["serve"] * serving_left(record, plan)
+
+
+def stages_due(record: Record, plan: Plan) -> list[str]:
+    """Names of the stages that a run does for a cell: what is left without what failed, and nothing
+    where there is no checkpoint to go on with."""
+    failed = {failure.stage for failure in record.failures}
+    left = stages_left(record, plan)
+    return [] if "prune" in failed else [stage for stage in left if stage not in failed]

@@ -1,0 +1,169 @@
+"""Plan → records: prune, score and serve what is not recorded yet, one record per cell.
+
+A stage that fails is noted in its cell's record, and never stops the others. Only an output that cannot
+be written ends the run.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.records import Failure, Store
+from bench.run import disk, environment
+from bench.run.checkpoints import Checkpoints
+from bench.run.leftovers import discard
+from bench.run.prune_stage import PruneStage
+from bench.run.resume import attempt_hash, known, stages_due, status
+from bench.run.score_stage import ScoreStage, answers_file
+from bench.run.serve_stage import ServeStage
+from bench.run.variants import architecture_in
+from bench.serving import ServingError
+from bench.suite.matrix import Cell, Plan, Task
+from bench.suite.suite import ModelSpec
+from replaceme import models
+from replaceme.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from bench.scoring.tasks import PreparedTask
+
+
+@dataclass(frozen=True)
+class Events:
+    """How a run tells what it does."""
+
+    step: Callable[[str], None]
+    done: Callable[[int], None]
+    say: Callable[[str], None]
+    share: Callable[[float], None]
+
+
+SILENT = Events(*[lambda _: None] * 4)
+
+
+class Run:
+    """One run of a plan into a result folder, whose lock is held.
+
+    Attributes:
+        records: of every cell, as far as it is known.
+    """
+
+    def __init__(self, plan: Plan, out: Path, retry_failed: bool = False) -> None:
+        self.plan, self.out, self.events = plan, out, SILENT
+        self.store = Store(out)
+        self.checkpoints = Checkpoints(out, plan.suite.keep_checkpoints)
+        self.records = {cell: known(cell, plan, self.store, retry_failed) for cell in plan.cells}
+        self.device = plan.suite.device or models.default_device()
+        self.prepared: dict[Task, PreparedTask] = {}
+
+    def due(self, cell: Cell) -> list[str]:
+        """Names of the stages that are still to do for a cell."""
+        return stages_due(self.records[cell], self.plan)
+
+    @property
+    def steps(self) -> int:
+        """Number of stages that this run will do."""
+        return sum(len(self.due(cell)) for cell in self.records)
+
+    def execute(self, events: Events = SILENT) -> None:
+        """Do everything that is left.
+
+        Raises:
+            OutputError: the result folder cannot be written.
+        """
+        self.events = events
+        for cell, record in self.records.items():
+            if self.store.read(cell.stem) not in (None, record):
+                self.store.write(cell.stem, record)
+        for model in self.plan.suite.models:
+            cells = [cell for cell in self.plan.cells if cell.model == model]
+            if any(self.due(cell) for cell in cells):
+                self._model(model, cells)
+            self._tidy(cells)
+
+    def _model(self, model: ModelSpec, cells: list[Cell]) -> None:
+        if (source := self.make(model, cells)) is None:
+            return
+        made = [cell for cell in cells if self.records[cell].prune]
+        if made and self.plan.suite.score:
+            ScoreStage(self, source, made).execute()
+        ServeStage(self, source, made).execute()
+
+    def _tidy(self, cells: list[Cell]) -> None:
+        """Remove what the cells of one model need no more."""
+        self.checkpoints.tidy({cell: self.records[cell] for cell in cells})
+        if cells and not any(stage.startswith("score") for cell in cells for stage in self.due(cell)):
+            discard(answers_file(self.out, cells[0]))
+
+    def make(self, model: ModelSpec, cells: list[Cell]) -> Path | None:
+        """Prune what is not pruned; returns the folder of the model if it was found."""
+        self.events.step(f"{model.name}: locating the model")
+        try:
+            source = models.locate(model.id, model.revision, model.trust_remote_code)
+            architecture_in(source, model.id)
+        except OutputError:
+            raise
+        except Exception as error:
+            for cell in cells:
+                if due := self.due(cell):
+                    self.fail(cell, due[0], error)
+            return None
+        PruneStage(self, model, source, cells).execute()
+        return source
+
+    # ---- records
+
+    def attempt(self, cell: Cell, stage: str, work: Callable[[], None]) -> None:
+        """Do a stage of a cell and record what came of it."""
+        record = self.records[cell]
+        try:
+            work()
+        except OutputError:
+            raise
+        except Exception as error:
+            self.fail(cell, stage, error)
+            return
+        record.failures = [failure for failure in record.failures if failure.stage != stage]
+        self._save(cell)
+        self.events.done(1)
+
+    def fail(self, cell: Cell, stage: str, error: Exception) -> None:
+        """Record that a stage failed.
+
+        Raises:
+            OutputError: it failed because a disk is full.
+        """
+        if full := disk.full(error):
+            raise OutputError(f"{cell.name}, {stage}: {full}; free some space and run again.") from error
+        text = environment.without_secrets(str(error).strip() or type(error).__name__)
+        told = isinstance(error, InputError | ServingError)
+        trace = None if told else "".join(traceback.format_exception(error)[-6:])
+        record = self.records[cell]
+        record.failures = [failure for failure in record.failures if failure.stage != stage]
+        record.failures.append(
+            Failure(
+                stage=stage,
+                error=text,
+                traceback=trace and environment.without_secrets(trace),
+                attempt=attempt_hash(cell, stage, self.plan),
+            )
+        )
+        self._save(cell)
+        self.events.say(f"failed: {cell.name}, {stage}: {text.splitlines()[0]}")
+        self.events.done(1)
+
+    def _save(self, cell: Cell) -> None:
+        record = self.records[cell]
+        record.status = status(record, self.plan)
+        record.environment = environment.describe()
+        record.updated = datetime.now(UTC).isoformat(timespec="seconds")
+        record.runtime = {
+            "device": self.device,
+            "calibration_batch_size": self.plan.suite.prune.batch_size,
+            "score_batch_size": self.plan.suite.score.batch_size if self.plan.suite.score else None,
+        }
+        self.store.write(cell.stem, record)

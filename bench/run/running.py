@@ -1,0 +1,117 @@
+"""``replaceme-bench run``: a plan, its progress, its leaderboard and its reports."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from bench.leaderboard import leaderboard
+from bench.records import Record, write_atomically
+from bench.render import FORMATS, SUFFIXES, terminal
+from bench.run import disk, environment, leftovers
+from bench.run.console import chatter_to, output, progress, tell
+from bench.run.lock import locked
+from bench.run.runner import Events, Run
+from bench.suite.matrix import Plan
+from replaceme.errors import InputError, OutputError
+
+
+def run_plan(plan: Plan, out: Path, retry_failed: bool = False) -> bool:
+    """Run a plan and print its leaderboard; what is done so far where it is interrupted.
+
+    Args:
+        retry_failed: do again what failed, which is left alone otherwise.
+
+    Returns:
+        Whether a cell failed.
+
+    Raises:
+        InputError: the folder holds records that cannot be read, or another run is using it.
+        OutputError: the folder cannot be written, or its disk is too small.
+        KeyboardInterrupt: the run was interrupted, or told to terminate.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # For a bootstrap lm-eval would fork this process, threads and all, to hand one worker all the work.
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")
+    with locked(out), termination_interrupts():
+        leftovers.remove(out)
+        disk.check(plan, out, retry_failed)
+        return _run(plan, out, retry_failed)
+
+
+def _run(plan: Plan, out: Path, retry_failed: bool) -> bool:
+    log, records = out / "logs" / "run.log", {}
+    try:
+        with logs_without_secrets(log.parent), chatter_to(log) as stderr:
+            run = Run(plan, out, retry_failed)
+            records = run.records
+            with progress(stderr, run.steps) as reporter:
+                try:
+                    run.execute(Events(reporter.step, reporter.done, reporter.say, reporter.share))
+                except (InputError, OutputError, KeyboardInterrupt):
+                    raise
+                except Exception:
+                    reporter.say(f"The run stopped on an internal error; details are in {log}.")
+                    raise
+    except KeyboardInterrupt:
+        _print([record for record in records.values() if record.updated])
+        raise
+    _finish([*records.values()], out, log)
+    return any(record.status == "failed" for record in records.values())
+
+
+@contextmanager
+def logs_without_secrets(folder: Path) -> Iterator[None]:
+    """Hide secrets in the logs of a run when it ends, however it does."""
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # a full disk
+            environment.hide_secrets(folder)
+
+
+@contextmanager
+def termination_interrupts() -> Iterator[None]:
+    """SIGTERM, which schedulers send, ends a run as Ctrl-C does, unless it is handled or ignored."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    run = os.getpid()
+
+    def interrupt(*_: Any) -> None:
+        if os.getpid() == run:
+            raise KeyboardInterrupt
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked worker, which is ended in this way
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _print(records: list[Record]) -> None:
+    if records:
+        with output() as console:
+            terminal.render(leaderboard.build(records), console)
+
+
+def _finish(records: list[Record], out: Path, log: Path) -> None:
+    """Write the reports, print the table, and say what lies where."""
+    table = leaderboard.build(records)
+    for name, render in FORMATS.items():
+        write_atomically(out / f"leaderboard.{SUFFIXES[name]}", render(table).encode())
+    _print(records)
+    reports = ", ".join(f"leaderboard.{suffix}" for suffix in SUFFIXES.values())
+    tell(f"Records: {out / 'records'}; reports: {reports} in {out}")
+    if failed := sum(record.status == "failed" for record in records):
+        again = "the same command with --retry-failed tries them again"
+        tell(f"{failed} of {len(records)} cells failed; {again}; log: {log}")

@@ -1,0 +1,280 @@
+"""The score stage of a run: all tasks on all variants of one model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import records
+from bench.run import environment
+from bench.serving import device_name
+from bench.suite.matrix import Cell, Task, digest, file_name
+from replaceme import models
+from replaceme.editfile import load_edit
+from replaceme.errors import InputError, OutputError
+from replaceme.surgery import Edit
+
+if TYPE_CHECKING:
+    from bench.run.runner import Run
+    from bench.scoring.answers import Answers
+    from bench.scoring.checkpoint import CheckpointScorer
+    from bench.scoring.one_pass import OnePass
+    from bench.scoring.tasks import PreparedTask, TaskScore
+    from bench.scoring.trees import Request
+
+
+class ScoreStage:
+    """Scores the cells of one model that have a checkpoint.
+
+    In one pass where the suite, the model and the task allow it, else checkpoint by checkpoint.
+    """
+
+    def __init__(self, run: Run, source: Path, cells: list[Cell]) -> None:
+        score, prune = run.plan.suite.score, run.records[cells[0]].prune
+        assert score is not None
+        assert prune is not None
+        self.run, self.source, self.cells, self.settings = run, source, cells, score
+        self.model = cells[0].model
+        self.saved_in = prune.dtype
+        self.dtype = score.dtype or models.fast_dtype(self.saved_in, run.device)
+
+    def execute(self) -> None:
+        tasks = [task for task in self.run.plan.tasks if self._lacking(task)]
+        if not tasks:
+            return
+        reasons = dict.fromkeys(tasks, "score.method is per-variant")
+        if self.settings.method == "one-pass":
+            reasons = self._in_one_pass(tasks)
+        for cell in self.cells:
+            left = [task for task in reasons if cell in self._lacking(task)]
+            if left:
+                self._one_by_one(cell, {task: reasons[task] for task in left})
+
+    def _lacking(self, task: Task) -> list[Cell]:
+        """The cells that a task is still to do for."""
+        return [cell for cell in self.cells if _stage(task) in self.run.due(cell)]
+
+    def prepared(self, task: Task) -> PreparedTask:
+        """A task with its requests, built once for all models."""
+        from bench.scoring.tasks import PreparedTask
+
+        if task not in self.run.prepared:
+            self.run.prepared[task] = PreparedTask(task.spec, task.source, task.limit)
+        return self.run.prepared[task]
+
+    # ---- in one pass
+
+    def _in_one_pass(self, tasks: list[Task]) -> dict[Task, str]:
+        """Score in one pass; returns the tasks that cannot be, with the reason."""
+        from bench.scoring.checkpoint import free_memory
+
+        self.run.events.step(f"{self.model.name}: loading for scoring in one pass")
+        try:
+            scorer = self.load(self._answers())
+        except OutputError:
+            raise
+        except Exception as error:
+            self._fail(tasks, error)
+            return {}
+        self.run.events.say(f"{self.model.name}: scoring in {self.dtype}.")
+        reasons = {}
+        for task in tasks:
+            try:
+                if reason := scorer.obstacle or self.obstacle(task):
+                    reasons[task] = reason
+                else:
+                    self._sweep(scorer, task)
+            except OutputError:
+                raise
+            except Exception as error:
+                self._fail([task], error)
+        del scorer
+        free_memory()
+        return reasons
+
+    @models.enough_memory()
+    def load(self, answers: Answers) -> OnePass:
+        """The model with the edits of all its cells."""
+        from bench.scoring.one_pass import OnePass
+
+        return OnePass(
+            self.source,
+            {cell.stem: self._edit(cell) for cell in self.cells},
+            saved_in=self.saved_in,
+            dtype=self.dtype,
+            device=self.run.device,
+            batch_size=self.settings.batch_size,
+            answers=answers,
+            trust_remote_code=self.model.trust_remote_code,
+        )
+
+    def _answers(self) -> Answers:
+        """Those of an interrupted run, if they were computed alike."""
+        from bench.scoring.answers import Answers
+
+        scope = {"dtype": self.dtype, "device": device_name()}
+        answers = Answers(answers_file(self.run.out, self.cells[0]), scope)
+        answers.budget = self.settings.batch_tokens or answers.budget
+        return answers
+
+    def _edit(self, cell: Cell) -> Edit:
+        return load_edit(self.run.checkpoints.edit_file(cell))[0] if cell.solver else Edit()
+
+    def obstacle(self, task: Task) -> str | None:
+        """Why a task cannot be scored in one pass, or ``None``."""
+        from bench.scoring.one_pass import KINDS
+
+        other = self.prepared(task).kinds - KINDS
+        return f"the task asks for {' and '.join(sorted(other))}" if other else None
+
+    @models.enough_memory()
+    def _sweep(self, scorer: OnePass, task: Task) -> None:
+        cells, prepared = self._lacking(task), self.prepared(task)
+        self.run.events.step(f"{self.model.name}: {task.spec.task}, {len(cells)} variants in one pass")
+        requests = scorer.lm.requests(prepared.instances)
+        if not (cells := self._verified(scorer, task, cells, requests)):
+            return
+        seconds = scorer.answer(prepared, [cell.stem for cell in cells], self.run.events.share)
+        found = {"method": "one-pass", "pass_seconds": seconds, "pass_variants": len(cells)}
+        for cell in self._with_numbers(scorer.sweep.known, task, cells, requests):
+            score = partial(scorer.score, prepared, cell.stem)
+            self.run.attempt(cell, _stage(task), partial(self._record, cell, task, score, found))
+
+    def _with_numbers(
+        self, known: Answers, task: Task, cells: list[Cell], requests: list[Request]
+    ) -> list[Cell]:
+        """The cells whose answers are numbers; a task fails for the others."""
+        distinct, sound = [*dict.fromkeys(requests)], []
+        for cell in cells:
+            if any(isnan(known.of(cell.stem, request).loglikelihood) for request in distinct):
+                self.run.fail(cell, _stage(task), InputError(self._no_numbers()))
+            else:
+                sound.append(cell)
+        return sound
+
+    def _no_numbers(self) -> str:
+        return (
+            f"the model answers with NaN; its weights hold NaN or infinity, or its states overflow in "
+            f"{self.dtype} (score.dtype)."
+        )
+
+    def _verified(
+        self, scorer: OnePass, task: Task, cells: list[Cell], requests: list[Request]
+    ) -> list[Cell]:
+        """The cells that answer a few requests with numbers; refuses answers that are not lm-eval's.
+
+        Raises:
+            InputError: the most changed cell's are not.
+        """
+        from bench.scoring.answers import Answers
+        from bench.scoring.sweep import Sweep
+        from bench.scoring.verify import check, sample
+
+        few = sample(requests)
+        sweep = Sweep(scorer.sweep.fork, Answers())
+        sweep.known.budget = scorer.sweep.known.budget
+        sweep.run([cell.stem for cell in cells], few)
+        if not (sound := self._with_numbers(sweep.known, task, cells, few)):
+            return []
+        stem = scorer.most_changed([cell.stem for cell in sound])
+        found = check(scorer, stem, few, self.settings.batch_size)
+        if not found.agree:
+            raise InputError(
+                f"one pass and lm-eval disagree by {found.difference:.2g} nats on {found.requests} "
+                f"requests of {task.spec.task!r}, where lm-eval's own batches differ by "
+                f"{found.spread:.2g}; set score.method to per-variant."
+            )
+        return sound
+
+    # ---- checkpoint by checkpoint
+
+    @models.enough_memory()
+    def load_checkpoint(self, cell: Cell) -> CheckpointScorer:
+        """lm-eval's own model of a cell's checkpoint.
+
+        Raises:
+            InputError: what it computes are not numbers.
+        """
+        from bench.scoring.checkpoint import CheckpointScorer
+
+        scorer = CheckpointScorer(
+            self.run.checkpoints.whole(cell, self.source),
+            dtype=self.dtype,
+            device=self.run.device,
+            batch_size=self.settings.batch_size,
+            trust_remote_code=cell.model.trust_remote_code,
+        )
+        if not _gives_numbers(scorer.lm.model):
+            raise InputError(self._no_numbers())
+        return scorer
+
+    def _one_by_one(self, cell: Cell, reasons: dict[Task, str]) -> None:
+        from bench.scoring.checkpoint import free_memory
+
+        self.run.events.step(f"{cell.name}: loading for scoring")
+        try:
+            scorer = self.load_checkpoint(cell)
+        except OutputError:
+            raise
+        except Exception as error:
+            self._fail([*reasons], error, [cell])
+            return
+        for task, reason in reasons.items():
+            self.run.events.step(f"{cell.name}: {task.spec.task}")
+            score = partial(self._scored_alone, task, scorer)
+            found = {"method": "per-variant", "reason": reason}
+            work = partial(self._record, cell, task, score, found)
+            self.run.attempt(cell, _stage(task), work)
+        del scorer, score, work
+        free_memory()
+
+    @models.enough_memory()
+    def _scored_alone(self, task: Task, scorer: CheckpointScorer) -> TaskScore:
+        return scorer.score(self.prepared(task))
+
+    # ---- records
+
+    def _record(
+        self, cell: Cell, task: Task, scored: Callable[[], TaskScore], how: dict[str, Any]
+    ) -> None:
+        score, store, name = scored(), self.run.store, task.spec.task
+        store.write_samples(cell.stem, store.read_samples(cell.stem) | {name: score.samples})
+        self.run.records[cell].quality[name] = records.Task(
+            identity=task.identity,
+            primary=score.primary,
+            average=task.spec.average,
+            metrics={key: records.Metric(**metric) for key, metric in score.metrics.items()},
+            items=score.items,
+            version=score.version,
+            num_fewshot=score.num_fewshot,
+            seconds=score.seconds,
+            dtype=self.dtype,
+            **environment.peak_memory(),
+            **how,
+        )
+
+    def _fail(self, tasks: list[Task], error: Exception, cells: list[Cell] | None = None) -> None:
+        for task in tasks:
+            for cell in cells or self._lacking(task):
+                self.run.fail(cell, _stage(task), error)
+
+
+def answers_file(out: Path, cell: Cell) -> Path:
+    """Where the answers of a cell's model lie until all its tasks are scored."""
+    return out / "answers" / f"{file_name(cell.model.name)}-{digest(cell.identity['model'])[:8]}.jsonl"
+
+
+def _stage(task: Task) -> str:
+    return f"score:{task.spec.task}"
+
+
+def _gives_numbers(model: Any) -> bool:
+    """Whether a causal language model has no NaN in the logits of a few tokens."""
+    import torch
+
+    ids = torch.arange(8, device=model.device)[None]
+    with torch.no_grad():
+        return not bool(model(input_ids=ids).logits.isnan().any())

@@ -1,0 +1,126 @@
+"""One variant of a model, as ``run`` and ``prune`` both make it: check, calibrate, fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from replaceme import models
+from replaceme.architectures import Architecture, architecture_of, layer_count
+from replaceme.calibration import Batches, CalibrationData, load_sequences, padding_token
+from replaceme.errors import InputError
+from replaceme.provenance import Provenance
+from replaceme.selection import check_blocks, check_count
+
+if TYPE_CHECKING:
+    from bench.suite.suite import ModelSpec, PruneSpec
+    from replaceme.fitting import Fit
+    from replaceme.pruning import Calibration
+    from replaceme.selection import Choice
+    from replaceme.solvers import Solver
+
+
+def architecture_in(folder: Path, model: str) -> Architecture:
+    """The architecture of a checkpoint; reads its config and headers alone.
+
+    Raises:
+        InputError: it is not supported.
+    """
+    config = models.read_config(folder)
+    return architecture_of(config, f"model {model!r}", models.tensor_names(folder))
+
+
+def check_variant(
+    prune: PruneSpec,
+    count: int,
+    solver: Solver,
+    folder: Path,
+    model: str,
+    architecture: Architecture,
+    key: str = "prune.layers",
+) -> None:
+    """Refuse a variant that cannot be made of a checkpoint; reads its config alone.
+
+    Args:
+        count: layers to remove.
+        folder: the checkpoint.
+        model: its name.
+        key: what the user calls the layer count.
+
+    Raises:
+        InputError: naming the model, and the count, block or solver that does not fit it.
+    """
+    where, layers = f"model {model!r}", layer_count(models.read_config(folder))
+    if not prune.blocks:
+        check_count(count, layers, f"{key}, {where}", prune.num_blocks)
+    try:
+        solver.check(architecture)
+        check_blocks(prune.given, layers)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+@models.enough_memory()
+def calibrated(
+    source: Path,
+    model: ModelSpec,
+    prune: PruneSpec,
+    data: CalibrationData,
+    counts: Iterable[int],
+    solvers: Iterable[Solver],
+    device: str,
+) -> Calibration:
+    """Load a checkpoint and calibrate it for all its variants."""
+    from replaceme.pruning import calibrate
+
+    dtype = prune.calibration_dtype or model.dtype
+    loaded, tokenizer = models.load(source, dtype, device, model.trust_remote_code)
+    sequences = load_sequences(data, tokenizer)
+    return calibrate(
+        loaded,
+        Batches(sequences, prune.batch_size, data.seed, padding_token(tokenizer)),
+        counts=[] if prune.blocks else counts,
+        blocks=[prune.given] if prune.blocks else [],
+        solvers=solvers,
+        selection=prune.selection,
+        compat_reference=prune.compat == "reference",
+    )
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A fitted variant; ``choice`` is ``None`` where the blocks were given."""
+
+    fit: Fit
+    choice: Choice | None
+    provenance: Provenance
+
+
+@models.enough_memory()
+def fitted(
+    source: Path,
+    calibration: Calibration,
+    model: ModelSpec,
+    prune: PruneSpec,
+    data: CalibrationData,
+    count: int,
+    solver: Solver,
+) -> Variant:
+    """Fit one solver for one layer count, or for the blocks that ``prune`` gives."""
+    from replaceme.fitting import fit
+
+    choice = calibration.choices.get(count)
+    found = fit(solver, calibration, choice.blocks if choice else prune.given, data.seed)
+    provenance = Provenance.of(
+        model.id,
+        models.fingerprint(model.id, model.revision, source),
+        solver,
+        data.model_dump() | {"fingerprint": data.fingerprint(), "tokens": calibration.tokens},
+        found,
+        prune.selector if choice else None,
+        choice,
+        model.dtype,
+    )
+    return Variant(found, choice, provenance)

@@ -1,0 +1,1 @@
+"""The suite file and the matrix of cells it stands for."""

@@ -1,0 +1,70 @@
+"""How many layers a model has, as far as this machine knows, and what is made of each model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from bench.suite.prune_spec import PruneSpec
+from bench.suite.suite import ModelSpec, Suite
+from replaceme import models
+from replaceme.architectures import layer_count
+from replaceme.errors import InputError
+
+
+def prune_of(suite: Suite, model: ModelSpec) -> PruneSpec:
+    """The ``prune`` section as it is for one model: its own matrix, shares as whole numbers.
+
+    Nothing is downloaded.
+
+    Raises:
+        InputError: the layers of a model that a share is taken of are not known here, or the counts
+            cannot be removed.
+    """
+    prune = suite.prune.changed(model.matrix)
+    if not (shares := [count for count in prune.layers if isinstance(count, str)]):
+        return prune
+    if (num_layers := known_layers(model)) is None:
+        raise InputError(
+            f"model {model.id!r}: how many layers {shares[0]} is takes the model's config, which is not "
+            f"on this machine; say in the model's entry how many it has, such as 'num_layers: 32'."
+        )
+    try:
+        return prune.resolved(num_layers)
+    except ValueError as error:
+        raise InputError(f"model {model.id!r}: {error}.") from None
+
+
+def known_layers(model: ModelSpec) -> int | None:
+    """Decoder layers of a model: as its entry says, or by a config on this machine."""
+    if model.num_layers is not None:
+        return model.num_layers
+    folder = models.known_folder(model.id)
+    if folder is not None:
+        models.check_folder(folder, model.id)
+        return layer_count(models.read_config(folder))
+    return _cached_layers(model) if models.is_hub_id(model.id) else None
+
+
+def check_declared(model: ModelSpec, folder: Path) -> None:
+    """Refuse a model that has another number of layers than its entry says.
+
+    Raises:
+        InputError: with both numbers.
+    """
+    layers = layer_count(models.read_config(folder))
+    if model.num_layers not in (None, layers):
+        raise InputError(
+            f"model {model.id!r} has {layers} layers, but its entry says num_layers: {model.num_layers}."
+        )
+
+
+def _cached_layers(model: ModelSpec) -> int | None:
+    """By the config in the hub's cache, if it has been downloaded before."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        config = try_to_load_from_cache(model.id, "config.json", revision=model.revision)
+        return layer_count(json.loads(Path(config).read_text("utf-8"))) if config else None
+    except (OSError, ValueError, TypeError):  # no such id, or the mark of a file that is not there
+        return None

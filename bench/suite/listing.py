@@ -1,0 +1,38 @@
+"""What ``replaceme-bench list`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+def solvers() -> Iterator[str]:
+    from replaceme.solvers import SOLVERS
+
+    for name, solver in SOLVERS.items():
+        yield f"{name}: {solver.summary}"
+        for field, info in solver.model_fields.items():
+            yield f"    {name}.{field} = {info.default}: {info.description}"
+
+
+def tasks() -> Iterator[str]:
+    from bench.scoring.catalog import builtin_tasks
+    from bench.scoring.presets import PRESETS
+
+    for name, entries in PRESETS.items():
+        yield f"{name} (preset): {', '.join(entry['task'] for entry in entries)}"
+    yield from sorted(builtin_tasks())
+
+
+def suites() -> Iterator[str]:
+    """Those that are shipped, with their first line; a name does as well as a path."""
+    from bench.suite.files import shipped
+
+    for name, path in shipped().items():
+        comments = (line.removeprefix("#").strip() for line in path.read_text("utf-8").splitlines())
+        summary = next(line for line in comments if not line.startswith("yaml-language-server"))
+        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        yield f"{name}: {summary} ({shown})"
+
+
+LISTS: dict[str, Callable[[], Iterator[str]]] = {"solvers": solvers, "tasks": tasks, "suites": suites}

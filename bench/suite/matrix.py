@@ -1,0 +1,225 @@
+"""Suite → cells and the identity of each of their stages.
+
+An identity holds exactly what changes numbers, so it can be computed from the plan and compared with
+what a record says. Every field of a suite is either part of an identity or listed in ``RUNTIME``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from typing import Any
+
+from bench.run.variants import architecture_in, check_variant
+from bench.scoring.catalog import TaskSource, find
+from bench.serving import ServeSettings, device_name, engine_version
+from bench.suite.layer_counts import check_declared, prune_of
+from bench.suite.prune_spec import PruneSpec
+from bench.suite.suite import ModelSpec, SolverSpec, Suite, TaskSpec
+from replaceme import models
+from replaceme.errors import InputError
+from replaceme.selection import check_count
+
+RUNTIME = {
+    "Suite": {"extends", "name", "device", "keep_checkpoints"},
+    "ModelSpec": {"trust_remote_code", "num_layers"},
+    "PruneSpec": {"batch_size"},
+    "ScoreSpec": {"include_path", "batch_size", "batch_tokens", "method"},
+    "TaskSpec": {"metric", "average"},
+    "SolverSpec": {"label"},
+}
+IDENTITY = {
+    "Suite": {"models", "prune", "calibration", "score", "serve"},
+    "ModelSpec": {"id", "revision", "dtype", "matrix"},
+    "Matrix": {"layers", "blocks", "solvers"},
+    "PruneSpec": {
+        "layers",
+        "blocks",
+        "solvers",
+        "selector",
+        "num_blocks",
+        "compat",
+        "calibration_dtype",
+    },
+    "ScoreSpec": {"tasks", "limit", "dtype"},
+    "TaskSpec": {"task", "num_fewshot"},
+    "SolverSpec": {"solver"},
+}
+VOLATILE_CONFIG = ("_name_or_path", "transformers_version")
+
+
+def digest(identity: dict[str, Any]) -> str:
+    """Short stable hash of an identity."""
+    text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_name(text: str) -> str:
+    """What a text is called as part of a file's name: at most 150 bytes, and no separators."""
+    readable = re.sub(r"[^\w.]+", "-", text).strip("-").lower()
+    return readable.encode()[:150].decode(errors="ignore")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of the suite with where it was found."""
+
+    spec: TaskSpec
+    source: TaskSource
+    limit: int | None
+    dtype: str | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {
+            "task": self.spec.task,
+            "num_fewshot": self.spec.num_fewshot,
+            "limit": self.limit,
+            "dtype": self.dtype,
+            "data": self.source.fingerprint,
+        }
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One variant of one model: the baseline (``layers`` 0, no solver), or a pruned one.
+
+    ``identity`` is that of the prune stage; the block is a result and not part of it. ``prune`` is the
+    suite's section as it is for this model, layer counts as whole numbers.
+    """
+
+    model: ModelSpec
+    layers: int
+    solver: SolverSpec | None
+    identity: dict[str, Any] = field(hash=False)
+    prune: PruneSpec = field(hash=False)
+
+    @property
+    def label(self) -> str:
+        return self.solver.label if self.solver else "baseline"
+
+    @property
+    def name(self) -> str:
+        """Readable name, matched by ``--only``: ``MODEL/baseline`` or ``MODEL/N/SOLVER``."""
+        middle = f"/{self.layers}" if self.solver else ""
+        return f"{self.model.name}{middle}/{self.label}"
+
+    @property
+    def stem(self) -> str:
+        """Name of the cell's files; independent of the label, which may change."""
+        kind = f"{self.layers} {self.solver.solver.name}" if self.solver else "baseline"
+        return f"{file_name(f'{self.model.name} {kind}')}-{digest(self.identity)[:8]}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a suite with their tasks."""
+
+    suite: Suite
+    cells: list[Cell]
+    tasks: list[Task]
+
+
+def expand(suite: Suite, only: tuple[str, ...] = ()) -> Plan:
+    """The cells of a suite, baseline first, then by layer count.
+
+    Args:
+        only: keep the cells whose name matches one of these globs; empty keeps all.
+
+    Raises:
+        InputError: an unknown task, a layer count that does not fit a model on this machine, a
+            missing local model or calibration file, or globs that match nothing.
+    """
+    tasks = []
+    if (score := suite.score) is not None:
+        tasks = [
+            Task(spec, find(spec.task, score.include_path), score.limit, score.dtype)
+            for spec in score.tasks
+        ]
+    calibration = suite.calibration.model_dump(exclude={"dataset"}) | {
+        "data": suite.calibration.fingerprint()
+    }
+    cells = []
+    for model in suite.models:
+        weights = {"weights": models.fingerprint(model.id, model.revision), "dtype": model.dtype}
+        prune = prune_of(suite, model)
+        _check_model(prune, model)
+        cells.append(Cell(model, 0, None, {"model": weights}, prune))
+        cells += [
+            Cell(model, count, solver, _identity(prune, weights, calibration, count, solver), prune)
+            for count in prune.counts
+            for solver in prune.solvers
+        ]
+    _check_distinct(cells)
+    kept = [cell for cell in cells if not only or any(fnmatch(cell.name, glob) for glob in only)]
+    if not kept:
+        raise InputError(
+            f"--only {' '.join(only)} matches no cell; cells are named like {cells[-1].name!r}."
+        )
+    return Plan(suite, kept, tasks)
+
+
+def _check_distinct(cells: list[Cell]) -> None:
+    names: dict[str, str] = {}
+    for cell in cells:
+        if (other := names.setdefault(cell.stem, cell.name)) != cell.name:
+            raise InputError(
+                f"the cells {other!r} and {cell.name!r} are duplicates: the same solver with the same "
+                f"parameters on the same model; keep one of them."
+            )
+
+
+def _check_model(prune: PruneSpec, model: ModelSpec) -> None:
+    """Refuse what can be seen to be wrong with a model; more where it is on this machine already."""
+    folder = models.known_folder(model.id)
+    if folder is None:
+        if model.num_layers and not prune.blocks:
+            for count in prune.counts:
+                check_count(count, model.num_layers, f"prune.layers, model {model.id!r}")
+        return
+    models.check_folder(folder, model.id)
+    check_declared(model, folder)
+    architecture = architecture_in(folder, model.id)
+    for count in prune.counts:
+        for spec in prune.solvers:
+            check_variant(prune, count, spec.solver, folder, model.id, architecture)
+
+
+def _identity(
+    prune: PruneSpec,
+    weights: dict[str, Any],
+    calibration: dict[str, Any],
+    count: int,
+    solver: SolverSpec,
+) -> dict[str, Any]:
+    return {
+        "model": weights,
+        "layers": count,
+        "blocks": [[block.start, block.end] for block in prune.given],
+        "selector": None if prune.blocks else prune.selector,
+        "num_blocks": prune.num_blocks,
+        "compat": prune.compat,
+        "calibration_dtype": prune.calibration_dtype,
+        "solver": solver.solver.identity,
+        "calibration": calibration,
+    }
+
+
+def serving_identity(config: dict[str, Any], settings: ServeSettings, stem: str) -> dict[str, Any]:
+    """What a serving measurement depends on: the shape of the model, the load, engine and device.
+
+    Args:
+        config: ``config.json`` of the checkpoint.
+        stem: the cell, which counts only where every checkpoint is measured by itself.
+    """
+    shape = {key: value for key, value in config.items() if key not in VOLATILE_CONFIG}
+    return {
+        "config": digest(shape),
+        "settings": settings.identity(),
+        "engine_version": engine_version(),
+        "device": device_name(),
+        "checkpoint": stem if settings.per_checkpoint else None,
+    }

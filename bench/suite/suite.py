@@ -1,0 +1,258 @@
+"""The suite file: what to prune, how to score it, how to serve it."""
+
+from __future__ import annotations
+
+from glob import glob
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from bench.scoring.presets import PRESETS
+from bench.serving.spec import ServeSettings
+from bench.suite import files as suite_files
+from bench.suite.prune_spec import (
+    Blocks,
+    Count,
+    Dtype,
+    Matrix,
+    PruneSpec,
+    Section,
+    Selector,
+    SolverSpec,
+)
+from replaceme import yaml_source
+from replaceme.calibration import CalibrationData
+from replaceme.errors import InputError
+from replaceme.models import short_name
+from replaceme.yaml_file import shown
+
+LOCAL = {".gguf", ".jsonl", ".parquet", ".txt"}
+
+__all__ = [
+    "Blocks",
+    "Count",
+    "Dtype",
+    "Matrix",
+    "ModelSpec",
+    "PruneSpec",
+    "ScoreSpec",
+    "Section",
+    "Selector",
+    "SolverSpec",
+    "Suite",
+    "TaskSpec",
+    "load",
+    "resolved",
+]
+
+
+class ModelSpec(Section):
+    """A model to prune; a bare string means its id."""
+
+    id: str = Field(
+        min_length=1, description="hub id, local folder, GGUF file, or package:NAME/FILE.gguf"
+    )
+    revision: str | None = Field(None, description="revision of a hub model")
+    dtype: Dtype | None = Field(
+        None, description="dtype to calibrate and save in; null: the checkpoint's own"
+    )
+    trust_remote_code: bool = Field(False, description="run code that comes with the model")
+    num_layers: int | None = Field(
+        None,
+        gt=1,
+        description="decoder layers it has, for shares such as 25%; null: read from its config",
+    )
+    matrix: Matrix | None = Field(None, description="what is made of this model instead of prune's")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return {"id": value} if isinstance(value, str) else value
+
+    @property
+    def name(self) -> str:
+        return short_name(self.id)
+
+
+class TaskSpec(Section):
+    """An lm-eval task; a bare string means its name."""
+
+    task: str = Field(min_length=1, description="name of an lm-eval task")
+    num_fewshot: int | None = Field(
+        None, ge=0, description="examples in the prompt; null: the task's own"
+    )
+    metric: str | None = Field(
+        None, description="the metric that counts; null: acc_norm, acc or exact_match, the first it has"
+    )
+    average: bool = Field(True, description="whether it counts in the average")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return {"task": value} if isinstance(value, str) else value
+
+
+class ScoreSpec(Section):
+    """Quality: lm-eval tasks."""
+
+    tasks: list[TaskSpec] = Field(min_length=1, description="task names or presets")
+    include_path: list[Path] = Field(
+        default=[],
+        description="folders with lm-eval task YAMLs, at any depth; * and ** stand for names of folders",
+    )
+    limit: int | None = Field(None, gt=0, description="items of each task at most")
+    method: Literal["one-pass", "per-variant"] = Field(
+        "one-pass", description="per-variant: each checkpoint by itself, through lm-eval's own forward"
+    )
+    dtype: Dtype | None = Field(
+        None,
+        description="dtype to compute in; null: the checkpoint's, but float32 on a CPU without AMX",
+    )
+    batch_size: int = Field(16, gt=0, description="requests per forward of lm-eval")
+    batch_tokens: int | None = Field(
+        None, gt=0, description="tokens per forward in one pass; null: what is measured to be fastest"
+    )
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _presets(cls, tasks: Any) -> Any:
+        if not isinstance(tasks, list):
+            return tasks
+        return [entry for task in tasks for entry in PRESETS.get(str(task), [task])]
+
+    @field_validator("tasks")
+    @classmethod
+    def _distinct(cls, tasks: list[TaskSpec]) -> list[TaskSpec]:
+        names = [task.task for task in tasks]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"the task {sorted(twice)[0]!r} stands twice")
+        return tasks
+
+    @field_validator("include_path", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("include_path")
+    @classmethod
+    def _from_suite(cls, paths: list[Path], info: ValidationInfo) -> list[Path]:
+        folder = _folder(info, "score", "include_path")
+        return [found for path in paths for found in _folders(path, folder)]
+
+
+class Suite(Section):
+    """A whole suite file."""
+
+    extends: str | None = Field(
+        None,
+        description="suite file, or name of a shipped suite, that this one changes: mappings key by "
+        "key, lists and single values as a whole; null takes a value back to its default",
+    )
+    name: str = Field(
+        pattern=r"^\w[\w.-]*$", max_length=100, description="also the name of the default output folder"
+    )
+    models: list[ModelSpec] = Field(min_length=1, description="models to prune")
+    prune: PruneSpec = Field(description="which variants to make")
+    calibration: CalibrationData = Field(
+        default_factory=CalibrationData, description="text that the statistics are taken from"
+    )
+    score: ScoreSpec | None = Field(None, description="null: no quality is measured")
+    serve: ServeSettings | None = Field(None, description="null: no latency and memory are measured")
+    device: str | None = Field(None, description="torch device; null: the GPU where there is one")
+    keep_checkpoints: Literal["none", "best", "all"] = Field(
+        "all",
+        description="best: that of the best average at each layer count of a model; what solvers found "
+        "stays in edits/, and 'apply' makes a checkpoint of it",
+    )
+
+    @field_validator("models")
+    @classmethod
+    def _from_suite(cls, models: list[ModelSpec], info: ValidationInfo) -> list[ModelSpec]:
+        folder = _folder(info, "models")
+        models = [m.model_copy(update={"id": resolved(m.id, folder)}) for m in models]
+        names = [model.name for model in models]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(
+                f"two models are named {sorted(twice)[0]!r}, which would make duplicate cells"
+            )
+        return models
+
+    @field_validator("calibration")
+    @classmethod
+    def _calibration_path(cls, data: CalibrationData, info: ValidationInfo) -> CalibrationData:
+        folder = _folder(info, "calibration", "dataset")
+        data = data.model_copy(update={"dataset": resolved(data.dataset, folder)})
+        try:
+            data.local_file()
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return data
+
+    def limited(self, limit: int | None) -> Suite:
+        """The same with so many items of each task at most; ``None`` changes nothing."""
+        if limit is None or self.score is None:
+            return self
+        return self.model_copy(update={"score": self.score.model_copy(update={"limit": limit})})
+
+    @model_validator(mode="after")
+    def _fitting_matrices(self) -> Self:
+        for i, model in enumerate(self.models):
+            try:
+                self.prune.changed(model.matrix)
+            except ValueError as error:
+                raise ValueError(f"models.{i}.matrix of {model.name!r}: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _measures_something(self) -> Self:
+        if self.score is None and self.serve is None:
+            raise ValueError("the suite measures nothing; give it a 'score' or a 'serve' section")
+        return self
+
+
+def _folder(info: ValidationInfo, *location: str) -> Path:
+    """What a path at a location is relative to: the folder of the file that says it."""
+    source = (info.context or {}).get("source")
+    return source.at(location).path.parent if source else Path()
+
+
+def _folders(path: Path, folder: Path) -> list[Path]:
+    """The folder that a path or a pattern means, or several.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        whole = folder / path.expanduser()
+        matches = [str(whole)] if whole.is_dir() else glob(str(whole), recursive=True)  # noqa: PTH207
+        found = sorted({Path(match).resolve() for match in matches if Path(match).is_dir()})
+    except (OSError, RuntimeError) as error:  # too long, or the home of an unknown user
+        raise ValueError(f"{shown(str(path))} names no folder: {error}") from None
+    if not found:
+        raise ValueError(f"there is no folder {shown(str(whole.resolve()))}")
+    return found
+
+
+def resolved(name: str, folder: Path) -> str:
+    """The name of a model or data set; a path relative to ``folder`` is made absolute, others stay.
+
+    Raises:
+        ValueError: neither a name nor a path.
+    """
+    try:
+        path = folder / Path(name).expanduser()
+        local = path.is_dir() or name.startswith((".", "/", "~")) or path.suffix in LOCAL
+        return str(path.resolve()) if ":" not in name and (local or "\0" in name) else name
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a null byte, an unknown user
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{shown(repr(name))} is no name and no path: {reason}") from None
+
+
+def load(path: Path) -> Suite:
+    """A suite from its file and those it extends.
+
+    Raises:
+        InputError: with file, line, key, what is wrong, and what is allowed.
+    """
+    return yaml_source.validated(suite_files.read(path), Suite)
