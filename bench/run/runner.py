@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.records import Failure, Store
-from bench.run import disk, environment
+from bench.run import disk, environment, interrupts
 from bench.run.checkpoints import Checkpoints
 from bench.run.leftovers import discard
 from bench.run.prune_stage import PruneStage
@@ -136,7 +136,9 @@ class Run:
 
         Raises:
             OutputError: it failed because a disk is full.
+            KeyboardInterrupt: because the run was interrupted.
         """
+        interrupts.check()
         if full := disk.full(error):
             raise OutputError(f"{cell.name}, {stage}: {full}; free some space and run again.") from error
         text = environment.without_secrets(str(error).strip() or type(error).__name__)

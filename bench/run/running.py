@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from bench.leaderboard import leaderboard
 from bench.records import Record, write_atomically
 from bench.render import FORMATS, SUFFIXES, terminal
-from bench.run import disk, environment, leftovers
-from bench.run.console import chatter_to, output, progress, tell
+from bench.run import disk, environment, interrupts, leftovers
+from bench.run.console import Reporter, chatter_to, output, progress, tell
+from bench.run.interrupts import heeding
 from bench.run.lock import locked
 from bench.run.runner import Events, Run
 from bench.suite.matrix import Plan
@@ -38,7 +36,7 @@ def run_plan(plan: Plan, out: Path, retry_failed: bool = False) -> bool:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # For a bootstrap lm-eval would fork this process, threads and all, to hand one worker all the work.
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
-    with locked(out), termination_interrupts():
+    with locked(out), interrupts.heeded():
         leftovers.remove(out)
         disk.check(plan, out, retry_failed)
         return _run(plan, out, retry_failed)
@@ -52,17 +50,23 @@ def _run(plan: Plan, out: Path, retry_failed: bool) -> bool:
             records = run.records
             with progress(stderr, run.steps) as reporter:
                 try:
-                    run.execute(Events(reporter.step, reporter.done, reporter.say, reporter.share))
-                except (InputError, OutputError, KeyboardInterrupt):
-                    raise
-                except Exception:
-                    reporter.say(f"The run stopped on an internal error; details are in {log}.")
+                    run.execute(_events(reporter))
+                except Exception as error:
+                    interrupts.check()
+                    if not isinstance(error, InputError | OutputError):
+                        reporter.say(f"The run stopped on an internal error; details are in {log}.")
                     raise
     except KeyboardInterrupt:
         _print([record for record in records.values() if record.updated])
         raise
     _finish([*records.values()], out, log)
     return any(record.status == "failed" for record in records.values())
+
+
+def _events(reporter: Reporter) -> Events:
+    """Each a place where an interrupted run can end."""
+    step, done = heeding(reporter.step), heeding(reporter.done)
+    return Events(step, done, heeding(reporter.say), heeding(reporter.share))
 
 
 @contextmanager
@@ -73,29 +77,6 @@ def logs_without_secrets(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):  # a full disk
             environment.hide_secrets(folder)
-
-
-@contextmanager
-def termination_interrupts() -> Iterator[None]:
-    """SIGTERM, which schedulers send, ends a run as Ctrl-C does, unless it is handled or ignored."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-
-    run = os.getpid()
-
-    def interrupt(*_: Any) -> None:
-        if os.getpid() == run:
-            raise KeyboardInterrupt
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked worker, which is ended in this way
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _print(records: list[Record]) -> None:

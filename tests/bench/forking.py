@@ -5,7 +5,7 @@ when it is over, with its exit code, which is minus the signal that killed it. A
 
 * ``arguments``, and ``output``, the path of two files for what is printed;
 * ``fault``: a place and a number; the child kills itself, as the kernel does it where memory runs out,
-  when it comes there for the given time;
+  or interrupts itself, when it comes there for the given time;
 * ``file_limit``: bytes of a file at most;
 * ``ignored``: signals that are ignored, as SIGINT is in jobs that a shell starts in the background.
 """
@@ -27,6 +27,7 @@ import lm_eval.tasks
 import safetensors.torch
 import torch
 import transformers.models.llama.modeling_llama
+from safetensors import SafetensorError
 
 import bench.run.running
 import bench.scoring.one_pass
@@ -68,6 +69,19 @@ def half_removed(folder: Any, *_: Any, **__: Any) -> None:
     die()
 
 
+def interrupted(number: signal.Signals) -> Callable[..., None]:
+    """A signal that comes inside a library which makes its own error of what the signal raises."""
+
+    def end(*_: Any, **__: Any) -> None:
+        try:
+            os.kill(os.getpid(), number)
+            signal.sigtimedwait([], 1)
+        except KeyboardInterrupt:
+            raise SafetensorError("what was raised in Python") from None
+
+    return end
+
+
 SAVE_FILE, KEEP = safetensors.torch.save_file, Answers.keep
 FAULTS: dict[str, tuple[Any, str, Callable[..., None]]] = {
     "before a file is on the disk": (os, "fsync", die),
@@ -77,6 +91,8 @@ FAULTS: dict[str, tuple[Any, str, Callable[..., None]]] = {
     "inside what a solver found": (safetensors.torch, "save_file", half_file),
     "inside the answers": (Answers, "keep", half_line),
     "inside a removal": (checkpoints, "discard", half_removed),
+    "SIGINT that a library swallows": (safetensors, "safe_open", interrupted(signal.SIGINT)),
+    "SIGTERM that a library swallows": (safetensors, "safe_open", interrupted(signal.SIGTERM)),
 }
 
 

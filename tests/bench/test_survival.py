@@ -215,6 +215,19 @@ def test_interrupted_run_keeps_what_is_done_and_prints_the_table_so_far(
         assert left_by(out) == whole
 
 
+@pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_interrupted_run_ends_where_a_library_swallows_the_interruption(
+    forked: Any, plain: Path, whole: dict[str, Any], tmp_path: Path, kind: str, number: int
+) -> None:
+    out, fault = tmp_path / "out", [f"{kind} that a library swallows", number]
+    result = forked("run", plain, "--out", out, fault=fault)
+    assert result.returncode == 130, result.stderr
+    assert "failed" not in result.stderr
+    assert forked("run", plain, "--out", out).returncode == 0
+    assert left_by(out) == whole
+
+
 def test_run_in_the_background_of_a_shell_ignores_ctrl_c_as_its_shell_wants(
     forked: Any, plain: Path, tmp_path: Path
 ) -> None:
