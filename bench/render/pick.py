@@ -36,11 +36,13 @@ def _answer(found: Pick, sure: Certainty | None) -> list[str]:
 def _why(found: Pick) -> str:
     count, total, named = len(found.admissible), len(found.candidates), _named(found.constraints)
     if count == 1:
-        return f"It is the only one of {total} variants that satisfies {named}."
+        others = f" one of {total} variants that satisfies {named}" if named else " variant"
+        return f"It is the only{others}."
     best = {"latency": "fastest", "memory": "smallest", "quality": "best"}[found.prefer]
     if found.rule == ["parameters"] and found.prefer == "latency":
         best = "smallest (nothing was served)"
-    why = f"It is the {best} of the {count} of {total} variants that satisfy {named}"
+    others = f"the {count} of {total} variants that satisfy {named}" if named else f"{total} variants"
+    why = f"It is the {best} of {others}"
     first, second = found.admissible[:2]
     if found.prefer != "quality" and _alike(first, second, found):
         if first.quality == float("-inf"):
@@ -106,7 +108,7 @@ def _near(near: Near, found: Pick) -> str:
 
 
 def _named(constraints: list[Constraint]) -> str:
-    return ", ".join(map(str, constraints)) or "no constraint"
+    return ", ".join(map(str, constraints))
 
 
 def _facts(candidate: Candidate, found: Pick, forms: dict[str, str] = BRIEF) -> str:

@@ -135,6 +135,18 @@ def test_failed_cells_are_not_picked(demo: Callable[..., Any]) -> None:
     assert [candidate.key[2] for candidate in found.candidates] == ["uidl"]
 
 
+@pytest.mark.parametrize(
+    ("cells", "why"),
+    [
+        (["6/uidl"], "It is the only variant."),
+        (["3/uidl", "6/uidl"], "It is the fastest of 2 variants, before "),
+    ],
+)
+def test_without_constraints_none_is_told(demo: Callable[..., Any], cells: list[str], why: str) -> None:
+    found = picked(open_results(str(demo("results", "baseline", *cells).folder)))
+    assert why in rendered.text(found, None)
+
+
 def test_without_serving_fewer_parameters_count(demo: Callable[..., Any]) -> None:
     copy = demo("results")
     for stem, record in copy.store.all().items():
