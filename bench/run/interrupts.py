@@ -16,7 +16,6 @@ _pending = False
 def heeded() -> Iterator[None]:
     """SIGTERM, which schedulers send, ends a run as Ctrl-C does; each unless handled or ignored."""
     global _pending
-    _pending = False
     usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     main = threading.current_thread() is threading.main_thread()
     mine = [number for number in usual if main and signal.getsignal(number) == usual[number]]
@@ -35,6 +34,7 @@ def heeded() -> Iterator[None]:
     try:
         yield
     finally:
+        _pending = False
         for number in mine:
             signal.signal(number, usual[number])
 
@@ -43,7 +43,7 @@ def check() -> None:
     """Where a run can end.
 
     Raises:
-        KeyboardInterrupt: a signal came since :func:`heeded`, and what it raised got lost.
+        KeyboardInterrupt: a signal came within :func:`heeded`, and what it raised got lost.
     """
     if _pending:
         raise KeyboardInterrupt
