@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bench.records import Record, Store, read_record
+from bench.records import Record
+from bench.store import Store, read_record
 from replaceme.errors import InputError
 
 Samples = dict[str, dict[str, list[Any]]]

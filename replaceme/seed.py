@@ -25,7 +25,8 @@ from replaceme.calibration import (
     rows_of,
 )
 from replaceme.errors import InputError, OutputError
-from replaceme.models import enough_memory
+from replaceme.files import write_atomically
+from replaceme.loading import enough_memory
 from replaceme.outfolder import check_apart, check_free
 from replaceme.seedconfig import FINEWEB, MIXED, ORCA, Method, SeedConfig
 from replaceme.yaml_file import shown
@@ -50,7 +51,7 @@ def prune(config: SeedConfig, method: Method, overwrite: bool = False) -> str:
     config.data.local_file()
     import torch
 
-    from replaceme import Provenance, calibrate, fit, models, write_checkpoint
+    from replaceme import Provenance, calibrate, fit, loading, models, write_checkpoint
     from replaceme.architectures import architecture_of, layer_count
     from replaceme.editfile import save_edit
     from replaceme.provenance import choice_line, listed
@@ -70,7 +71,7 @@ def prune(config: SeedConfig, method: Method, overwrite: bool = False) -> str:
         _check_outputs(config, method, source, config.folder(method, ()), overwrite)
     distances = _read_distances(config, layers)
     device = "auto" if torch.cuda.is_available() else "cpu"
-    model, tokenizer = models.load(source, "float32", device)
+    model, tokenizer = loading.load(source, "float32", device)
     sequences = calibration_sequences(config, tokenizer)
     batches = Batches(sequences, config.batch_size, pad=padding_token(tokenizer))
     if distances is None:
@@ -215,14 +216,7 @@ def _measure_distances(config: SeedConfig, model: PreTrainedModel, batches: Batc
     at_last, _ = layer_distances(decoder, ReferenceBatches.of(batches) if compat else batches)
     distances = at_last.diagonal(config.layers_to_skip).tolist()
     path = config.distances_path or DISTANCES
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)  # a link would be written through
-        part.write_text(json.dumps(distances) + "\n", "utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
+    write_atomically(path, json.dumps(distances).encode() + b"\n")
     return distances
 
 

@@ -19,7 +19,7 @@ def card(cell: str, results: str | None, output: Path | None) -> None:
     CELL is MODEL/N/SOLVER, the stem of a record, or the path of a record file.
     """
     from bench.card.command import make_card
-    from bench.records import write_atomically
+    from replaceme.files import write_atomically
 
     text = make_card(cell, results)
     if output:

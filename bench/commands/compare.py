@@ -64,10 +64,10 @@ def compare(
     """
     from bench.compare.compare import compare as compared
     from bench.compare.comparison import Options
-    from bench.records import write_atomically
     from bench.render import comparison_json, comparison_markdown, comparison_terminal
     from bench.results import open_results
     from bench.run import console
+    from replaceme.files import write_atomically
 
     options = Options(alpha, max_drop, allow_missing, latency_tolerance)
     found = compared(open_results(base), open_results(new), options)

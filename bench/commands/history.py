@@ -31,9 +31,9 @@ PICTURES = ("png", "svg", "pdf")
 def history(folder: Path, metric: str, kind: str, plot: Path | None, output: Path | None) -> None:
     """Show a metric of every cell over the git commits that changed a results folder."""
     from bench.compare.history import read
-    from bench.records import write_atomically
     from bench.render import history as rendered
     from bench.run import console
+    from replaceme.files import write_atomically
 
     if plot is not None and plot.suffix[1:] not in PICTURES:
         raise InputError(f"--plot {plot}: name a file that ends in .png, .svg or .pdf.")

@@ -35,10 +35,10 @@ def plan(
     estimate: bool,
 ) -> None:
     """Show the cells of a suite, what is done, and what would run; loads no model."""
-    from bench.records import Store
     from bench.render.escape import visible
     from bench.run.disk import need
     from bench.run.resume import known, stages_due, stages_left
+    from bench.store import Store
 
     found, folder = planned(suite, only, out, limit)
     store = Store(folder)

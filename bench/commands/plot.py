@@ -29,7 +29,8 @@ def plot(folder: Path, out: Path, kind: str) -> None:
     """
     from bench.plots import PAPER, figures
     from bench.plots.files import drawn
-    from bench.records import Store, write_atomically
+    from bench.store import Store
+    from replaceme.files import write_atomically
 
     records = Store(folder).all()
     if not records:

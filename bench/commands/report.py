@@ -55,9 +55,9 @@ def report(
     """
     from dataclasses import replace
 
-    from bench.records import write_atomically
     from bench.render import terminal
     from bench.run import console
+    from replaceme.files import write_atomically
 
     records, table = _gathered(sources, published)
     table = replace(_viewed(table, columns, key, group_by), mark=best)

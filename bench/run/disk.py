@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.records import Store
 from bench.run.resume import known, stages_due
 from bench.run.variants import architecture_in
-from replaceme import models
+from bench.store import Store
+from replaceme import loading, models
 from replaceme.architectures import layer_count
 from replaceme.errors import InputError, OutputError
 from replaceme.solvers import Reconstruct, Uidl
@@ -116,7 +116,7 @@ def _writes(cell: Cell, plan: Plan, store: Store, retry_failed: bool) -> bool:
 def _sizes(model: ModelSpec, folder: Path, cells: Iterable[Cell]) -> tuple[dict[Cell, int], int]:
     """Bytes of the checkpoint of each cell, and of all edits."""
     config = models.read_config(folder)
-    layers, own = layer_count(config), models.checkpoint_dtype(config)
+    layers, own = layer_count(config), loading.checkpoint_dtype(config)
     shape = _shape(folder, model, layers)
     checkpoints, edits = {}, 0
     for cell in cells:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from bench.records import Record, Store
+from bench.records import Record
 from bench.run.resume import tasks_left
 from bench.scoring.answers import Answers
 from bench.scoring.fork import Fork, Step
@@ -22,9 +22,10 @@ from bench.scoring.one_pass import AnsweringLM
 from bench.scoring.sweep import Sweep
 from bench.scoring.tasks import PreparedTask
 from bench.scoring.trees import Request, Tree, TreeBatch
+from bench.store import Store
 from bench.suite.matrix import Cell, Plan, Task
 from bench.suite.suite import ModelSpec
-from replaceme import models
+from replaceme import loading, models
 from replaceme.architectures import layer_count, pruned_config
 from replaceme.decoder import Decoder
 from replaceme.selection import Block
@@ -93,15 +94,15 @@ class _OneLayer:
     @classmethod
     def of(cls, plan: Plan, model: ModelSpec) -> _OneLayer:
         assert plan.suite.score is not None
-        device = plan.suite.device or models.default_device()
+        device = plan.suite.device or loading.default_device()
         source: str | Path = model.id
         if not models.is_hub_id(model.id):
             source = models.known_folder(model.id) or models.locate(model.id)
         named = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
         config = AutoConfig.from_pretrained(source, **named)
         whole = config.to_dict()
-        dtype = plan.suite.score.dtype or models.fast_dtype(
-            model.dtype or models.checkpoint_dtype(whole), device
+        dtype = plan.suite.score.dtype or loading.fast_dtype(
+            model.dtype or loading.checkpoint_dtype(whole), device
         )
         small = type(config).from_dict(pruned_config(whole, [0]))
         layer = AutoModelForCausalLM.from_config(small, dtype=getattr(torch, dtype)).eval()

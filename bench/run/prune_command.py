@@ -199,7 +199,7 @@ def prune_checkpoint(options: PruneOptions) -> str:
         InputError: an option is wrong, or the model cannot be pruned.
         OutputError: the output cannot be written.
     """
-    from replaceme import models, surgery
+    from replaceme import loading, models, surgery
     from replaceme.editfile import check_edit_file, save_edit
 
     prune, out = options.prune, options.out
@@ -213,7 +213,7 @@ def prune_checkpoint(options: PruneOptions) -> str:
     check_variant(prune, count, spec.solver, source, options.model, architecture, "--layers")
     if not options.transform_only:
         check_apart(source, out)
-    device = options.device or models.default_device()
+    device = options.device or loading.default_device()
     with progress(sys.stderr, steps=3) as reporter:
         reporter.step("calibrating")
         calibration = calibrated(

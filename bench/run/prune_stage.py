@@ -13,7 +13,7 @@ from bench.run.variants import architecture_in, calibrated, check_variant, fitte
 from bench.suite.layer_counts import check_declared
 from bench.suite.matrix import Cell
 from bench.suite.suite import ModelSpec
-from replaceme import models, tensorfile
+from replaceme import loading, models, tensorfile
 from replaceme.editfile import save_edit
 from replaceme.errors import InputError, OutputError
 from replaceme.provenance import choice_line, listed
@@ -105,7 +105,7 @@ class PruneStage:
             self.run.checkpoints.folder(cell, self.source),
             self.run.checkpoints.edit_file(cell),
         )
-        dtype = self.model.dtype or models.checkpoint_dtype(models.read_config(self.source))
+        dtype = self.model.dtype or loading.checkpoint_dtype(models.read_config(self.source))
         save_edit(edit_file, found.edit.rounded(dtype), provenance)
         write_checkpoint(
             self.source, out, found.edit, provenance, dtype=self.model.dtype, overwrite=True
@@ -160,7 +160,7 @@ def _distances(calibration: Calibration, selector: str) -> list[list[float | Non
 def _size(folder: Path) -> dict[str, Any]:
     files = models.weight_files(folder)
     return {
-        "dtype": models.checkpoint_dtype(models.read_config(folder)),
+        "dtype": loading.checkpoint_dtype(models.read_config(folder)),
         "parameters": tensorfile.count_parameters(files),
         "checkpoint_bytes": sum(file.stat().st_size for file in files),
     }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from bench.records import Failure, Record, Store
+from bench.records import Failure, Record
 from bench.scoring.metrics import primary_metric
 from bench.serving import device_name, engine_version
+from bench.store import Store
 from bench.suite.matrix import Cell, Plan, Task, digest, serving_identity
 
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.records import Failure, Store
+from bench.records import Failure
 from bench.run import disk, environment, interrupts
 from bench.run.checkpoints import Checkpoints
 from bench.run.leftovers import discard
@@ -23,9 +23,10 @@ from bench.run.score_stage import ScoreStage, answers_file
 from bench.run.serve_stage import ServeStage
 from bench.run.variants import architecture_in
 from bench.serving import ServingError
+from bench.store import Store
 from bench.suite.matrix import Cell, Plan, Task
 from bench.suite.suite import ModelSpec
-from replaceme import models
+from replaceme import loading, models
 from replaceme.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Run:
         self.store = Store(out)
         self.checkpoints = Checkpoints(out, plan.suite.keep_checkpoints)
         self.records = {cell: known(cell, plan, self.store, retry_failed) for cell in plan.cells}
-        self.device = plan.suite.device or models.default_device()
+        self.device = plan.suite.device or loading.default_device()
         self.prepared: dict[Task, PreparedTask] = {}
 
     def due(self, cell: Cell) -> list[str]:

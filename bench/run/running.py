@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bench.leaderboard import leaderboard
-from bench.records import Record, write_atomically
+from bench.records import Record
 from bench.render import FORMATS, SUFFIXES, terminal
 from bench.run import disk, environment, interrupts, leftovers
 from bench.run.console import Reporter, chatter_to, output, progress, tell
@@ -17,6 +17,7 @@ from bench.run.lock import locked
 from bench.run.runner import Events, Run
 from bench.suite.matrix import Plan
 from replaceme.errors import InputError, OutputError
+from replaceme.files import write_atomically
 
 
 def run_plan(plan: Plan, out: Path, retry_failed: bool = False) -> bool:

@@ -12,7 +12,7 @@ from bench import records
 from bench.run import environment
 from bench.serving import device_name
 from bench.suite.matrix import Cell, Task, digest, file_name
-from replaceme import models
+from replaceme import loading
 from replaceme.editfile import load_edit
 from replaceme.errors import InputError, OutputError
 from replaceme.surgery import Edit
@@ -39,7 +39,7 @@ class ScoreStage:
         self.run, self.source, self.cells, self.settings = run, source, cells, score
         self.model = cells[0].model
         self.saved_in = prune.dtype
-        self.dtype = score.dtype or models.fast_dtype(self.saved_in, run.device)
+        self.dtype = score.dtype or loading.fast_dtype(self.saved_in, run.device)
 
     def execute(self) -> None:
         tasks = [task for task in self.run.plan.tasks if self._lacking(task)]
@@ -95,7 +95,7 @@ class ScoreStage:
         free_memory()
         return reasons
 
-    @models.enough_memory()
+    @loading.enough_memory()
     def load(self, answers: Answers) -> OnePass:
         """The model with the edits of all its cells."""
         from bench.scoring.one_pass import OnePass
@@ -130,7 +130,7 @@ class ScoreStage:
         other = self.prepared(task).kinds - KINDS
         return f"the task asks for {' and '.join(sorted(other))}" if other else None
 
-    @models.enough_memory()
+    @loading.enough_memory()
     def _sweep(self, scorer: OnePass, task: Task) -> None:
         cells, prepared = self._lacking(task), self.prepared(task)
         self.run.events.step(f"{self.model.name}: {task.spec.task}, {len(cells)} variants in one pass")
@@ -191,7 +191,7 @@ class ScoreStage:
 
     # ---- checkpoint by checkpoint
 
-    @models.enough_memory()
+    @loading.enough_memory()
     def load_checkpoint(self, cell: Cell) -> CheckpointScorer:
         """lm-eval's own model of a cell's checkpoint.
 
@@ -231,7 +231,7 @@ class ScoreStage:
         del scorer, score, work
         free_memory()
 
-    @models.enough_memory()
+    @loading.enough_memory()
     def _scored_alone(self, task: Task, scorer: CheckpointScorer) -> TaskScore:
         return scorer.score(self.prepared(task))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replaceme import models
+from replaceme import loading, models
 from replaceme.architectures import Architecture, architecture_of, layer_count
 from replaceme.calibration import Batches, CalibrationData, load_sequences, padding_token
 from replaceme.errors import InputError
@@ -62,7 +62,7 @@ def check_variant(
         raise InputError(f"{where}: {error}") from None
 
 
-@models.enough_memory()
+@loading.enough_memory()
 def calibrated(
     source: Path,
     model: ModelSpec,
@@ -76,7 +76,7 @@ def calibrated(
     from replaceme.pruning import calibrate
 
     dtype = prune.calibration_dtype or model.dtype
-    loaded, tokenizer = models.load(source, dtype, device, model.trust_remote_code)
+    loaded, tokenizer = loading.load(source, dtype, device, model.trust_remote_code)
     sequences = load_sequences(data, tokenizer)
     return calibrate(
         loaded,
@@ -98,7 +98,7 @@ class Variant:
     provenance: Provenance
 
 
-@models.enough_memory()
+@loading.enough_memory()
 def fitted(
     source: Path,
     calibration: Calibration,

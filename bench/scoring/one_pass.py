@@ -16,7 +16,7 @@ from bench.scoring.fork import Answer, Fork, obstacle
 from bench.scoring.sweep import Sweep
 from bench.scoring.tasks import PreparedTask, TaskScore
 from bench.scoring.trees import Request
-from replaceme import models
+from replaceme import loading
 from replaceme.decoder import Decoder
 from replaceme.errors import InputError
 from replaceme.surgery import Edit, changed_parameters, pruned
@@ -127,7 +127,7 @@ class OnePass:
         """
         import torch
 
-        model, tokenizer = models.load(source, dtype, device, trust_remote_code)
+        model, tokenizer = loading.load(source, dtype, device, trust_remote_code)
         self.saved_in: torch.dtype = getattr(torch, saved_in)
         self._round(model.parameters())
         self.edits = edits

@@ -219,7 +219,7 @@ class DemoCopy:
     """A copy of the demo's results that a test may change; cells are named like ``6/lstsq``."""
 
     def __init__(self, folder: Path, cells: Sequence[str]) -> None:
-        from bench.records import Store
+        from bench.store import Store
 
         self.folder, self.store = folder, Store(folder)
         shutil.copytree(DEMO / "records", folder / "records")

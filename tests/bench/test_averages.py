@@ -11,8 +11,9 @@ import pytest
 
 from bench.leaderboard import leaderboard
 from bench.leaderboard.averages import average, counted, is_share
-from bench.records import Metric, Record, Store, Task
+from bench.records import Metric, Record, Task
 from bench.render import FORMATS, terminal
+from bench.store import Store
 from tests.bench import cells
 
 

@@ -14,8 +14,9 @@ import yaml
 from huggingface_hub import ModelCard
 
 from bench.card import card
-from bench.records import Failure, Record, Store, read_record
+from bench.records import Failure, Record
 from bench.run.prune_command import PruneOptions
+from bench.store import Store, read_record
 from replaceme.calibration import CalibrationData
 from replaceme.solvers import make_solver
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from bench.records import Record, Store
+from bench.records import Record
 from bench.run.checkpoints import best
+from bench.store import Store
 from bench.suite import matrix, suite
 
 WriteSuite = Callable[..., Path]

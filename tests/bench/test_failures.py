@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from bench.records import Record, Store
+from bench.records import Record
 from bench.run import disk, environment
 from bench.run.console import chatter_to
+from bench.store import Store
 
 WriteSuite = Callable[..., Path]
 LABELS = ("baseline", "uidl", "lstsq")

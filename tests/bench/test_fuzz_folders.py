@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from bench.records import Store
+from bench.store import Store
 from tests.bench import cells
 from tests.bench.fuzzing import ends_well, fuzz, in_time
 

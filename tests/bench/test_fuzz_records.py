@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from bench.records import Store, read_record
+from bench.store import Store, read_record
 from replaceme.errors import InputError
 from tests.bench import cells
 from tests.bench.fuzzing import NASTY, at, damaged, ends_well, fuzz, json_bytes, mutated, write

@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 import yaml
 
-from bench.records import Store, write_atomically
 from bench.run.console import progress
 from bench.scoring.catalog import find
+from bench.store import Store
 from bench.suite.matrix import file_name
 from replaceme.calibration import CalibrationData, load_sequences
 from replaceme.editfile import load_edit
 from replaceme.errors import InputError, OutputError
+from replaceme.files import write_atomically
 from tests.bench import cells
 from tests.bench.fuzzing import control_characters, ends_well, in_time
 from tests.bench.test_fuzz_files import edit_bytes

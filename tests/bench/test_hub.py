@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench.records import Store
+from bench.store import Store
 from replaceme.architectures import ARCHITECTURES
 
 SCIQ = [

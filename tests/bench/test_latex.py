@@ -16,8 +16,9 @@ from bench.leaderboard import leaderboard, published
 from bench.leaderboard.leaderboard import build
 from bench.leaderboard.published_file import names
 from bench.leaderboard.view import grouped, with_columns
-from bench.records import Failure, Record, Store
+from bench.records import Failure, Record
 from bench.render import FORMATS, latex
+from bench.store import Store
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {

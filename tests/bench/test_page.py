@@ -21,8 +21,9 @@ from bench.leaderboard import leaderboard
 from bench.page import repeat
 from bench.page.columns import OTHER, sets_of
 from bench.page.drawer import drawers
-from bench.records import Record, Store
+from bench.records import Record
 from bench.run.prune_command import PruneOptions, options_of
+from bench.store import Store
 from tests.bench import cells
 
 DEMO = Path(__file__).parents[2] / "results" / "demo"

@@ -13,7 +13,8 @@ import pytest
 
 from bench import page
 from bench.leaderboard import leaderboard
-from bench.records import Record, Store
+from bench.records import Record
+from bench.store import Store
 from tests.bench import cells
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

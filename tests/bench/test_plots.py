@@ -21,7 +21,8 @@ from bench.plots.facts import Z95
 from bench.plots.files import drawn
 from bench.plots.pareto import frontier
 from bench.plots.style import DARK, LIGHT, STEPS, looks
-from bench.records import Record, Store
+from bench.records import Record
+from bench.store import Store
 from tests.bench import cells
 
 PAGE_STYLE = Path(__file__).parents[2] / "bench" / "page" / "assets" / "page.css"

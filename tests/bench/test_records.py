@@ -10,17 +10,10 @@ from pathlib import Path
 import pytest
 
 from bench.leaderboard import leaderboard
-from bench.records import (
-    SCHEMA_VERSION,
-    Metric,
-    Prune,
-    Record,
-    Store,
-    Task,
-    read_record,
-    write_atomically,
-)
+from bench.records import SCHEMA_VERSION, Metric, Prune, Record, Task
+from bench.store import Store, read_record
 from replaceme.errors import InputError, OutputError
+from replaceme.files import write_atomically
 
 SAMPLES = Path(__file__).parent / "samples"
 

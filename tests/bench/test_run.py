@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from bench.records import Record, Store
+from bench.records import Record
+from bench.store import Store
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 WriteSuite = Callable[..., Path]

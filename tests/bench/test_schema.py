@@ -13,7 +13,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from bench.records import Store, read_record
+from bench.store import Store, read_record
 from bench.suite import suite
 from bench.suite.schema import DRAFT, SCHEMAS, record_schema, suite_schema, text
 from replaceme.errors import InputError

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from bench.records import Record, Store
+from bench.records import Record
+from bench.store import Store
 
 PROMPTS = [
     "My grandmother kept the good plates",

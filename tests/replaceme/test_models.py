@@ -16,13 +16,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from replaceme import models
+from replaceme import loading, models
 from replaceme.errors import InputError, OutputError
 
 Damage = Callable[[Path], Any]
 LOCATE = """
 import sys
-from replaceme import models
+from replaceme import loading, models
 from replaceme.errors import InputError
 try:
     print(models.locate(*sys.argv[1:]))
@@ -104,7 +104,7 @@ def test_gguf_becomes_a_bfloat16_checkpoint_with_the_same_weights(
     expected = llama.state_dict()
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], tensor.bfloat16()) for name, tensor in expected.items())
-    model, loaded = models.load(folder)
+    model, loaded = loading.load(folder)
     assert model.dtype == torch.bfloat16
     assert "quantization_config" not in models.read_config(folder)
     text = "Then they are down, every one."
@@ -396,7 +396,7 @@ def test_short_name_is_the_last_part_without_quantisation(source: str, name: str
 def test_load_takes_the_checkpoints_dtype_unless_told(
     tiny: Path, dtype: str | None, expected: torch.dtype
 ) -> None:
-    model, tokenizer = models.load(tiny, dtype)
+    model, tokenizer = loading.load(tiny, dtype)
     assert model.dtype == expected
     assert not model.training
     assert tokenizer("Some text")["input_ids"]
@@ -406,7 +406,7 @@ def test_folder_that_transformers_cannot_load_is_one_sentence(copy: Path) -> Non
     for file in copy.glob("tokenizer*"):
         file.unlink()
     with pytest.raises(InputError, match="cannot be loaded: ") as error:
-        models.load(copy)
+        loading.load(copy)
     assert "\n" not in str(error.value)
 
 
@@ -415,10 +415,10 @@ def test_folder_that_transformers_cannot_load_is_one_sentence(copy: Path) -> Non
 
 def test_model_of_which_a_part_stays_outside_the_device_is_refused(tiny: Path) -> None:
     with pytest.raises(InputError, match=r"does not fit into the memory of device 'meta': a part of it"):
-        models.load(tiny, device="meta")
+        loading.load(tiny, device="meta")
 
 
 def test_where_memory_runs_out_it_is_said_what_helps() -> None:
     advice = r"choose a smaller batch_size, .* device 'auto' \(CUDA out of memory\.\)"
-    with pytest.raises(InputError, match=advice), models.enough_memory():
+    with pytest.raises(InputError, match=advice), loading.enough_memory():
         raise torch.OutOfMemoryError("CUDA out of memory.\nMore about it")

@@ -49,7 +49,7 @@ SOME = Provenance(
 
 def made(tiny: Path, solver: str, count: int = 4, **changes: Any) -> tuple[Edit, Provenance, Any]:
     """Fitted to the small checkpoint, with what there is to say about it."""
-    from replaceme.models import load
+    from replaceme.loading import load
 
     chosen = make_solver(solver, **SOLVERS[solver])
     model, tokenizer = load(tiny)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from replaceme.calibration import Batches, padding_token
 from replaceme.editfile import load_edit
 from replaceme.fitting import fit
-from replaceme.models import load
+from replaceme.loading import load
 from replaceme.pruning import calibrate
 from replaceme.reference import published_choice
 from replaceme.seed import first_turn, run_replaceme, run_uidl

@@ -14,10 +14,11 @@ import yaml
 from hypothesis import strategies as st
 
 from bench.compare.scores import items_of
-from bench.records import Metric, Store, Task, read_record
+from bench.records import Metric, Task
 from bench.render import FORMATS
 from bench.scoring.catalog import find
 from bench.scoring.tasks import PreparedTask, TaskScore, _task_score
+from bench.store import Store, read_record
 from bench.suite.suite import TaskSpec
 from replaceme.errors import InputError
 from tests.bench import cells

@@ -20,16 +20,17 @@ import yaml
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
-from bench.records import Store, Task
+from bench.records import Task
 from bench.scoring.answers import Answers
 from bench.scoring.catalog import find
 from bench.scoring.one_pass import OnePass
 from bench.scoring.tasks import PreparedTask, TaskScore
 from bench.scoring.trees import TreeBatch
+from bench.store import Store
 from bench.suite.suite import TaskSpec
 from replaceme.architectures import ARCHITECTURES
 from replaceme.errors import InputError
-from replaceme.models import load
+from replaceme.loading import load
 from replaceme.selection import Block
 from replaceme.surgery import Edit, write_checkpoint
 from tests.bench.test_run import stable

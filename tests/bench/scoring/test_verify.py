@@ -12,12 +12,12 @@ import pytest
 import torch
 import yaml
 
-from bench.records import Store
 from bench.scoring.answers import Answers
 from bench.scoring.fork import Answer
 from bench.scoring.one_pass import OnePass
 from bench.scoring.trees import Request, TreeBatch
 from bench.scoring.verify import REQUESTS, TOKENS, Comparison, check, sample
+from bench.store import Store
 from replaceme.selection import Block
 from replaceme.surgery import Edit
 

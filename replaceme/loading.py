@@ -1,0 +1,95 @@
+"""A Hugging Face folder → a loaded model, on which device and in which dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from replaceme.errors import InputError
+from replaceme.models import read_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load(
+    folder: Path, dtype: str | None = None, device: str = "cpu", trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a checkpoint folder, in evaluation mode.
+
+    Args:
+        dtype: ``float32``, ``bfloat16`` or ``float16``; ``None`` takes the checkpoint's own.
+        device: a torch device, or ``auto`` to spread the layers over all GPUs.
+
+    Raises:
+        InputError: transformers cannot load the folder, or not without code that comes with it, or not
+            into the memory of the device.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype or "auto",
+            device_map=device if device != "cpu" else None,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+        )
+    except Exception as error:
+        if not trust_remote_code and "trust_remote_code" in str(error):
+            kind = read_config(folder)["model_type"]
+            raise InputError(
+                f"model {folder}: {kind!r} comes with code of its own, which is run only where "
+                f"trust_remote_code is set; supported without it are models whose classes are part of "
+                f"transformers."
+            ) from error
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(f"model {folder} cannot be loaded: {reason}") from error
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise InputError(
+            f"model {folder} does not fit into the memory of device {device!r}: a part of it would stay "
+            f"outside; take more or larger GPUs, a smaller dtype, or device 'cpu'."
+        )
+    return model.eval(), tokenizer
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Where a device's memory runs out, say what helps.
+
+    Raises:
+        InputError: instead of ``torch.OutOfMemoryError``.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"the memory of the device is not enough; choose a smaller batch_size, or spread the model "
+            f"over all GPUs with device 'auto' ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def default_device() -> str:
+    """``cuda`` where there is a GPU, else ``cpu``."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def checkpoint_dtype(config: dict[str, Any]) -> str:
+    """The dtype that a config declares for its weights; transformers' default is float32."""
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+
+
+def fast_dtype(dtype: str, device: str) -> str:
+    """The dtype to compute in with weights of ``dtype``: float32 on a CPU without AMX, which runs half
+    precision at half the speed, else the same."""
+    import torch
+
+    slow = device == "cpu" and not torch.cpu._is_amx_tile_supported()
+    return "float32" if slow else dtype
