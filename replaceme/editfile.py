@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from replaceme.calibration import PICKLES
 from replaceme.errors import InputError, OutputError
 from replaceme.provenance import Provenance
 from replaceme.selection import Block
@@ -74,7 +75,7 @@ def load_edit(path: Path) -> tuple[Edit, Provenance]:
 
     from replaceme.surgery import Edit
 
-    if path.suffix in {".pth", ".pt", ".bin", ".pkl"}:
+    if path.suffix in PICKLES:
         raise InputError(
             f"{path} is a pickle, which can run code when it is read; give the .safetensors file that "
             f"'prune --transform-only' writes."

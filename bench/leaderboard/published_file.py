@@ -9,6 +9,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from bench.shipped import shipped_folder
 from replaceme import yaml_source
 
 UNKNOWN = "-"  # what a table does not print
@@ -88,9 +89,8 @@ class Published(_Part):
 
 
 def folder() -> Path:
-    """Where the tables lie: beside this file where installed, in ``results/`` in the repository."""
-    installed = Path(__file__).parents[1] / "published_tables"
-    return installed if installed.is_dir() else Path(__file__).parents[2] / "results" / "published"
+    """Where the tables lie."""
+    return shipped_folder("published_tables", "results/published")
 
 
 def names() -> list[str]:

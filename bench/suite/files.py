@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
+from bench.shipped import shipped_folder
 from bench.suite.variables import expanded
 from replaceme import yaml_file
 from replaceme.errors import InputError, nearest
@@ -16,9 +17,8 @@ SUFFIXES = (".yaml", ".yml")
 
 
 def shipped() -> dict[str, Path]:
-    """Name → file of the suites that come with this package: inside it, or beside it in a clone."""
-    inside = Path(__file__).parents[1] / "suites"
-    folder = inside if inside.is_dir() else Path(__file__).parents[2] / "suites"
+    """Name → file of the suites that come with this package."""
+    folder = shipped_folder("suites", "suites")
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
