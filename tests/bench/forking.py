@@ -17,6 +17,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def interrupted(number: signal.Signals) -> Callable[..., None]:
     def end(*_: Any, **__: Any) -> None:
         try:
             os.kill(os.getpid(), number)
-            signal.sigtimedwait([], 1)
+            time.sleep(1)
         except KeyboardInterrupt:
             raise SafetensorError("what was raised in Python") from None
 

@@ -14,6 +14,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from replaceme.errors import InputError
+
 SECONDS = 20  # a case may take; what hangs takes more
 ENDS = {0, 1, 2, 3}
 
@@ -51,6 +53,16 @@ def in_time(seconds: float = SECONDS) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def read_or_refused(path: Path, read: Callable[[Path], Any]) -> Any:
+    """What is read from a file, in time; ``None`` where it is refused by its name."""
+    with in_time():
+        try:
+            return read(path)
+        except InputError as error:
+            assert str(path) in str(error)
+            return None
 
 
 def ends_well(*arguments: Any, codes: set[int] = ENDS) -> Any:
