@@ -111,14 +111,11 @@ def test_pickle_as_data_of_a_task(tmp_path: Path, evil: Any, path: str, name: st
 
 # ---- code
 
-
 FUNCTIONS = [
     "!function {outside}/evil.run",
     "!function os.system",
     "!function 'os.system'",
     "!<!function> os.system",
-]
-FUNCTIONS += [
     "!function\n  os.system",
     "!function ..evil.run",
     "!function subprocess.getoutput",
@@ -191,7 +188,6 @@ def test_code_that_comes_with_a_model(
 
 
 # ---- secrets
-
 
 SECRETS = {
     "HF_TOKEN": "hf_" + "Ab1" * 12,

@@ -30,7 +30,8 @@ def hostile_folder(folder: Path) -> Path:
     store = Store(folder)
     for number, layers in enumerate((0, 4, 4)):
         record = cells.cell(f"{number}{HOSTILE}", layers, {HOSTILE: 0.5, "x": 0.1}, model=HOSTILE)
-        record.prune.warning = HOSTILE if record.prune else None
+        assert record.prune is not None
+        record.prune.warning = HOSTILE
         store.write(f"cell-{number}", record)
     for stage in ("prune", f"score:{HOSTILE}"):
         store.write(f"failed-{stage[:5]}", cells.failed(stage[:5], 4, HOSTILE, stage, model=HOSTILE))
@@ -129,10 +130,10 @@ def test_number_too_large_for_any_record(tmp_path: Path, number: str) -> None:
     record = cells.cell("lstsq", 4, {"x": 0.5})
     store.write("a", record)
     store.write("b", cells.cell("baseline", 0, {"x": 0.5}))
-    text = store.path("a").read_text()
-    store.path("a").write_text(
-        text.replace(f'"parameters": {record.prune.parameters}', f'"parameters": {number}')
-    )  # type: ignore[union-attr]
+    assert record.prune is not None
+    text, known = store.path("a").read_text(), f'"parameters": {record.prune.parameters}'
+    assert known in text
+    store.path("a").write_text(text.replace(known, f'"parameters": {number}'))
     assert str(store.path("a")) in ends_well("report", tmp_path, codes={2}).stderr
     store.path("a").write_text(text)
     samples = f'{{"task": "x", "samples": {{"doc_id": [0], "acc": [{number}]}}}}'
