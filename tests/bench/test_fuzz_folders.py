@@ -17,19 +17,27 @@ from tests.bench import cells
 from tests.bench.fuzzing import ends_well, fuzz, in_time
 
 NAMES = [
-    *(
-        "a b",
-        "new\nline",
-        "-x",
-        "--upload-pack=touch pwned",
-        "ünïcode",
-        "\x1b[31m",
-        "..x",
-        ".hidden",
-        "*",
-        "$(id)",
-    ),
-    *("CON", "x" * 240, "<script>", "a;b", "'", '"', "\\", "%s", "\udcff", "records", "samples"),
+    "a b",
+    "new\nline",
+    "-x",
+    "--upload-pack=touch pwned",
+    "ünïcode",
+    "\x1b[31m",
+    "..x",
+    ".hidden",
+    "*",
+    "$(id)",
+    "CON",
+    "x" * 240,
+    "<script>",
+    "a;b",
+    "'",
+    '"',
+    "\\",
+    "%s",
+    "\udcff",
+    "records",
+    "samples",
 ]
 SUFFIXES = [".json", "", ".jsonl.gz", ".json.json", ".JSON", ".part"]
 KINDS = ["text", "folder", "link", "loop", "dangling", "pipe", "unreadable", "empty", "device"]
@@ -94,7 +102,7 @@ def test_folder_with_anything_in_it_is_read_or_refused(
     for path, kind in found:
         try:
             make(folder / path, kind)
-        except (NotADirectoryError, FileExistsError, OSError):
+        except OSError:
             continue
     commands = [
         ("report", folder),
@@ -110,47 +118,37 @@ def test_folder_with_anything_in_it_is_read_or_refused(
 
 
 SOURCES = [
-    *(
-        "--upload-pack=touch pwned:results",
-        "-x:results",
-        "--output=pwned:results",
-        "HEAD:../..",
-        ":/",
-        ":",
-        "HEAD:",
-    ),
-    *(
-        "HEAD:/etc",
-        "HEAD:results/../../..",
-        ":(exclude)x",
-        "HEAD:./results",
-        "HEAD^{/x}:results",
-        "@{-1}:results",
-    ),
-    *(
-        "HEAD:results\n",
-        "HEAD\n--output=pwned:results",
-        "--:results",
-        "--end-of-options:results",
-        "HEAD:--output=pwned",
-    ),
-    *(
-        "HEAD@{1 year ago}:results",
-        "x..y:results",
-        "^HEAD:results",
-        "HEAD:results/records/lstsq.json",
-        "\0:x",
-        "ext::sh -c id",
-    ),
-    *(
-        "HEAD:records/../../x.json",
-        "HEAD:results/records/x.json",
-        "stash:results",
-        "-:-",
-        "a:b:c",
-        "http://x/y",
-        "HEAD:" + "x" * 5000,
-    ),
+    "--upload-pack=touch pwned:results",
+    "-x:results",
+    "--output=pwned:results",
+    "HEAD:../..",
+    ":/",
+    ":",
+    "HEAD:",
+    "HEAD:/etc",
+    "HEAD:results/../../..",
+    ":(exclude)x",
+    "HEAD:./results",
+    "HEAD^{/x}:results",
+    "@{-1}:results",
+    "HEAD:results\n",
+    "HEAD\n--output=pwned:results",
+    "--:results",
+    "--end-of-options:results",
+    "HEAD:--output=pwned",
+    "HEAD@{1 year ago}:results",
+    "x..y:results",
+    "^HEAD:results",
+    "HEAD:results/records/lstsq.json",
+    "\0:x",
+    "ext::sh -c id",
+    "HEAD:records/../../x.json",
+    "HEAD:results/records/x.json",
+    "stash:results",
+    "-:-",
+    "a:b:c",
+    "http://x/y",
+    "HEAD:" + "x" * 5000,
 ]
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 

@@ -53,8 +53,6 @@ TAGS = [
     "!!python/name:os.system",
     "!!python/module:os",
     "!function os.system",
-]
-TAGS += [
     "!!python/object/new:os.system ['{}']",
     "!!python/object/apply:subprocess.check_output [[sh, -c, '{}']]",
 ]
