@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from importlib import resources
 from itertools import accumulate
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from replaceme.chat import USUAL_DAY, apply_chat_template
 from replaceme.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -72,6 +74,11 @@ class CalibrationData(BaseModel):
             return path
         return None
 
+    @property
+    def is_plain_text(self) -> bool:
+        """Whether it is one text without rows, so that no chat template is needed."""
+        return self.dataset.startswith(BUILTIN_PREFIX) or Path(self.dataset).suffix == ".txt"
+
     def fingerprint(self) -> str:
         """SHA-256 of the local file, or the hub id with its revision (nothing is downloaded)."""
         if (path := self.local_file()) is not None:
@@ -102,8 +109,11 @@ def folder_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def load_sequences(data: CalibrationData, tokenizer: Any) -> list[list[int]]:
-    """Token ids of the calibration sequences, ready for :func:`batches`.
+def load_sequences(data: CalibrationData, tokenizer: Any, day: date = USUAL_DAY) -> list[list[int]]:
+    """Token ids of the calibration sequences, ready for :class:`Batches`.
+
+    Args:
+        day: today, for a chat template that asks.
 
     Returns:
         At most ``data.samples`` lists of 1 to ``data.max_length`` token ids.
@@ -121,15 +131,17 @@ def load_sequences(data: CalibrationData, tokenizer: Any) -> list[list[int]]:
             ) from None
         sequences = windows(text, tokenizer, data.max_length, data.samples)
     else:
-        sequences = tokenize(rows_of(data), tokenizer, data.max_length)
+        sequences = tokenize(rows_of(data), tokenizer, data.max_length, day)
     if not sequences:
         raise InputError(f"calibration dataset {data.dataset!r} holds no text.")
     return sequences
 
 
-def tokenize(rows: Sequence[Any], tokenizer: Any, max_length: int) -> list[list[int]]:
+def tokenize(
+    rows: Sequence[Any], tokenizer: Any, max_length: int, day: date = USUAL_DAY
+) -> list[list[int]]:
     """Token ids of texts or message lists, cut to ``max_length``; empty ones are left out."""
-    encoded = (_encode(row, tokenizer) for row in rows)
+    encoded = (_encode(row, tokenizer, day) for row in rows)
     return [ids[:max_length] for ids in encoded if ids]
 
 
@@ -149,7 +161,7 @@ def windows(text: str, tokenizer: Any, max_length: int, count: int | None = None
     return (cut or [bos + ids] * bool(ids))[:count]
 
 
-def _encode(row: Any, tokenizer: Any) -> list[int]:
+def _encode(row: Any, tokenizer: Any, day: date) -> list[int]:
     if isinstance(row, str):
         return tokenizer(row, verbose=False)["input_ids"] if row.strip() else []
     if isinstance(row, list) and row and isinstance(row[0], dict):
@@ -158,7 +170,7 @@ def _encode(row: Any, tokenizer: Any) -> list[int]:
                 "the calibration column holds chat messages, but the model's tokenizer has no chat "
                 "template; name a column of plain text."
             )
-        return tokenizer.apply_chat_template(_messages(row), tokenize=True, return_dict=False)
+        return apply_chat_template(tokenizer, _messages(row), day, tokenize=True, return_dict=False)
     if not row:
         return []
     raise InputError(

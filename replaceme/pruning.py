@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from replaceme.calibration import Batches, padding_token, tokenize
+from replaceme.chat import USUAL_DAY
 from replaceme.decoder import Decoder, without_dropout
 from replaceme.errors import InputError
 from replaceme.evaluation import HeldBack
@@ -205,6 +207,7 @@ def prune(
     max_length: int = 256,
     batch_size: int = 8,
     seed: int = 42,
+    day: date = USUAL_DAY,
     compat_reference: bool = False,
 ) -> Pruned:
     """Remove decoder layers from ``model``, in place, and make up for them.
@@ -221,6 +224,7 @@ def prune(
         max_length: tokens of a text at most.
         batch_size: texts per forward.
         seed: of the token sample and of solvers that draw at random.
+        day: today, for a chat template that asks.
         compat_reference: see :func:`calibrate`.
 
     Raises:
@@ -229,7 +233,7 @@ def prune(
     if (layers is None) == (not blocks):
         raise InputError("give either the number of layers to remove or the blocks to remove.")
     solver = make_solver(solver) if isinstance(solver, str) else solver
-    sequences = tokenize(texts, tokenizer, max_length)
+    sequences = tokenize(texts, tokenizer, max_length, day)
     batches = Batches(sequences, batch_size, seed, padding_token(tokenizer))
     if not batches.tokens:
         raise InputError("the calibration texts are empty.")

@@ -24,6 +24,7 @@ from replaceme.calibration import (
     padding_token,
     rows_of,
 )
+from replaceme.chat import USUAL_DAY, apply_chat_template
 from replaceme.errors import InputError, OutputError
 from replaceme.files import write_atomically
 from replaceme.loading import enough_memory
@@ -99,6 +100,7 @@ def prune(config: SeedConfig, method: Method, overwrite: bool = False) -> str:
         config.data.model_dump(exclude={"seed"})
         | {
             "samples": len(sequences),
+            "date": USUAL_DAY.isoformat(),
             "fingerprint": config.data.fingerprint(),
             "tokens": calibration.tokens,
         },
@@ -181,7 +183,7 @@ def first_turn(conversation: list[dict[str, str]], tokenizer: Any) -> str:
     start = 0 if conversation[0]["from"] == "human" else 1
     roles = zip(("user", "assistant"), conversation[start : start + 2], strict=False)
     messages = [{"role": role, "content": message["value"]} for role, message in roles]
-    return tokenizer.apply_chat_template(messages, tokenize=False)
+    return apply_chat_template(tokenizer, messages, tokenize=False)
 
 
 def _read_distances(config: SeedConfig, layers: int) -> list[float] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ MOST_LEVELS = 40
 MOST_DIGITS = 40
 LARGEST = 2**63
 TAG = "tag:yaml.org,2002:"
+DAY = re.compile(r"\d{4}-\d\d-\d\d")  # stays a text, as everything that YAML makes no number of
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,8 @@ class _Loader(yaml.SafeLoader):
             return self.bool_values[node.value.lower()]
         if kind in ("int", "float"):
             return self._number(node, kind)
+        if kind == "timestamp" and DAY.fullmatch(node.value):
+            return node.value
         if kind == "timestamp":
             raise self._refusal(
                 node.start_mark.line, f"YAML reads {shown(node.value)} as a date; write it in quotes."

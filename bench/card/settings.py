@@ -10,6 +10,7 @@ from replaceme.calibration import CalibrationData
 from replaceme.models import is_hub_id
 from replaceme.provenance import code
 
+CALIBRATION = ("subset", "split", "column", "samples", "max_length", "seed", "date")
 LOCAL = "calibration.jsonl"  # stands for a local file, whose name is not recorded
 
 
@@ -31,9 +32,7 @@ def settings(record: Record) -> dict[str, Any]:
         "solver": {"name": solver.get("name"), **solver.get("parameters", {})},
         "calibration": data,
         "calibration_revision": hub[1] if hub and hub[1] != "main" else None,
-        **{
-            k: calibration.get(k) for k in ("subset", "split", "column", "samples", "max_length", "seed")
-        },
+        **{k: calibration.get(k) for k in CALIBRATION},
         "dtype": model.get("dtype"),
         "calibration_dtype": identity.get("calibration_dtype"),
         "compat": identity.get("compat"),

@@ -103,7 +103,7 @@ def _calibration_options(calibration: dict[str, Any]) -> list[str]:
         value = calibration.get(key)
         if key in ("samples", "max_length", "seed") or value != getattr(usual, key):
             words += _option(name, value)
-    return words
+    return words + _option("date", calibration.get("date"))
 
 
 def _dataset(calibration: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from bench.suite.suite import Blocks, Count, Dtype, ModelSpec, PruneSpec, Select
 from replaceme import yaml_source
 from replaceme.architectures import layer_count
 from replaceme.calibration import CalibrationData
+from replaceme.chat import USUAL_DAY, Day
 from replaceme.errors import InputError
 from replaceme.outfolder import check_apart, check_free
 from replaceme.provenance import choice_line, listed
@@ -90,6 +91,7 @@ class PruneOptions(BaseModel):
     dtype: Dtype | None = Field(None, description="dtype to save in; null: the checkpoint's own")
     device: str | None = Field(None, description="torch device; null: the GPU where there is one")
     seed: int = Field(42, ge=0)
+    date: Day = Field(USUAL_DAY, description="the day that chat templates take for today")
     calibration_dtype: Dtype | None = Field(
         None, description="dtype to calibrate in; null: that of the checkpoint"
     )
@@ -217,10 +219,12 @@ def prune_checkpoint(options: PruneOptions) -> str:
     with progress(sys.stderr, steps=3) as reporter:
         reporter.step("calibrating")
         calibration = calibrated(
-            source, options.source, prune, options.data, [count], [spec.solver], device
+            source, options.source, prune, options.data, [count], [spec.solver], device, options.date
         )
         reporter.next_step(f"fitting {spec.label}")
-        variant = fitted(source, calibration, options.source, prune, options.data, count, spec.solver)
+        variant = fitted(
+            source, calibration, options.source, prune, options.data, count, spec.solver, options.date
+        )
         reporter.next_step("saving")
         edit, provenance = variant.fit.edit, variant.provenance
         if options.transform_only:

@@ -84,7 +84,9 @@ class PruneStage:
         prune, data, device = self.cells[0].prune, suite.calibration, self.run.device
         counts = [cell.layers for cell in cells]
         solvers = [cell.solver.solver for cell in cells if cell.solver]
-        calibration = calibrated(self.source, self.model, prune, data, counts, solvers, device)
+        calibration = calibrated(
+            self.source, self.model, prune, data, counts, solvers, device, suite.date
+        )
         for statistics in calibration.statistics.values():
             if not bool(statistics.sample.after.isfinite().all()):
                 raise InputError(
@@ -99,7 +101,9 @@ class PruneStage:
         assert cell.solver is not None
         suite, solver = self.run.plan.suite, cell.solver.solver
         prune, data = cell.prune, suite.calibration
-        variant = fitted(self.source, calibration, self.model, prune, data, cell.layers, solver)
+        variant = fitted(
+            self.source, calibration, self.model, prune, data, cell.layers, solver, suite.date
+        )
         found, choice, provenance = variant.fit, variant.choice, variant.provenance
         out, edit_file = (
             self.run.checkpoints.folder(cell, self.source),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,13 +72,14 @@ def calibrated(
     counts: Iterable[int],
     solvers: Iterable[Solver],
     device: str,
+    day: date,
 ) -> Calibration:
-    """Load a checkpoint and calibrate it for all its variants."""
+    """Load a checkpoint and calibrate it for all its variants, on ``day`` where a chat template asks."""
     from replaceme.pruning import calibrate
 
     dtype = prune.calibration_dtype or model.dtype
     loaded, tokenizer = loading.load(source, dtype, device, model.trust_remote_code)
-    sequences = load_sequences(data, tokenizer)
+    sequences = load_sequences(data, tokenizer, day)
     return calibrate(
         loaded,
         Batches(sequences, prune.batch_size, data.seed, padding_token(tokenizer)),
@@ -107,6 +109,7 @@ def fitted(
     data: CalibrationData,
     count: int,
     solver: Solver,
+    day: date,
 ) -> Variant:
     """Fit one solver for one layer count, or for the blocks that ``prune`` gives."""
     from replaceme.fitting import fit
@@ -117,7 +120,9 @@ def fitted(
         model.id,
         models.fingerprint(model.id, model.revision, source),
         solver,
-        data.model_dump() | {"fingerprint": data.fingerprint(), "tokens": calibration.tokens},
+        data.model_dump()
+        | {"date": None if data.is_plain_text else day.isoformat()}
+        | {"fingerprint": data.fingerprint(), "tokens": calibration.tokens},
         found,
         prune.selector if choice else None,
         choice,

@@ -32,7 +32,7 @@ RUNTIME = {
     "SolverSpec": {"label"},
 }
 IDENTITY = {
-    "Suite": {"models", "prune", "calibration", "score", "serve"},
+    "Suite": {"models", "prune", "calibration", "date", "score", "serve"},
     "ModelSpec": {"id", "revision", "dtype", "matrix"},
     "Matrix": {"layers", "blocks", "solvers"},
     "PruneSpec": {
@@ -142,6 +142,8 @@ def expand(suite: Suite, only: tuple[str, ...] = ()) -> Plan:
     calibration = suite.calibration.model_dump(exclude={"dataset"}) | {
         "data": suite.calibration.fingerprint()
     }
+    if not suite.calibration.is_plain_text:
+        calibration["date"] = suite.date.isoformat()
     cells = []
     for model in suite.models:
         weights = {"weights": models.fingerprint(model.id, model.revision), "dtype": model.dtype}

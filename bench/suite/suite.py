@@ -23,6 +23,7 @@ from bench.suite.prune_spec import (
 )
 from replaceme import yaml_source
 from replaceme.calibration import CalibrationData
+from replaceme.chat import USUAL_DAY, Day
 from replaceme.errors import InputError
 from replaceme.models import short_name
 from replaceme.yaml_file import shown
@@ -157,6 +158,7 @@ class Suite(Section):
     calibration: CalibrationData = Field(
         default_factory=CalibrationData, description="text that the statistics are taken from"
     )
+    date: Day = Field(USUAL_DAY, description="the day that chat templates take for today")
     score: ScoreSpec | None = Field(None, description="null: no quality is measured")
     serve: ServeSettings | None = Field(None, description="null: no latency and memory are measured")
     device: str | None = Field(None, description="torch device; null: the GPU where there is one")

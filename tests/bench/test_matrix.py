@@ -91,6 +91,22 @@ def test_what_does_not_change_the_variant_keeps_its_identity(
     assert before in [cell.identity for cell in cells(write_suite()).values()]
 
 
+def test_the_day_counts_where_a_chat_template_may_ask_for_it(
+    write_suite: WriteSuite, tmp_path: Path
+) -> None:
+    def identity(day: str, dataset: str) -> dict[str, Any]:
+        path = write_suite(calibration={"dataset": dataset, "samples": 16}, date=day)
+        return cells(path)["tiny/2/lstsq"].identity["calibration"]
+
+    (tmp_path / "a.jsonl").write_text('{"text": "Some words."}\n')
+    (tmp_path / "a.txt").write_text("Some words.")
+    for dataset, counts in (("org/chats", True), ("./a.jsonl", True), ("./a.txt", False)):
+        days = [identity(day, dataset) for day in ("2024-07-26", "2024-07-27")]
+        assert (days[0] != days[1]) == counts
+        assert ("date" in days[0]) == counts
+    assert "date" not in identity("2024-07-27", "builtin:prose")
+
+
 def test_order_and_division_of_given_blocks_do_not_count(write_suite: WriteSuite) -> None:
     def identity(*blocks: list[int]) -> dict[str, Any]:
         suite_file = write_suite(prune={"blocks": list(blocks), "solvers": ["uidl"]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "octal that is none": (b"seed: !!int 0b2\n", ":1: 0b2 is not a number"),
     "integer that is none": (b"seed: !!int many\n", ":1: many is not a number"),
     "truth that is none": (b"a: !!bool many\n", "the tag '!!bool' is not allowed"),
-    "date": (b"name: 2024-01-31\n", ":1: YAML reads 2024-01-31 as a date; write it in quotes"),
     "time": (b"name: 2024-01-31 10:00:00\n", ":1: YAML reads 2024-01-31 10:00:00 as a date"),
-    "wrong date": (b"name: 2024-99-99\n", ":1: YAML reads 2024-99-99 as a date"),
     "repeated key": (b"name: x\nprune: {a: 1, a: 2}\n", ":2: the key 'a' stands twice"),
     "number as key": (b"1: x\n", ":1: the key 1 is no text; write it in quotes"),
     "truth as key": (b"on: x\n", ":1: the key on is no text"),
@@ -176,6 +175,16 @@ def test_aliases_and_merge_keys_are_read_as_yaml_says(tmp_path: Path) -> None:
     assert found.plain() == yaml.safe_load(text)
     assert found.at(("c", "z")).line == 2
     assert found.at(("c", "y")).line == 3
+
+
+def test_a_day_is_a_text_with_and_without_quotes(tmp_path: Path, content: dict[str, Any]) -> None:
+    path = tmp_path / "suite.yaml"
+    for day in ("2031-02-03", "'2031-02-03'"):
+        path.write_text(yaml.safe_dump(content) + f"date: {day}\n")
+        assert suite.load(path).date == date(2031, 2, 3)
+    path.write_text(yaml.safe_dump(content) + "date: 2031-02-31\n")
+    with pytest.raises(InputError, match=r"date: give a day as year-month-day, such as 2024-07-26; got"):
+        suite.load(path)
 
 
 def test_control_characters_of_a_file_do_not_reach_the_terminal(
