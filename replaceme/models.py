@@ -18,16 +18,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from replaceme.contents import CARRIED, CONFIG, INDEX, WEIGHTS, weight_files
 from replaceme.errors import InputError, OutputError
 from replaceme.files import write_atomically
 from replaceme.tensorfile import read_header
 
 PACKAGE_PREFIX = "package:"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]
-TOKENIZER_FILES = ["*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja"]
 GGUF_MAGIC = b"GGUF"
-INDEX = "model.safetensors.index.json"
 
 
 def cache_folder() -> Path:
@@ -131,10 +129,9 @@ def check_folder(folder: Path, source: str) -> None:
         raise InputError(f"{where}: {folder / 'config.json'} does not say its model_type.")
     files = weight_files(folder)
     if not files:
-        pickled = any(folder.glob("*.bin"))
-        reason = "only pickled weights (.bin), which are never read" if pickled else "no weights"
         raise InputError(
-            f"{where} is not a usable checkpoint: {folder} has {reason}; needed are .safetensors."
+            f"{where} is not a usable checkpoint: {folder} has {_instead(folder)}; needed is "
+            f"{WEIGHTS}, or {INDEX} with the files that it lists."
         )
     for file in files:
         if not file.is_file():
@@ -142,38 +139,35 @@ def check_folder(folder: Path, source: str) -> None:
         read_header(file)
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: those its index lists, or all where it has no index.
-
-    Raises:
-        InputError: the index cannot be read.
-    """
-    index = folder / INDEX
-    if not index.is_file():
-        return sorted(folder.glob("*.safetensors"))
-    try:
-        weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
-        return [folder / name for name in sorted(set(weight_map.values()))]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{index} is damaged: it has no weight_map from tensors to files.") from None
-
-
-def tensor_names(folder: Path) -> set[str]:
-    """Names of the tensors in a checkpoint's files."""
-    return {entry.name for file in weight_files(folder) for entry in read_header(file)[0]}
+def _instead(folder: Path) -> str:
+    """What a folder without the weights that transformers reads holds instead."""
+    if others := sorted(file.name for file in folder.glob("*.safetensors")):
+        return f"{others[0]}, which transformers does not read"
+    pickled = any(folder.glob("*.bin"))
+    return "only pickled weights (.bin), which are never read" if pickled else "no weights"
 
 
 def downloaded_files(code: bool) -> list[str]:
-    """Patterns of the files to have of a hub model, with its Python files where ``code`` is wanted."""
-    return [*WEIGHT_FILES, *TOKENIZER_FILES, *(["*.py"] if code else []), "LICENSE*"]
+    """Patterns of the files to have of a hub model besides the weights that an index lists, with its
+    Python files where ``code`` is wanted."""
+    carried = [pattern for pattern in CARRIED if code or not pattern.endswith(".py")]
+    return [CONFIG, WEIGHTS, "*.safetensors.index.json", *carried, "README.md", "LICENSE*", "NOTICE*"]
 
 
 def _download(source: str, revision: str | None, code: bool) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = downloaded_files(code)
-    try:
+    def fetch(patterns: list[str]) -> Path:
         return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
+
+    try:
+        folder = fetch(downloaded_files(code))
+        weights = weight_files(folder)
+        if not all(file.is_file() for file in weights):
+            fetch([str(file.relative_to(folder)) for file in weights])
+        return folder
+    except InputError:
+        raise
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(f"model {source!r} cannot be had from the hub: {reason}") from error

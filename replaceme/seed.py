@@ -52,7 +52,7 @@ def prune(config: SeedConfig, method: Method, overwrite: bool = False) -> str:
     config.data.local_file()
     import torch
 
-    from replaceme import Provenance, calibrate, fit, loading, models, write_checkpoint
+    from replaceme import Provenance, calibrate, contents, fit, loading, models, write_checkpoint
     from replaceme.architectures import architecture_of, layer_count
     from replaceme.editfile import save_edit
     from replaceme.provenance import choice_line, listed
@@ -60,7 +60,8 @@ def prune(config: SeedConfig, method: Method, overwrite: bool = False) -> str:
 
     source = models.locate(config.model_path)
     settings = models.read_config(source)
-    architecture = architecture_of(settings, f"model {config.model_path!r}", models.tensor_names(source))
+    names = contents.tensor_names(source)
+    architecture = architecture_of(settings, f"model {config.model_path!r}", names)
     config.make_solver(method, 1).check(architecture)
     layers, size = layer_count(settings), config.layers_to_skip
     if size >= layers:

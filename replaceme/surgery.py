@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from replaceme import tensorfile
 from replaceme.architectures import Architecture, Axis, architecture_of, layer_count, pruned_config
+from replaceme.contents import INDEX, NAMED, WEIGHTS, Stored, carried_files, stored_tensors
 from replaceme.errors import InputError
-from replaceme.models import INDEX, check_folder, read_config, weight_files
+from replaceme.models import check_folder, read_config
 from replaceme.outfolder import PROVENANCE, check_apart, check_free, whole_folder
 from replaceme.selection import Block, check_blocks
 from replaceme.tensorfile import FLOATS, Entry, Piece
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from replaceme.provenance import Provenance
 
-NOT_CARRIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
 CARD = "README.md"
 
 
@@ -186,9 +186,9 @@ def write_checkpoint(
 ) -> None:
     """Write the checkpoint of the folder ``source``, edited, to the folder ``out``.
 
-    Tokenizer, chat template and generation config are carried over. ``replaceme.json`` holds
-    ``provenance``, and the model card tells it; without one the source's card is kept. The folder
-    appears whole or not at all.
+    What :func:`replaceme.contents.carried_files` names is carried over, the rest left behind.
+    ``replaceme.json`` holds ``provenance``, and the model card tells it; without one the source's card
+    is kept. The folder appears whole or not at all.
 
     Args:
         edit: what changes; ``Edit()`` copies the model.
@@ -203,28 +203,27 @@ def write_checkpoint(
     check_apart(source, out)
     check_folder(source, str(source))
     config = read_config(source)
-    shards = weight_files(source)
-    headers = {shard: tensorfile.read_header(shard) for shard in shards}
-    shapes = {entry.name: entry.shape for entries, _ in headers.values() for entry in entries}
-    architecture = architecture_of(config, str(source), shapes)
+    stored = stored_tensors(source)
+    architecture = architecture_of(config, str(source), stored)
     layers = layer_count(config)
     check_blocks(edit.blocks, layers)
     kept = edit.kept(layers)
     files = _FileEdit(architecture, edit, layers, kept, dtype)
-    files.check([entry for entries, _ in headers.values() for entry in entries], source)
+    files.check([tensor.entry for tensor in stored.values()], source)
     new_config = pruned_config(config, kept) if edit.blocks else dict(config)
+    new_config.pop(NAMED, None)
     if dtype:
         new_config["dtype"] = dtype
         new_config.pop("torch_dtype", None)
     with whole_folder(out) as part:
-        for file in source.iterdir():
-            if file.is_file() and not file.name.endswith(NOT_CARRIED):
-                shutil.copy(file, part / file.name)
+        for file in carried_files(source):
+            (part / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / file, part / file)
         _write_json(part / "config.json", new_config)
         if provenance is not None:
             (part / PROVENANCE).write_text(provenance.model_dump_json(indent=2) + "\n", "utf-8")
             (part / CARD).write_text(provenance.card(), "utf-8")
-        _write_weights(headers, part, files, indexed=(source / INDEX).is_file())
+        _write_weights([*stored.values()], part, files)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -278,14 +277,17 @@ class _FileEdit:
                 f"{source}: {rest} is a norm, and only a diagonal transform can be merged into it."
             )
 
-    def piece(self, entry: Entry, data: BinaryIO) -> Piece | None:
-        """The tensor as it stands in the pruned checkpoint; ``None`` if it is dropped."""
+    def keeps(self, entry: Entry) -> bool:
+        """Whether the pruned checkpoint has the tensor."""
+        place = self.architecture.split(entry.name)
+        return place is None or place[1] in self.kept
+
+    def piece(self, entry: Entry, data: BinaryIO) -> Piece:
+        """A tensor that stays, as it stands in the pruned checkpoint."""
         place = self.architecture.split(entry.name)
         if place is None:
             return self._piece(entry, entry.name, data, None)
         prefix, layer, rest = place
-        if layer not in self.kept:
-            return None
         name = f"{prefix}{self.kept.index(layer)}.{rest}"
         changes = self.edit.changes(self.architecture, layer, rest)
         return self._piece(entry, name, data, (layer, rest) if changes else None)
@@ -303,17 +305,20 @@ class _FileEdit:
         return self.edit.changed(self.architecture, *changed, weight) if changed else weight
 
 
-def _write_weights(
-    headers: dict[Path, tuple[list[Entry], dict[str, str]]], out: Path, files: _FileEdit, indexed: bool
-) -> None:
+def _write_weights(stored: list[Stored], out: Path, files: _FileEdit) -> None:
+    """Write the tensors that stay, in as many files as they came from, and the index of several."""
+    shards: dict[Path, list[Entry]] = {}
+    for tensor in stored:
+        if files.keeps(tensor.entry):
+            shards.setdefault(tensor.file, []).append(tensor.entry)
     weight_map: dict[str, str] = {}
     total = 0
-    for shard, (entries, metadata) in headers.items():
+    for number, (shard, entries) in enumerate(shards.items(), 1):
+        name = WEIGHTS if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
         with shard.open("rb") as data:
-            pieces = [piece for entry in entries if (piece := files.piece(entry, data))]
-            if pieces:
-                tensorfile.write(out / shard.name, pieces, metadata)
-        weight_map |= {piece.name: shard.name for piece in pieces}
+            pieces = [files.piece(entry, data) for entry in entries]
+            tensorfile.write(out / name, pieces, tensorfile.read_header(shard)[1])
+        weight_map |= {piece.name: name for piece in pieces}
         total += sum(piece.size for piece in pieces)
-    if indexed:
+    if len(shards) > 1:
         _write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})

@@ -122,8 +122,3 @@ def write(file: Path, pieces: list[Piece], metadata: dict[str, str]) -> None:
         target.write(struct.pack("<Q", len(text)) + text)
         for piece in pieces:
             target.write(piece.read())
-
-
-def count_parameters(files: list[Path]) -> int:
-    """Number of parameters stored in weight files (tied weights are stored once)."""
-    return sum(math.prod(entry.shape) for file in files for entry in read_header(file)[0])

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from bench.run.resume import known, stages_due
 from bench.run.variants import architecture_in
 from bench.store import Store
-from replaceme import loading, models
+from replaceme import contents, loading, models
 from replaceme.architectures import layer_count
 from replaceme.errors import InputError, OutputError
 from replaceme.solvers import Reconstruct, Uidl
 from replaceme.solvers.base import Solver, TransformSolver
-from replaceme.tensorfile import FLOATS, SHORT_NAMES, read_header
+from replaceme.tensorfile import FLOATS, SHORT_NAMES
 
 if TYPE_CHECKING:
     from bench.suite.matrix import Cell, Plan
@@ -132,20 +132,22 @@ def _sizes(model: ModelSpec, folder: Path, cells: Iterable[Cell]) -> tuple[dict[
 def _shape(folder: Path, model: ModelSpec, layers: int) -> _Shape:
     architecture = architecture_in(folder, model.id)
     total = inside = outputs = width = 0
-    for file in models.weight_files(folder):
-        for entry in read_header(file)[0]:
-            size = entry.end - entry.start
-            if model.dtype and entry.dtype in FLOATS:
-                size = math.prod(entry.shape) * FLOATS[SHORT_NAMES[model.dtype]][1]
-            total += size
-            if (place := architecture.split(entry.name)) is None:
-                continue
-            inside += size
-            axis = architecture.merge_axis(place[2])
-            if axis is not None or place[2].startswith(architecture.attention_output):
-                outputs += size
-            if axis is not None:
-                width = max(width, entry.shape[-1 if axis == "scale" else axis])
+    for tensor in contents.stored_tensors(folder).values():
+        entry, size = tensor.entry, tensor.bytes
+        place = architecture.split(entry.name)
+        if place and place[1] >= layers:
+            continue
+        if model.dtype and entry.dtype in FLOATS:
+            size = math.prod(entry.shape) * FLOATS[SHORT_NAMES[model.dtype]][1]
+        total += size
+        if place is None:
+            continue
+        inside += size
+        axis = architecture.merge_axis(place[2])
+        if axis is not None or place[2].startswith(architecture.attention_output):
+            outputs += size
+        if axis is not None:
+            width = max(width, entry.shape[-1 if axis == "scale" else axis])
     return _Shape(total, inside // layers, outputs // layers, width)
 
 

@@ -13,7 +13,7 @@ from bench.run.variants import architecture_in, calibrated, check_variant, fitte
 from bench.suite.layer_counts import check_declared
 from bench.suite.matrix import Cell
 from bench.suite.suite import ModelSpec
-from replaceme import loading, models, tensorfile
+from replaceme import contents, loading, models
 from replaceme.editfile import save_edit
 from replaceme.errors import InputError, OutputError
 from replaceme.provenance import choice_line, listed
@@ -162,9 +162,8 @@ def _distances(calibration: Calibration, selector: str) -> list[list[float | Non
 
 
 def _size(folder: Path) -> dict[str, Any]:
-    files = models.weight_files(folder)
     return {
         "dtype": loading.checkpoint_dtype(models.read_config(folder)),
-        "parameters": tensorfile.count_parameters(files),
-        "checkpoint_bytes": sum(file.stat().st_size for file in files),
+        "parameters": contents.count_parameters(folder),
+        "checkpoint_bytes": contents.count_bytes(folder),
     }

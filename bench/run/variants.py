@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replaceme import loading, models
+from replaceme import contents, loading, models
 from replaceme.architectures import Architecture, architecture_of, layer_count
 from replaceme.calibration import Batches, CalibrationData, load_sequences, padding_token
 from replaceme.errors import InputError
@@ -30,7 +30,7 @@ def architecture_in(folder: Path, model: str) -> Architecture:
         InputError: it is not supported.
     """
     config = models.read_config(folder)
-    return architecture_of(config, f"model {model!r}", models.tensor_names(folder))
+    return architecture_of(config, f"model {model!r}", contents.tensor_names(folder))
 
 
 def check_variant(

@@ -263,8 +263,10 @@ def test_hub_ids_are_told_from_local_names(name: str, is_hub: bool) -> None:
 def test_python_files_of_a_hub_model_are_had_only_where_they_may_run(code: bool) -> None:
     from huggingface_hub.utils import filter_repo_objects
 
-    always = ["model-1.safetensors", "config.json", "vocab.txt", "qwen.tiktoken", "LICENSE.md"]
-    names = [*always, "modeling_own.py", "pytorch_model.bin", "model.gguf"]
+    always = ["model.safetensors", "config.json", "vocab.txt", "qwen.tiktoken", "LICENSE.md"]
+    always += ["model.safetensors.index.json", "additional_chat_templates/rag.jinja"]
+    never = ["pytorch_model.bin", "model.gguf", "consolidated.safetensors", "onnx/model.onnx"]
+    names = [*always, "modeling_own.py", *never]
     had = list(filter_repo_objects(names, allow_patterns=models.downloaded_files(code)))
     assert had == [*always, *["modeling_own.py"] * code]
 
@@ -294,7 +296,20 @@ def shard(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
     index = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(weights)}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    content = {"metadata": {}, "weight_map": index}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+
+
+def other_name(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
+
+
+def index_of(content: dict[str, Any]) -> Damage:
+    def damage(folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder / "other.safetensors")
+        (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+
+    return damage
 
 
 def rewrite(name: str, content: bytes | None) -> Damage:
@@ -313,7 +328,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "config in no encoding": (rewrite("config.json", b"\xff\xfe\x00"), "config.json is not valid JSON"),
     "config is a list": (rewrite("config.json", b"[]"), "does not say its model_type"),
-    "no weights": (rewrite(WEIGHTS, None), "has no weights; needed are .safetensors"),
+    "no weights": (rewrite(WEIGHTS, None), "has no weights; needed is model.safetensors"),
     "only pickles": (only_bin, r"only pickled weights \(.bin\), which are never read"),
     "empty weights": (rewrite(WEIGHTS, b""), "model.safetensors is damaged"),
     "weights are text": (rewrite(WEIGHTS, b"version https://git-lfs"), "model.safetensors is damaged"),
@@ -323,6 +338,19 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         "model.safetensors is damaged",
     ),
     "weights cut short": (cut_short, "is shorter than its safetensors header says"),
+    "weights of another name": (other_name, "model.fp16.safetensors, which transformers does not read"),
+    "index without metadata": (
+        index_of({"weight_map": {"a": "other.safetensors"}}),
+        "it has no metadata, without which nothing loads it",
+    ),
+    "index outside the folder": (
+        index_of({"metadata": {}, "weight_map": {"a": "../other.safetensors"}}),
+        "weight_map names '../other.safetensors', which is outside the folder",
+    ),
+    "index of pickles": (
+        index_of({"metadata": {}, "weight_map": {"a": "pytorch_model.bin"}}),
+        r"names 'pytorch_model.bin'; allowed are .safetensors files",
+    ),
     "missing shard": (shard, "model-00002-of-00002.safetensors is missing"),
 }
 

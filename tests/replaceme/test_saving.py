@@ -142,22 +142,31 @@ def test_empty_edit_copies_the_weights_byte_for_byte(tiny: Path, tmp_path: Path)
 # other files
 
 
-def test_everything_but_other_weights_is_carried_over(
+def test_what_belongs_to_the_pruned_model_is_carried_over_and_nothing_else(
     copy: Path, tokenizer: Any, tmp_path: Path
 ) -> None:
     from transformers import AutoTokenizer, GenerationConfig
 
     GenerationConfig(temperature=0.7, do_sample=True, eos_token_id=1).save_pretrained(copy)
-    for name in ("pytorch_model.bin", "optimizer.pt", "old.pth", "other.gguf", "LICENSE"):
-        (copy / name).write_text("x")
+    own = {file.relative_to(copy) for file in copy.rglob("*")} | {Path("LICENSE"), Path("NOTICE.txt")}
+    own |= {Path("modeling_own.py"), Path("additional_chat_templates", "rag.jinja"), Path("tekken.json")}
+    others = [
+        *("pytorch_model.bin", "optimizer.pt", "old.pth", "other.gguf", "params.json"),
+        *("adapter_config.json", "adapter_model.safetensors", "consolidated.safetensors"),
+        *("model.fp16.safetensors", "model.safetensors.index.json", "hf_quant_config.json"),
+        *("onnx/model.onnx", "original/params.json", "eagle/model.safetensors"),
+    ]
+    for name in (*own, *map(Path, others)):
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).exists() or (copy / name).write_text("{}")
     write_checkpoint(copy, tmp_path / "out", CUT, None)
-    left = {"pytorch_model.bin", "optimizer.pt", "old.pth", "other.gguf"}
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {
-        f.name for f in copy.iterdir()
-    } - left
+    assert {f.relative_to(tmp_path / "out") for f in (tmp_path / "out").rglob("*")} == own | {
+        Path("additional_chat_templates")
+    }
     again = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert again("Some text")["input_ids"] == tokenizer("Some text")["input_ids"]
-    assert again.chat_template == tokenizer.chat_template
+    assert again.chat_template["default"] == tokenizer.chat_template
+    assert again.chat_template["rag"] == "{}"
     assert reload(tmp_path / "out").generation_config.temperature == 0.7
 
 
