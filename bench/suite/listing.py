@@ -16,12 +16,14 @@ def solvers() -> Iterator[str]:
 
 
 def tasks() -> Iterator[str]:
-    from bench.scoring.catalog import builtin_tasks
+    from bench.scoring.index import builtin
     from bench.scoring.presets import PRESETS
 
     for name, entries in PRESETS.items():
         yield f"{name} (preset): {', '.join(entry['task'] for entry in entries)}"
-    yield from sorted(builtin_tasks())
+    for name, found in sorted(builtin().items()):
+        of = f" ({found.kind} of {len(found.members)})" if found.members else ""
+        yield f"{name}{of}"
 
 
 def suites() -> Iterator[str]:

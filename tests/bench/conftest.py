@@ -127,8 +127,17 @@ def call_here() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session")
-def refused() -> Callable[..., None]:
+def lm_eval_names() -> None:
+    """lm-eval's names are in the cache, so that no command says that it asks for them."""
+    from bench.scoring import index
+
+    index.builtin()
+
+
+@pytest.fixture(scope="session")
+def refused(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Checks exit code 2, nothing on stdout, and one message on stderr with all ``parts``."""
+    request.getfixturevalue("lm_eval_names")
 
     def refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
         assert result.returncode == 2, result.stderr
