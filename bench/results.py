@@ -18,6 +18,7 @@ from replaceme.errors import InputError
 Samples = dict[str, dict[str, list[Any]]]
 Key = tuple[str, int, str]
 FILES = re.compile(r"records/[^/]+\.json|samples/[^/]+\.jsonl\.gz")
+TRANSCRIPTS = re.compile(FILES.pattern + r"|(?:questions|responses/[^/]+)/[^/]+\.jsonl\.gz")
 
 
 def key_of(record: Record) -> Key:
@@ -37,7 +38,7 @@ class Results:
 
     Attributes:
         source: what the user called it.
-        folder: where ``records/`` and ``samples/`` lie.
+        folder: where ``records/``, ``samples/`` and what was asked and answered lie.
         records: file stem → record, at least one.
         single: whether it is one record file rather than a result set.
     """
@@ -67,8 +68,11 @@ class Results:
             raise InputError(f"{_named(path, self)} is not a file of per-item scores.") from None
 
 
-def open_results(source: str) -> Results:
+def open_results(source: str, transcripts: bool = False) -> Results:
     """A result folder, a record file, or ``REV:PATH`` for either as git has it at a revision.
+
+    Args:
+        transcripts: whether what was asked and answered is wanted, too.
 
     Raises:
         InputError: nothing there, or what is there is not results.
@@ -83,16 +87,17 @@ def open_results(source: str) -> Results:
         raise InputError(
             f"{source} does not exist; name a result folder, a record file, or REVISION:FOLDER."
         )
-    return at_revision(revision, inside.rstrip("/"), Path())
+    return at_revision(revision, inside.rstrip("/"), Path(), transcripts)
 
 
-def at_revision(revision: str, inside: str, repository: Path) -> Results:
+def at_revision(revision: str, inside: str, repository: Path, transcripts: bool = False) -> Results:
     """Results as git has them at a revision, without touching the work tree.
 
     Args:
         inside: folder or record file, as git takes it after the colon: from the top of the work tree, or
             from here with ``./``.
         repository: a folder of the work tree.
+        transcripts: whether what was asked and answered is wanted, too.
 
     Raises:
         InputError: not a repository, no such revision or folder, or no results in it.
@@ -100,15 +105,16 @@ def at_revision(revision: str, inside: str, repository: Path) -> Results:
     source = f"{revision}:{inside}"
     held = tempfile.TemporaryDirectory(prefix="replaceme-")
     folder = Path(held.name)
+    wanted = TRANSCRIPTS if transcripts else FILES
     if inside.endswith(".json"):
         top, _, stem = inside.removesuffix(".json").rpartition("records/")
-        wanted = {f"records/{stem}.json", f"samples/{stem}.jsonl.gz"}
+        wanted = re.compile(f"(?=questions/|[^/]+/{re.escape(stem)}[./])(?:{wanted.pattern})")
         _extract(f"{revision}:{top.rstrip('/')}", wanted, folder, repository)
         path = folder / "records" / f"{stem}.json"
         if not path.is_file():
             raise InputError(f"{source} is not a record; it would be in a folder named records.")
     else:
-        _extract(source, None, folder, repository)
+        _extract(source, wanted, folder, repository)
         path = folder
     try:
         found = _file(source, path) if path.is_file() else _folder(source, path)
@@ -128,22 +134,22 @@ def _file(source: str, path: Path) -> Results:
     return Results(source, path.parent.parent, {path.stem: read_record(path)}, single=True)
 
 
-def _extract(tree: str, wanted: set[str] | None, folder: Path, repository: Path) -> None:
-    """Write the records and samples of a tree of git below a folder."""
+def _extract(tree: str, wanted: re.Pattern[str], folder: Path, repository: Path) -> None:
+    """Write the wanted files of a tree of git below a folder."""
     listing = git(repository, "ls-tree", "-r", "-z", "--full-tree", "--end-of-options", tree)
     blobs = {}
     for line in filter(None, listing.decode(errors="replace").split("\0")):
         about, _, name = line.partition("\t")
         mode, _, digest = about.split(" ")
         regular = mode.startswith("100")  # neither a link nor a submodule
-        if regular and FILES.fullmatch(name) and (wanted is None or name in wanted):
+        if regular and wanted.fullmatch(name):
             blobs[name] = digest
     content = git(repository, "cat-file", "--batch", stdin="\n".join(blobs.values()).encode())
     for name in blobs:
         head, _, content = content.partition(b"\n")
         size = int(head.split()[2])
         path = folder / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content[:size])
         content = content[size + 1 :]
 

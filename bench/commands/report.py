@@ -14,13 +14,18 @@ if TYPE_CHECKING:
     from bench.leaderboard.view import Grouping
     from bench.records import Record
 
-KINDS = ["table", "markdown", "csv", "latex", "html", "json", "svg"]
+KINDS = ["table", "markdown", "csv", "latex", "html", "json", "svg", "lm-eval"]
 
 
 @click.command()
 @click.argument("sources", metavar="DIR|TABLE...", nargs=-1, required=True)
 @click.option("--format", "kind", type=click.Choice(KINDS), default="table", show_default=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Write to this file; of lm-eval: to this folder.",
+)
 @click.option("--columns", help="Show these, such as label,layers,task,average,rp.")
 @click.option("--sort", "key", help="Sort by this column, descending with - before it: -average.")
 @click.option(
@@ -51,7 +56,8 @@ def report(
 
     Each DIR is a folder that 'run' wrote, a record file, or REVISION:PATH for either as git has it. A
     TABLE is the name of a published one, such as paper-main, or 'published' for all; it is shown apart,
-    marked as quoted, and in no ranking.
+    marked as quoted, and in no ranking. 'lm-eval' writes results_*.json and samples_*.jsonl as its
+    --output_path and --log_samples do, a folder for each cell.
     """
     from dataclasses import replace
 
@@ -59,6 +65,9 @@ def report(
     from bench.run import console
     from replaceme.files import write_atomically
 
+    if kind == "lm-eval":
+        _write_lm_eval(sources, output, columns or key or best or published or group_by != "model")
+        return
     records, table = _gathered(sources, published)
     table = replace(_viewed(table, columns, key, group_by), mark=best)
     if output:
@@ -70,6 +79,19 @@ def report(
             terminal.render(table, stdout)
         else:
             click.echo(_rendered(kind, records, table, columns is not None), nl=False)
+
+
+def _write_lm_eval(sources: tuple[str, ...], folder: Path | None, other: object) -> None:
+    from bench.render import lm_eval_format
+    from bench.results import open_results
+
+    if folder is None or folder.is_file():
+        raise InputError("--format lm-eval writes a folder; name it with -o.")
+    if other:
+        raise InputError("--format lm-eval goes with no option but -o.")
+    found = [open_results(source, transcripts=True) for source in sources]
+    for remark in lm_eval_format.write(found, folder):
+        click.echo(remark, err=True)
 
 
 def _gathered(sources: tuple[str, ...], same_models: bool) -> tuple[list[Record], Table]:

@@ -11,6 +11,8 @@ PATTERNS = (
     ".leaderboard.*-*",
     "records/.*.json-*",
     "samples/.*.jsonl.gz-*",
+    "questions/.*.jsonl.gz-*",
+    "responses/*/.*.jsonl.gz-*",
     "edits/.*.safetensors.part",
     "checkpoints/.*-*",
     "logs/serving-*",

@@ -8,7 +8,7 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import records
+from bench import records, transcripts
 from bench.run import environment
 from bench.serving import device_name
 from bench.suite.matrix import Cell, Task, digest, file_name
@@ -242,6 +242,8 @@ class ScoreStage:
     ) -> None:
         score, store, name = scored(), self.run.store, task.spec.task
         store.write_samples(cell.stem, store.read_samples(cell.stem) | {name: score.samples})
+        if score.transcript:
+            transcripts.write(store.folder, cell.stem, name, score.transcript)
         self.run.records[cell].quality[name] = records.Task(
             identity=task.identity,
             primary=score.primary,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bench.scoring.catalog import TaskSource, yaml_of
 from bench.scoring.metrics import primary_metric
 from bench.suite.suite import TaskSpec
+from bench.transcripts import Questions, Transcript
 from replaceme.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class TaskScore:
         primary: the metric that counts.
         items: number of items scored.
         samples: {"doc_id": […], metric: […]}, per-item scores in the order of the items.
+        transcript: what was asked and answered.
     """
 
     metrics: dict[str, dict[str, Any]]
@@ -39,6 +41,7 @@ class TaskScore:
     num_fewshot: int
     samples: dict[str, list[Any]]
     seconds: float
+    transcript: Transcript | None = None
 
 
 class PreparedTask:
@@ -51,6 +54,8 @@ class PreparedTask:
         self.spec, self._limit = spec, limit
         manager = TaskManager(include_defaults=False)
         path = yaml_of(source).resolve()
+        self._folder = path.parent
+        self._questions: Questions | None = None
         with contextlib.chdir(path.parent):  # relative data_files are relative to the YAML
             (self._task,) = manager.load([str(path)])["tasks"].values()
         shots = spec.num_fewshot
@@ -89,7 +94,16 @@ class PreparedTask:
             limit=self._limit,
             bootstrap_iters=bootstraps,
         )
-        return _task_score(self.spec, output, time.perf_counter() - start)
+        score = _task_score(self.spec, output, time.perf_counter() - start)
+        return replace(score, transcript=self._transcript(output, model, bootstraps))
+
+    def _transcript(self, output: dict[str, Any], model: LM, bootstraps: int) -> Transcript:
+        from bench.scoring import logged
+
+        name = self.spec.task
+        self._questions = self._questions or logged.questions(name, output, self._folder)
+        answered = logged.responses(name, output, self._questions, model, bootstraps)
+        return Transcript(self._questions, answered)
 
 
 def _task_score(task: TaskSpec, output: dict[str, Any], seconds: float) -> TaskScore:
