@@ -13,8 +13,8 @@ from replaceme.yaml_file import shown
 RUNS = Path("runs")
 
 
-def make_card(cell: str, source: str | None) -> str:
-    """The model card of a cell.
+def make_card(cell: str, source: str | None) -> tuple[str, Record]:
+    """The model card of a cell, and its record.
 
     Args:
         cell: MODEL/N/SOLVER, the stem of a record, or the path of a record file.
@@ -41,7 +41,7 @@ def make_card(cell: str, source: str | None) -> str:
     if not record.identity.get("solver"):
         raise InputError(f"{shown(name)}: its record does not say what solver made it.")
     intact = latest(results.records.values()).get((record.model, 0, "baseline"))
-    return card.render(record, record.prune, intact)
+    return card.render(record, record.prune, intact), record
 
 
 def candidates(source: str | None) -> list[str]:
