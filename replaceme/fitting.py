@@ -16,7 +16,10 @@ from replaceme.statistics import DIAGNOSED_TOKENS, TokenSample
 from replaceme.surgery import Edit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
+    from transformers import PreTrainedModel
 
     from replaceme.decoder import Decoder
     from replaceme.pruning import Calibration
@@ -49,10 +52,19 @@ class Fit:
     seconds: float = 0.0
 
 
-def fit(solver: Solver, calibration: Calibration, blocks: tuple[Block, ...], seed: int = 42) -> Fit:
+def fit(
+    solver: Solver,
+    calibration: Calibration,
+    blocks: tuple[Block, ...],
+    seed: int = 42,
+    reload: Callable[[Edit], PreTrainedModel] | None = None,
+) -> Fit:
     """Run ``solver``. A result that is not finite is replaced by plain removal, and says so.
 
     Blocks that touch are one gap, and fitted as one (``compat_reference``: one by one).
+
+    Args:
+        reload: see :class:`replaceme.solvers.base.Problem`.
     """
     one_by_one = calibration.compat_reference and isinstance(solver, TransformSolver)
     problem = Problem(
@@ -63,6 +75,7 @@ def fit(solver: Solver, calibration: Calibration, blocks: tuple[Block, ...], see
         seed,
         calibration.following,
         in_turn=one_by_one and len(blocks) > 1,
+        reload=reload,
     )
     start = time.perf_counter()
     edit, notes = solver.solve(problem)

@@ -11,17 +11,26 @@ from replaceme.errors import InputError
 from replaceme.models import read_config
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+# bitsandbytes' own path for CPUs with AVX-512 rounds its scales to bfloat16, and fails on matrices whose
+# rows are no multiple of 64; without it the weights are dequantised and multiplied, as everywhere else.
+FAST_ON_SOME = "support_avx512bf16_for_cpu"
 
 
 def load(
-    folder: Path, dtype: str | None = None, device: str = "cpu", trust_remote_code: bool = False
+    folder: Path,
+    dtype: str | None = None,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+    four_bits: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer of a checkpoint folder, in evaluation mode.
 
     Args:
         dtype: ``float32``, ``bfloat16`` or ``float16``; ``None`` takes the checkpoint's own.
         device: a torch device, or ``auto`` to spread the layers over all GPUs.
+        four_bits: quantise the matrices of the layers; ``dtype`` is that of everything else.
 
     Raises:
         InputError: transformers cannot load the folder, or not without code that comes with it, or not
@@ -34,7 +43,8 @@ def load(
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype or "auto",
-            device_map=device if device != "cpu" else None,
+            device_map=device if device != "cpu" or four_bits else None,
+            quantization_config=_nf4() if four_bits else None,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
         )
@@ -53,7 +63,35 @@ def load(
             f"model {folder} does not fit into the memory of device {device!r}: a part of it would stay "
             f"outside; take more or larger GPUs, a smaller dtype, or device 'cpu'."
         )
+    if four_bits:
+        del model.config.quantization_config  # the config stays that of the checkpoint
+        for module in model.modules():
+            if hasattr(module, FAST_ON_SOME):
+                setattr(module, FAST_ON_SOME, False)
     return model.eval(), tokenizer
+
+
+def has_four_bits() -> bool:
+    """Whether models can be loaded in 4 bits: bitsandbytes is installed."""
+    from transformers.utils import is_bitsandbytes_available
+
+    return is_bitsandbytes_available()
+
+
+def _nf4() -> BitsAndBytesConfig:
+    """The settings of the published code."""
+    import logging
+
+    from transformers import BitsAndBytesConfig
+
+    # It warns that an optional kernel is not there, which FAST_ON_SOME turns off anyway.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype="bfloat16",
+    )
 
 
 @contextmanager

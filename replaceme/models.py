@@ -71,17 +71,23 @@ def local_file(source: str) -> Path:
     return path
 
 
-def locate(source: str, revision: str | None = None, trust_remote_code: bool = False) -> Path:
+def locate(
+    source: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    token: str | None = None,
+) -> Path:
     """The Hugging Face folder of a model; downloads or converts it where necessary.
 
     Args:
         trust_remote_code: download the model's own Python files too.
+        token: of the hub; ``None``: the one that the machine has, if any.
 
     Raises:
         InputError: nothing there, not a checkpoint, or not reachable.
     """
     if is_hub_id(source):
-        folder = _download(source, revision, trust_remote_code)
+        folder = _download(source, revision, trust_remote_code, token)
     else:
         path = local_file(source)
         folder = convert_gguf(path) if path.is_file() else path
@@ -154,11 +160,11 @@ def downloaded_files(code: bool) -> list[str]:
     return [CONFIG, WEIGHTS, "*.safetensors.index.json", *carried, "README.md", "LICENSE*", "NOTICE*"]
 
 
-def _download(source: str, revision: str | None, code: bool) -> Path:
+def _download(source: str, revision: str | None, code: bool, token: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     def fetch(patterns: list[str]) -> Path:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns, token=token))
 
     try:
         folder = fetch(downloaded_files(code))

@@ -131,15 +131,18 @@ def transforms_in_turn(
     solver: TransformSolver, problem: Problem
 ) -> dict[Block, tuple[Tensor, dict[str, Any]]]:
     """Transform and notes of each block, fitted on the model as pruned so far."""
-    model, gone = problem.decoder.model, 0
+    model, gone, edit = problem.decoder.model, 0, None
     found = {}
     for block in problem.blocks:
+        if edit is not None and problem.reload is not None:
+            model = problem.reload(edit)
+        elif edit is not None:
+            model = _saved_and_loaded(model, problem.decoder.architecture, edit)
         here = Block(block.start - gone, block.end - gone)
         decoder = replace(problem.decoder, model=model)
         statistics = collect(decoder, problem.batches, [here], solver.needs)[here]
         found[block] = solver.transform(statistics, problem.seed)
-        edit = Edit((here,), {here.start - 1: found[block][0]})
-        model, gone = _saved_and_loaded(model, decoder.architecture, edit), gone + block.size
+        edit, gone = Edit((here,), {here.start - 1: found[block][0]}), gone + block.size
     return found
 
 

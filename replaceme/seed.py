@@ -1,230 +1,39 @@
-"""``run_replaceme`` and ``run_uidl``: the published commands, with the keys of the published YAMLs.
+"""The published commands, with the keys of the published YAMLs.
 
 Keys, defaults and names of the output folders are those of https://github.com/mts-ai/ReplaceMe; two
 things are files of another kind, because pickles are not read or written: distances are JSON, a
-transform is safetensors.
+transform is safetensors. ``evaluate_model``, which scores a model, is in the harness.
 """
 
 from __future__ import annotations
 
-import json
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from replaceme import yaml_source
-from replaceme.calibration import (
-    Batches,
-    load_sequences,
-    padding_token,
-    rows_of,
-)
-from replaceme.chat import USUAL_DAY, apply_chat_template
+from replaceme import seedprune, yaml_file, yaml_source
 from replaceme.errors import InputError, OutputError
-from replaceme.files import write_atomically
-from replaceme.loading import enough_memory
-from replaceme.outfolder import check_apart, check_free
-from replaceme.seedconfig import FINEWEB, MIXED, ORCA, Method, SeedConfig
+from replaceme.seedconfig import Method, SeedConfig
+from replaceme.seeddistances import DISTANCES
 from replaceme.yaml_file import shown
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-DISTANCES = Path("distances.json")
-
-
-@enough_memory()
-def prune(config: SeedConfig, method: Method, overwrite: bool = False) -> str:
-    """Choose blocks, fit, and write the model's folder, the distances and perhaps the transform.
-
-    Returns:
-        What was done, for a person to read.
-
-    Raises:
-        InputError: a value does not fit the model, or model or data cannot be read.
-        OutputError: an output cannot be written.
-    """
-    config.data.local_file()
-    import torch
-
-    from replaceme import Provenance, calibrate, contents, fit, loading, models, write_checkpoint
-    from replaceme.architectures import architecture_of, layer_count
-    from replaceme.editfile import save_edit
-    from replaceme.provenance import choice_line, listed
-    from replaceme.reference import published_choice
-
-    source = models.locate(config.model_path)
-    settings = models.read_config(source)
-    names = contents.tensor_names(source)
-    architecture = architecture_of(settings, f"model {config.model_path!r}", names)
-    config.make_solver(method, 1).check(architecture)
-    layers, size = layer_count(settings), config.layers_to_skip
-    if size >= layers:
-        raise InputError(
-            f"layers_to_skip: {size} layers cannot be removed from a model of {layers}; allowed are 1 "
-            f"to {layers - 1}."
-        )
-    if config.save_path is not None:
-        _check_outputs(config, method, source, config.folder(method, ()), overwrite)
-    distances = _read_distances(config, layers)
-    device = "auto" if torch.cuda.is_available() else "cpu"
-    model, tokenizer = loading.load(source, "float32", device)
-    sequences = calibration_sequences(config, tokenizer)
-    batches = Batches(sequences, config.batch_size, pad=padding_token(tokenizer))
-    if distances is None:
-        distances = _measure_distances(config, model, batches)
-    first = config.min_distance_layer if config.compat is None else None
-    choice = published_choice(distances, size, config.num_A, config.merge_consecutive, first or 1)
-    blocks = choice.blocks
-    if not blocks:
-        raise InputError(
-            f"min_distance_layer: no {size} layers can be removed from layer {first} on in a model of "
-            f"{layers}; allowed are 1 to {layers - size}."
-        )
-    folder = config.folder(method, blocks)
-    _check_outputs(config, method, source, folder, overwrite)
-    solver = config.make_solver(method, len(sequences) * config.max_length)
-    calibration = calibrate(
-        model, batches, blocks=[blocks], solvers=[solver], compat_reference=config.compat is not None
-    )
-    found = fit(solver, calibration, blocks)
-    dtype = None if method == "uidl" else "bfloat16"
-    provenance = Provenance.of(
-        config.model_path,
-        models.fingerprint(config.model_path, folder=source),
-        solver,
-        config.data.model_dump(exclude={"seed"})
-        | {
-            "samples": len(sequences),
-            "date": USUAL_DAY.isoformat(),
-            "fingerprint": config.data.fingerprint(),
-            "tokens": calibration.tokens,
-        },
-        found,
-        "angular",
-        choice,
-        dtype,
-    )
-    write_checkpoint(source, folder, found.edit, provenance, dtype=dtype, overwrite=overwrite)
-    lines = [f"Removed layers {listed(blocks)} (0-based, the end stays) of {layers}."]
-    lines.append(choice_line("angular", choice))
-    lines += [f"Warning: {found.warning}."] if found.warning else []
-    lines.append(f"Wrote {folder}.")
-    if config.save_transform_only and found.edit.transforms:
-        file = _transform_file(folder)
-        save_edit(file, found.edit, provenance)
-        lines.append(f"Wrote {file}.")
-    return "\n".join(lines)
-
-
-def _transform_file(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}_transform.safetensors")
-
-
-def _check_outputs(
-    config: SeedConfig, method: Method, source: Path, folder: Path, overwrite: bool
-) -> None:
-    """Refuse what may not be written, before the work that it would hold."""
-    from replaceme.editfile import check_edit_file
-
-    check_free(folder, overwrite)
-    check_apart(source, folder)
-    if config.save_transform_only and method != "uidl":
-        check_edit_file(_transform_file(folder), overwrite)
-
-
-def calibration_sequences(config: SeedConfig, tokenizer: Any) -> list[list[int]]:
-    """Token ids of the first rows, in their order, cut to ``max_length``.
-
-    Raises:
-        InputError: the data set cannot be read, lacks the column, or holds something else than text.
-    """
-    data = config.data
-    path = data.local_file()
-    if path is not None and path.suffix == ".txt":
-        return load_sequences(data, tokenizer)
-    texts = _texts(config, tokenizer)
-    if not all(isinstance(text, str) for text in texts):
-        raise InputError(f"dataset_column: {data.column!r} of {data.dataset!r} does not hold texts.")
-    encoded = [
-        tokenizer(text, truncation=True, max_length=data.max_length, verbose=False)["input_ids"]
-        for text in texts
-    ]
-    sequences = [ids for ids in encoded if ids]
-    if not sequences:
-        raise InputError(f"calibration dataset {data.dataset!r} holds no text.")
-    return sequences
-
-
-def _texts(config: SeedConfig, tokenizer: Any) -> list[Any]:
-    if config.dataset == ORCA:
-        return [first_turn(row, tokenizer) for row in rows_of(config.data, in_order=True)]
-    if config.dataset != MIXED:
-        return rows_of(config.data, in_order=True)
-    size = config.dataset_size
-    if size is None or size < 2:
-        raise InputError(f"dataset_size: {MIXED} needs a number of rows, at least 2.")
-    halves = {ORCA: size // 2, FINEWEB: size - size // 2}
-    return [
-        text
-        for name, count in halves.items()
-        for text in _texts(config.model_copy(update={"dataset": name, "dataset_size": count}), tokenizer)
-    ]
-
-
-def first_turn(conversation: list[dict[str, str]], tokenizer: Any) -> str:
-    """The first question and its answer, without a system prompt, in the model's chat format."""
-    if not tokenizer.chat_template:
-        raise InputError(f"dataset: {ORCA} needs a model whose tokenizer has a chat template.")
-    start = 0 if conversation[0]["from"] == "human" else 1
-    roles = zip(("user", "assistant"), conversation[start : start + 2], strict=False)
-    messages = [{"role": role, "content": message["value"]} for role, message in roles]
-    return apply_chat_template(tokenizer, messages, tokenize=False)
-
-
-def _read_distances(config: SeedConfig, layers: int) -> list[float] | None:
-    """The list in the file, one for each block of ``layers_to_skip`` layers; ``None``: no file."""
-    path = config.distances_path
-    if path is None or not path.exists():
-        return None
-    count = layers - config.layers_to_skip
-    try:
-        distances = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        distances = None
-    if (
-        not isinstance(distances, list)
-        or len(distances) != count
-        or not all(isinstance(d, int | float) and isfinite(d) for d in distances)
-    ):
-        raise InputError(
-            f"distances_path: {path} is not a JSON list of the {count} distances of blocks of "
-            f"{config.layers_to_skip} layers in a model of {layers}; delete it to compute them."
-        )
-    return distances
-
-
-def _measure_distances(config: SeedConfig, model: PreTrainedModel, batches: Batches) -> list[float]:
-    from replaceme.decoder import Decoder
-    from replaceme.reference import ReferenceBatches
-    from replaceme.statistics import layer_distances
-
-    compat = config.compat is not None
-    decoder = Decoder.of(model, after_norm=compat)
-    at_last, _ = layer_distances(decoder, ReferenceBatches.of(batches) if compat else batches)
-    distances = at_last.diagonal(config.layers_to_skip).tolist()
-    path = config.distances_path or DISTANCES
-    write_atomically(path, json.dumps(distances).encode() + b"\n")
-    return distances
+SHIPPED = {
+    "reproduce/Replace_Me_pipeline_lstsq.yaml": "lstsq.yaml",
+    "reproduce/Replace_Me_pipeline_cosine.yaml": "cosine.yaml",
+    "reproduce/uidl_pipeline.yaml": "uidl.yaml",
+    "examples/Replace_Me_pipeline_lstsq.yaml": "lstsq_example.yaml",
+    "examples/Replace_Me_pipeline_cosine.yaml": "cosine_example.yaml",
+}
 
 
 @contextmanager
-def _told_in_a_sentence() -> Iterator[None]:
+def told_in_a_sentence() -> Iterator[None]:
+    """What the user can mend ends with a sentence and exit code 2."""
     try:
         yield
     except (InputError, OutputError) as error:
@@ -236,21 +45,82 @@ def _told_in_a_sentence() -> Iterator[None]:
         sys.exit(130)
 
 
-def _run(file: Path, method: Method | None, overwrite: bool) -> None:
-    with _told_in_a_sentence():
-        config = yaml_source.load(file, SeedConfig)
+def say(sentence: str) -> None:
+    click.echo(f"Note: {sentence}", err=True)
+
+
+def find(file: Path) -> Path:
+    """The file, or, for one of the published repository that is not there, the same settings as they
+    ship with this package."""
+    name = "/".join(file.parts[-2:])
+    if name not in SHIPPED or file.exists():
+        return file
+    package = Path(__file__).parent
+    folder = package / "published"
+    shipped = (folder if folder.is_dir() else package.parent / "suites/published") / SHIPPED[name]
+    say(f"{file} is not there; {shipped} has the same settings.")
+    return shipped
+
+
+def read_config(file: Path) -> SeedConfig:
+    """The settings in a file; of a key that stands twice the last one counts, as in PyYAML.
+
+    Raises:
+        InputError: with the place of what is wrong.
+    """
+    repeated: list[str] = []
+    config = yaml_source.validated(yaml_file.read(file, repeated), SeedConfig)
+    for sentence in repeated:
+        say(sentence)
+    if config.min_distance_layer is not None and config.compat is not None:
+        say(
+            "min_distance_layer changes nothing, as in the published code; with 'compat: null' it is "
+            "the first layer that may be removed."
+        )
+    if config.distances_file != config.distances_path:
+        say(f"{config.distances_path} would be a pickle; the distances are in {config.distances_file}.")
+    if config.activations_save_path is not None:
+        say("activations_save_path changes nothing, as in the published code.")
+    return config
+
+
+def _prune(file: Path, method: Method | None, overwrite: bool, distances: Path | None = None) -> None:
+    with told_in_a_sentence():
+        file = find(file)
+        config = read_config(file)
         chosen = method or config.method
         if chosen is None:
             raise InputError(f"{file}: method: this key is required; allowed are lstsq and cosine.")
-        if config.min_distance_layer is not None and config.compat is not None:
-            click.echo(
-                "Note: min_distance_layer changes nothing, as in the published code; with "
-                "'compat: null' it is the first layer that may be removed.",
-                err=True,
+        if chosen == "uidl" and config.use_4bit:
+            say(
+                "use_4bit: layers are chosen by the 4-bit model; those that stay are written as they "
+                "are in the checkpoint, where the published code writes them in 4 bits."
             )
-        if config.tasks is not None:
-            click.echo("Note: tasks are not run here; 'replaceme-bench run' scores models.", err=True)
-        click.echo(prune(config, chosen, overwrite))
+        if config.distances_path is None:
+            config = config.model_copy(update={"distances_path": distances})
+        folder, done = seedprune.prune(config, chosen, overwrite, say)
+        click.echo(done)
+        command = ["evaluate_model", "--config", str(file), "--model", str(folder)]
+        click.echo(f"To score it: {shlex.join(command)}")
+
+
+class FileCommand(click.Command):
+    """A command whose settings are in a file, and which says so to who gives them as options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise click.UsageError(
+                f"{error.format_message()} The settings are keys of a file: {self.name} --config FILE.",
+                ctx,
+            ) from None
+
+
+def command(function: Any) -> click.Command:
+    """A published command, named as there."""
+    settings: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+    return click.command(function.__name__, cls=FileCommand, context_settings=settings)(function)
 
 
 CONFIG = click.option(
@@ -259,7 +129,7 @@ CONFIG = click.option(
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace an existing output folder.")
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@command
 @CONFIG
 @OVERWRITE
 def run_replaceme(file: Path, overwrite: bool) -> None:
@@ -267,12 +137,36 @@ def run_replaceme(file: Path, overwrite: bool) -> None:
 
     Behaves as the published code; 'compat: null' in the file does what 'replaceme-bench prune' does.
     """
-    _run(file, None, overwrite)
+    _prune(file, None, overwrite)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@command
 @CONFIG
 @OVERWRITE
 def run_uidl(file: Path, overwrite: bool) -> None:
     """Remove the closest layers of a model and put nothing in their place, as a published YAML says."""
-    _run(file, "uidl", overwrite)
+    _prune(file, "uidl", overwrite)
+
+
+@command
+@CONFIG
+@OVERWRITE
+def get_lt_with_lstsq(file: Path, overwrite: bool) -> None:
+    """run_replaceme with method lstsq; distances are read from ./distances.json if they are there."""
+    _prune(file, "lstsq", overwrite, DISTANCES)
+
+
+@command
+@CONFIG
+@OVERWRITE
+def get_lt_with_solvers(file: Path, overwrite: bool) -> None:
+    """run_replaceme with method cosine; distances are read from ./distances.json if they are there."""
+    _prune(file, "cosine", overwrite, DISTANCES)
+
+
+@command
+@CONFIG
+def get_distance_analysis(file: Path) -> None:
+    """Measure the distances over blocks of layers, and write them as JSON and CSV."""
+    with told_in_a_sentence():
+        click.echo(seedprune.analyse(read_config(file), say))

@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic_core import PydanticCustomError
 
 from replaceme.calibration import PICKLES, CalibrationData
+from replaceme.errors import InputError
 from replaceme.selection import Block
 from replaceme.solvers import Cosine, Lstsq, Solver, Uidl
 
@@ -17,7 +19,27 @@ Method = Literal["lstsq", "cosine", "uidl"]
 ORCA = "Open-Orca/SlimOrca"
 FINEWEB = "HuggingFaceFW/fineweb"
 MIXED = "fineweb_and_orca"
+LONGEST_NAME = 220  # of 255 bytes; the rest is for temporary names beside it
 SUBSETS = {FINEWEB: "sample-10BT", "allenai/c4": "en", "wikitext": "wikitext-2-raw-v1"}
+
+
+def few_shots(tasks: Any) -> dict[str, int | None] | None:
+    """Task → number of examples, ``None`` for the task's own; ``None`` alone: the paper's tasks.
+
+    Raises:
+        ValueError: neither ``default``, nor a list of names, nor names with ``{fewshots: NUMBER}``.
+    """
+    if tasks is None or tasks == "default":
+        return None
+    if isinstance(tasks, list) and tasks and all(isinstance(name, str) for name in tasks):
+        return dict.fromkeys(tasks)
+    if not isinstance(tasks, dict) or not tasks:
+        raise ValueError("allowed are default, a list of names, and names with {fewshots: NUMBER}")
+    for name, settings in tasks.items():
+        count = settings.get("fewshots") if isinstance(settings, dict) else None
+        if type(count) is not int or count < 0 or settings.keys() != {"fewshots"}:
+            raise ValueError(f"{name} is to have {{fewshots: NUMBER}}, and nothing else")
+    return {name: settings["fewshots"] for name, settings in tasks.items()}
 
 
 class SeedConfig(BaseModel):
@@ -47,29 +69,41 @@ class SeedConfig(BaseModel):
         "adam", description="of method cosine; adam alone is supported"
     )
     accurate: bool = Field(False, description="cosine: the angle of the states themselves")
-    use_4bit: bool = Field(False, description="not supported")
+    use_4bit: bool = Field(
+        False, description="take the statistics from the model in 4 bits (bitsandbytes, NF4)"
+    )
     min_distance_layer: int | None = Field(
         None, ge=1, description="first layer that may be removed; the published code ignores it"
     )
     distances_path: Path | None = Field(
-        None, description="JSON list of distances: read if there, else written; null: computed anew"
+        None,
+        description="JSON list of distances: read if there, else written; for a .pth the .json beside "
+        "it; null: computed anew",
     )
     save_path: str | None = Field(None, description="start of the output folder's name")
     save_transform_only: bool = Field(False, description="save the transform as well, in a file")
-    tasks: Any = Field(None, description="ignored: replaceme-bench run scores models")
+    activations_save_path: str | None = Field(
+        None, description="without effect, as in the published code: activations are not kept"
+    )
+    token: SecretStr | None = Field(None, description="of the hub, to download the model; not recorded")
+    tasks: dict[str, int | None] | None = Field(
+        None, description="task → fewshots, for evaluate_model; default or null: the paper's tasks"
+    )
     compat: Literal["reference"] | None = Field(
         "reference", description="null: padding does not count, and so on"
     )
 
-    @field_validator("use_4bit")
+    @field_validator("token", mode="before")
     @classmethod
-    def _unquantised(cls, use_4bit: bool) -> bool:
-        if use_4bit:
-            raise ValueError(
-                "not supported: it takes a library for GPUs, and a transform cannot be merged into "
-                "4-bit weights; say false, and the model is calibrated in float32."
-            )
-        return use_4bit
+    def _secret(cls, token: Any) -> Any:
+        if token is not None and not isinstance(token, str):  # a message must not show the value
+            raise PydanticCustomError("value_error", "should be a text; write it in quotes")
+        return token
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _few_shots(cls, tasks: Any) -> Any:
+        return few_shots(tasks)
 
     @field_validator("solver")
     @classmethod
@@ -84,12 +118,20 @@ class SeedConfig(BaseModel):
     @field_validator("distances_path")
     @classmethod
     def _no_pickle(cls, path: Path | None) -> Path | None:
-        if path is not None and path.suffix in PICKLES:
-            raise ValueError(
-                f"{path} is a pickle, which can run code when it is read; name a .json file, which is "
-                f"written where it does not exist."
-            )
+        if path is not None and path.suffix in PICKLES and path.exists():
+            instead = path.with_suffix(".json")
+            if not instead.exists():
+                raise ValueError(
+                    f"{path} is a pickle, which can run code when it is read, and is not; delete it to "
+                    f"compute the distances, or write its list to {instead}"
+                )
         return path
+
+    @property
+    def distances_file(self) -> Path | None:
+        """Where the distances are read or written."""
+        path = self.distances_path
+        return path.with_suffix(".json") if path is not None and path.suffix in PICKLES else path
 
     @property
     def data(self) -> CalibrationData:
@@ -113,7 +155,14 @@ class SeedConfig(BaseModel):
         return Cosine(exact=self.accurate, shape=shape, loss=self.loss, tokens=tokens)
 
     def folder(self, method: Method, blocks: tuple[Block, ...]) -> Path:
-        """The output folder, named as the published code names it."""
+        """The output folder, named as the published code names it.
+
+        Without ``save_path`` a name says all blocks of ``lstsq``; the other methods, which prune one
+        block after the other, name each folder after the one before.
+
+        Raises:
+            InputError: the name is too long for a file system.
+        """
         ending = {
             "uidl": "UIDL",
             "lstsq": f"ReplaceMe_lstsq_{self.num_A}",
@@ -121,7 +170,15 @@ class SeedConfig(BaseModel):
         }[method]
         if self.save_path is not None:
             return Path(f"{self.save_path}_{ending}").expanduser()
-        layers = "__".join(f"{block.start}_{block.end}" for block in blocks)
         data = "" if method == "uidl" else f"_{self.dataset}_{self.dataset_size}"
-        name = f"{self.model_path}_{self.layers_to_skip}_layers_{layers}{data}_{ending}"
-        return Path("output_models") / name.replace("/", "_")
+        names = [f"{block.start}_{block.end}" for block in blocks]
+        path = self.model_path
+        for layers in ["__".join(names)] if method == "lstsq" else names:
+            name = f"{path}_{self.layers_to_skip}_layers_{layers}{data}".replace("/", "_")
+            path = f"output_models/{name}_{ending}"
+        if (size := len(Path(path).name.encode())) > LONGEST_NAME:
+            raise InputError(
+                f"save_path: without one the output folder's name has {size} bytes, and a file system "
+                f"takes {LONGEST_NAME}; give the start of its name."
+            )
+        return Path(path)

@@ -64,15 +64,19 @@ class Entry:
         return self.value
 
 
-def read(path: Path) -> Entry:
+def read(path: Path, repeated: list[str] | None = None) -> Entry:
     """The mapping that a file holds.
+
+    Args:
+        repeated: a key that stands twice is refused, or, with a list, the last one counts, and a
+            sentence about it is put there.
 
     Raises:
         InputError: not readable, not YAML, not a mapping, or more than a settings file needs.
     """
     text = text_of(path)
     try:
-        loader = _Loader(text, path)
+        loader = _Loader(text, path, repeated)
         node = loader.get_single_node()
         found = loader.entry(node, node.start_mark.line) if node else None
         if found is None or not isinstance(found.value, dict):
@@ -124,9 +128,10 @@ def shown(text: str, most: int = 200) -> str:
 class _Loader(yaml.SafeLoader):
     """Composes nodes within bounds, and makes entries of them."""
 
-    def __init__(self, text: str, path: Path) -> None:
+    def __init__(self, text: str, path: Path, repeated: list[str] | None) -> None:
         super().__init__(text)
         self.path, self.level, self.composed, self.made = path, 0, 0, 0
+        self.repeated = repeated
         self.open: set[int] = set()  # nodes that are being made
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -173,7 +178,10 @@ class _Loader(yaml.SafeLoader):
                 continue
             name = self._key(key)
             if name in own:
-                raise self._refusal(line, f"the key {shown(repr(name))} stands twice.")
+                refusal = self._refusal(line, f"the key {shown(repr(name))} stands twice.")
+                if self.repeated is None:
+                    raise refusal
+                self.repeated.append(f"{str(refusal)[:-1]}; the last one counts.")
             own[name] = self.entry(value, line)
         return merged | own
 

@@ -257,4 +257,10 @@ def load(path: Path) -> Suite:
     Raises:
         InputError: with file, line, key, what is wrong, and what is allowed.
     """
-    return yaml_source.validated(suite_files.read(path), Suite)
+    source = suite_files.read(path)
+    if "model_path" in source.value:
+        raise InputError(
+            f"{path}: this is no suite but a file of the published commands; run it by 'run_replaceme "
+            f"--config {path}', or by run_uidl for plain removal."
+        )
+    return yaml_source.validated(source, Suite)

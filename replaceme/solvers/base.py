@@ -12,7 +12,10 @@ from replaceme.errors import InputError
 from replaceme.selection import merge_adjacent
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
+    from transformers import PreTrainedModel
 
     from replaceme.architectures import Architecture
     from replaceme.calibration import Batches
@@ -34,6 +37,8 @@ class Problem:
         following: of blocks that touch the one before, see :class:`replaceme.reference.WholeState`;
             empty unless they are fitted one by one.
         in_turn: whether solvers that descend fit each block on the model as pruned so far.
+        reload: the model as pruned so far after one more edit, where it cannot be edited as it is
+            loaded.
     """
 
     blocks: tuple[Block, ...]
@@ -43,6 +48,7 @@ class Problem:
     seed: int = 42
     following: dict[Block, BlockStatistics] = field(default_factory=dict)
     in_turn: bool = False
+    reload: Callable[[Edit], PreTrainedModel] | None = None
 
     def layer_before(self, block: Block) -> int:
         """The last layer before a block that stays."""

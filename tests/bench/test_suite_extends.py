@@ -19,6 +19,7 @@ from bench.suite import files as suite_files
 from bench.suite import matrix, suite
 from bench.suite.prune_spec import share_of
 from bench.suite.variables import SECRET
+from replaceme import seed
 from replaceme.errors import InputError
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -235,6 +236,7 @@ def test_wheel_holds_the_shipped_suites(tmp_path: Path) -> None:
         os.chdir(here)
     assert {f"bench/suites/{name}.yaml" for name in suite_files.shipped()} <= names
     assert {"bench/suites/demo/facts.yaml", "bench/suites/demo/facts.jsonl"} <= names
+    assert {f"replaceme/published/{name}" for name in seed.SHIPPED.values()} <= names
 
 
 def test_file_of_that_name_wins_over_a_shipped_suite(

@@ -18,11 +18,14 @@ from safetensors.torch import load_file
 
 from replaceme.calibration import Batches, padding_token
 from replaceme.editfile import load_edit
+from replaceme.errors import InputError
 from replaceme.fitting import fit
 from replaceme.loading import load
 from replaceme.pruning import calibrate
 from replaceme.reference import published_choice
-from replaceme.seed import first_turn, run_replaceme, run_uidl
+from replaceme.seed import run_replaceme, run_uidl
+from replaceme.seedconfig import SeedConfig
+from replaceme.seeddata import first_turn
 from replaceme.selection import Block
 from replaceme.solvers import Cosine, Lstsq, Solver
 
@@ -181,6 +184,26 @@ def test_distances_are_computed_once_and_then_read(published: dict[str, Any]) ->
     assert "[3, 5)" in succeed(published, "--overwrite")
 
 
+def test_distances_for_other_blocks_are_computed_with_a_note(published: dict[str, Any]) -> None:
+    succeed(published)
+    output = succeed(published | {"layers_to_skip": 3}, "--overwrite")
+    assert "holds 6 distances, and 5 are those of blocks of 3 layers in a model of 8" in output
+    assert len(json.loads(Path("distances/two.json").read_text("utf-8"))) == 5
+
+
+def test_distances_in_a_pickle_stand_in_json_beside_it(published: dict[str, Any]) -> None:
+    pickled = published | {"distances_path": "./distances.pth"}
+    assert "the distances are in distances.json" in succeed(pickled)
+    assert not Path("distances.pth").exists()
+    assert "read from distances.json" in succeed(pickled, "--overwrite")
+    Path("distances.pth").write_bytes(b"\x80")
+    succeed(pickled, "--overwrite")
+    Path("distances.json").unlink()
+    result = call(pickled, "--overwrite")
+    assert result.exit_code == 2
+    assert re.search(r"config.yaml:\d+: distances_path: distances.pth is a pickle", result.stderr)
+
+
 def test_without_a_path_distances_are_computed_anew(published: dict[str, Any]) -> None:
     Path("distances.json").write_text("[]", "utf-8")
     succeed(published | {"distances_path": None})
@@ -215,16 +238,45 @@ def test_min_distance_layer_counts_only_where_the_published_behaviour_is_off(
     assert "[4, 6)" in succeed(limited | {"compat": None}, "--overwrite")
 
 
-def test_a_list_of_tasks_is_left_alone_with_a_note(published: dict[str, Any]) -> None:
+def test_the_last_line_says_how_to_score_the_model(published: dict[str, Any]) -> None:
     output = succeed(published | {"tasks": {"winogrande": {"fewshots": 5}}})
-    assert "tasks are not run here" in output
+    wanted = "To score it: evaluate_model --config config.yaml --model out_ReplaceMe_lstsq_1"
+    assert wanted in output.splitlines()
+
+
+TURNS = [("system", "Be brief."), ("human", "Why?"), ("gpt", "Because."), ("human", "And?")]
+CONVERSATION = [{"from": role, "value": text} for role, text in TURNS]
 
 
 def test_the_first_question_and_answer_of_a_conversation_are_used(tokenizer: Any) -> None:
-    turns = [("system", "Be brief."), ("human", "Why?"), ("gpt", "Because."), ("human", "And?")]
-    conversation = [{"from": role, "value": text} for role, text in turns]
+    chat = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
     wanted = "<|begin|>user: Why?<|end|><|begin|>assistant: Because.<|end|>"
-    assert first_turn(conversation, tokenizer) == first_turn(conversation[1:], tokenizer) == wanted
+    for conversation in (CONVERSATION, CONVERSATION[1:], chat):
+        assert first_turn(conversation, tokenizer, "here") == wanted
+
+
+def test_a_column_of_conversations_counts_as_their_first_questions_and_answers(
+    published: dict[str, Any], tokenizer: Any
+) -> None:
+    talks = [[*CONVERSATION[:2], {"from": "gpt", "value": f"Because of {n}."}] for n in range(SIZE)]
+    rows = [{"talk": talk, "text": first_turn(talk, tokenizer, "here")} for talk in talks]
+    Path("talks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    for column in ("talk", "text"):
+        changes = {"dataset": "talks.jsonl", "dataset_column": column, "save_path": column}
+        succeed(published | changes | {"distances_path": None})
+    weights = [saved_layers(f"{column}_ReplaceMe_lstsq_1") for column in ("talk", "text")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize(
+    "talk", [[], CONVERSATION[:2], [{"from": "human", "value": None}, CONVERSATION[2]]], ids=str
+)
+def test_a_conversation_without_an_answer_is_named(published: dict[str, Any], talk: list[Any]) -> None:
+    rows = [{"talk": CONVERSATION}, {"talk": talk}]
+    Path("talks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    result = call(published | {"dataset": "talks.jsonl", "dataset_column": "talk"})
+    assert result.exit_code == 2
+    assert "dataset_column: 'talk' of 'talks.jsonl', row 2: the conversation does not" in result.stderr
 
 
 def test_the_model_is_used_as_the_model_card_says(published: dict[str, Any]) -> None:
@@ -232,7 +284,7 @@ def test_the_model_is_used_as_the_model_card_says(published: dict[str, Any]) -> 
 
     succeed(published)
     folder = "out_ReplaceMe_lstsq_1"
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype="auto", device_map="auto")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     messages = [{"role": "user", "content": "What is ReplaceMe pruning method?"}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -243,11 +295,31 @@ def test_the_model_is_used_as_the_model_card_says(published: dict[str, Any]) -> 
     assert tokenizer.batch_decode(written)
 
 
+def test_blocks_removed_in_turn_are_in_a_folder_named_after_the_one_before(
+    published: dict[str, Any], tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny.parent)  # a short name of the model
+    changes = {"model_path": tiny.name, "num_A": 2, "merge_consecutive": False}
+    config = SeedConfig.model_validate(published | changes | {"save_path": None})
+    blocks = (Block(1, 3), Block(5, 7))
+    first = f"{tiny.name}_2_layers_1_3_texts.jsonl_{SIZE}_ReplaceMe_cosine_adam"
+    second = f"output_models_{first}_2_layers_5_7_texts.jsonl_{SIZE}_ReplaceMe_cosine_adam"
+    assert config.folder("cosine", blocks) == Path("output_models") / second
+    removed = f"output_models_{tiny.name}_2_layers_1_3_UIDL_2_layers_5_7_UIDL"
+    assert config.folder("uidl", blocks) == Path("output_models") / removed
+    fitted = f"{tiny.name}_2_layers_1_3__5_7_texts.jsonl_{SIZE}_ReplaceMe_lstsq_2"
+    assert config.folder("lstsq", blocks) == Path("output_models") / fitted
+    with pytest.raises(InputError, match=r"save_path: without one .* has 2\d\d bytes"):
+        config.model_copy(update={"model_path": "m" * 200}).folder("uidl", blocks)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"distances_path": "distances.pth"}, r"config.yaml:\d+: distances_path: .* is a pickle"),
-        ({"use_4bit": True}, r"config.yaml:\d+: use_4bit: not supported"),
+        ({"token": 7}, r"config.yaml:\d+: token: should be a text; write it in quotes"),
+        ({"use_4bit": "maybe"}, r"config.yaml:\d+: use_4bit: should be a valid boolean"),
+        ({"tasks": {"boolq": 0}}, r"config.yaml:\d+: tasks: boolq is to have {fewshots: NUMBER}"),
+        ({"tasks": "boolq"}, r"config.yaml:\d+: tasks: allowed are default, a list of names"),
         ({"solver": "cg"}, r"config.yaml:\d+: solver: cg is not supported"),
         ({"layer_to_skip": 2}, r"config.yaml:\d+: layer_to_skip: unknown key; did you mean 'layers_to_"),
         ({"method": "magic"}, r"config.yaml:\d+: method: "),
