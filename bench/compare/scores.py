@@ -105,6 +105,9 @@ def paired_items(name: str, base: Side, new: Side) -> tuple[Items, Items]:
         ("limit", old.identity.get("limit"), fresh.identity.get("limit")),
         ("the task's data differ", old.identity.get("data"), fresh.identity.get("data")),
     ]
+    seeds = (old.identity.get("seeds"), fresh.identity.get("seeds"))
+    if None not in seeds:  # which old records do not know
+        asked.append(("seeds", *seeds))
     for what, before, after in asked:
         if before != after:
             shown = "" if what.endswith("differ") else f" {_shown(before)} → {_shown(after)}"

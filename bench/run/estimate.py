@@ -76,7 +76,7 @@ def estimate(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Estimate
             if not lacking:
                 continue
             if task not in prepared:
-                prepared[task] = PreparedTask(task.spec, task.source, task.limit)
+                prepared[task] = PreparedTask(task.spec, task.source, task.limit, task.seeds)
             say(f"{model.name}: {task.spec.task}")
             layer = layer or _OneLayer.of(plan, model)
             found.append(layer.estimate(task, prepared[task], lacking))

@@ -62,7 +62,13 @@ class ScoreStage:
         from bench.scoring.tasks import PreparedTask
 
         if task not in self.run.prepared:
-            self.run.prepared[task] = PreparedTask(task.spec, task.source, task.limit)
+            found = PreparedTask(task.spec, task.source, task.limit, task.seeds)
+            self.run.prepared[task] = found
+            if task.spec.num_fewshot not in (None, found.num_fewshot):
+                self.run.events.say(
+                    f"{task.spec.task}: {found.num_fewshot}-shot, which the task fixes; "
+                    f"{task.spec.num_fewshot} examples were asked for."
+                )
         return self.run.prepared[task]
 
     # ---- in one pass

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.scoring.catalog import TaskSource, yaml_of
 from bench.scoring.metrics import primary_metric
-from bench.suite.suite import TaskSpec
+from bench.scoring.surroundings import Surroundings
+from bench.suite.suite import SEEDS, Seeds, TaskSpec
 from bench.transcripts import Questions, Transcript
 from replaceme.errors import InputError
 
@@ -45,34 +46,47 @@ class TaskScore:
 
 
 class PreparedTask:
-    """An lm-eval task with its requests, which are built once for all models and variants."""
+    """An lm-eval task with its requests, which are built once for all models and variants.
 
-    def __init__(self, spec: TaskSpec, source: TaskSource, limit: int | None) -> None:
-        from lm_eval.defaults import DEFAULT_OTHER_SEED
-        from lm_eval.tasks import TaskManager
+    What it draws at random, when it is built and when it is scored, is what ``lm_eval`` draws that runs
+    this task alone with the same seeds.
+    """
+
+    def __init__(
+        self, spec: TaskSpec, source: TaskSource, limit: int | None, seeds: Seeds = SEEDS
+    ) -> None:
+        from bench.scoring.preparing import prepare
 
         self.spec, self._limit = spec, limit
-        manager = TaskManager(include_defaults=False)
         path = yaml_of(source).resolve()
         self._folder = path.parent
         self._questions: Questions | None = None
-        with contextlib.chdir(path.parent):  # relative data_files are relative to the YAML
-            (self._task,) = manager.load([str(path)])["tasks"].values()
-        shots = spec.num_fewshot
-        shots = self._task.get_config("num_fewshot") if shots is None else shots
-        self._task.set_config(key="num_fewshot", value=shots or 0)
-        self._task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
-        self._task.build_all_requests(limit=limit)
+        self._surroundings = Surroundings(self._folder)  # relative data_files are relative to the YAML
+        names = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
+        with self._surroundings.entered():
+            self._task = prepare(
+                str(path),
+                num_fewshot=spec.num_fewshot,
+                limit=limit,
+                **dict(zip(names, seeds, strict=True)),
+            )
+            self._restore = self._surroundings.random_states()
         self._task.build_all_requests = self._rewind
 
     def _rewind(self, **_: Any) -> None:
         """Takes the place of building the requests again."""
         for instance in self.instances:
             instance.resps, instance.filtered_resps = [], {}
+        self._restore()
 
     @property
     def instances(self) -> list[Instance]:
         return self._task.instances
+
+    @property
+    def num_fewshot(self) -> int:
+        """Examples in the prompt: never any where the task fixes 0."""
+        return int(self._task.get_config("num_fewshot") or 0)
 
     @property
     def kinds(self) -> set[str]:
@@ -88,12 +102,13 @@ class PreparedTask:
         from lm_eval import evaluate
 
         start = time.perf_counter()
-        output = evaluate(
-            lm=model,
-            task_dict={"tasks": {self.spec.task: self._task}, "groups": {}},
-            limit=self._limit,
-            bootstrap_iters=bootstraps,
-        )
+        with self._surroundings.entered():
+            output = evaluate(
+                lm=model,
+                task_dict={"tasks": {self.spec.task: self._task}, "groups": {}},
+                limit=self._limit,
+                bootstrap_iters=bootstraps,
+            )
         score = _task_score(self.spec, output, time.perf_counter() - start)
         return replace(score, transcript=self._transcript(output, model, bootstraps))
 

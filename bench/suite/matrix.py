@@ -18,7 +18,7 @@ from bench.scoring.catalog import TaskSource, find
 from bench.serving import ServeSettings, device_name, engine_version
 from bench.suite.layer_counts import check_declared, prune_of
 from bench.suite.prune_spec import PruneSpec
-from bench.suite.suite import ModelSpec, SolverSpec, Suite, TaskSpec
+from bench.suite.suite import SEEDS, ModelSpec, Seeds, SolverSpec, Suite, TaskSpec
 from replaceme import models
 from replaceme.errors import InputError
 from replaceme.selection import check_count
@@ -44,7 +44,7 @@ IDENTITY = {
         "compat",
         "calibration_dtype",
     },
-    "ScoreSpec": {"tasks", "limit", "dtype"},
+    "ScoreSpec": {"tasks", "limit", "dtype", "seed"},
     "TaskSpec": {"task", "num_fewshot"},
     "SolverSpec": {"solver"},
 }
@@ -71,6 +71,7 @@ class Task:
     source: TaskSource
     limit: int | None
     dtype: str | None = None
+    seeds: Seeds = SEEDS
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -78,6 +79,7 @@ class Task:
             "task": self.spec.task,
             "num_fewshot": self.spec.num_fewshot,
             "limit": self.limit,
+            "seeds": list(self.seeds),
             "dtype": self.dtype,
             "data": self.source.fingerprint,
         }
@@ -136,7 +138,7 @@ def expand(suite: Suite, only: tuple[str, ...] = ()) -> Plan:
     tasks = []
     if (score := suite.score) is not None:
         tasks = [
-            Task(spec, find(spec.task, score.include_path), score.limit, score.dtype)
+            Task(spec, find(spec.task, score.include_path), score.limit, score.dtype, score.seeds)
             for spec in score.tasks
         ]
     calibration = suite.calibration.model_dump(exclude={"dataset"}) | {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from glob import glob
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -28,6 +28,9 @@ from replaceme.errors import InputError
 from replaceme.models import short_name
 from replaceme.yaml_file import shown
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Seeds = tuple[Seed | None, Seed | None, Seed | None, Seed | None]
+SEEDS: Seeds = (0, 1234, 1234, 1234)  # lm-eval's defaults
 LOCAL = {".gguf", ".jsonl", ".parquet", ".txt"}
 
 __all__ = [
@@ -114,6 +117,17 @@ class ScoreSpec(Section):
     batch_tokens: int | None = Field(
         None, gt=0, description="tokens per forward in one pass; null: what is measured to be fastest"
     )
+
+    seed: Seed | Seeds = Field(
+        SEEDS,
+        description="of random, numpy, torch and the choice of examples, as in lm_eval's --seed; one "
+        "number is for all four, and a null in the list leaves that generator as it is",
+    )
+
+    @property
+    def seeds(self) -> Seeds:
+        """One for each generator."""
+        return self.seed if isinstance(self.seed, tuple) else (self.seed,) * 4
 
     @field_validator("tasks", mode="before")
     @classmethod

@@ -1,0 +1,102 @@
+"""What a task's code finds around it: as if it were alone in a process that does nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+Restore = Callable[[], None]
+
+
+class Surroundings:
+    """Keeps apart what tasks share in a process, and what they find from earlier processes.
+
+    Inside :meth:`entered`, the working folder is the task's own; modules that lm-eval loads for its
+    functions are loaded anew and belong to this task; and ``datasets`` keeps its transforms in a folder
+    of this task. A transform that another run left behind would stand in for a draw of random numbers.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._modules: dict[str, ModuleType] = {}
+        self._transforms = tempfile.TemporaryDirectory(prefix="replaceme-")
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        others = self._leave()
+        sys.modules.update(self._modules)
+        try:
+            with contextlib.chdir(self._folder), _transforms_in(Path(self._transforms.name)):
+                yield
+        finally:
+            self._modules = self._leave()
+            sys.modules.update(others)
+
+    def random_states(self) -> Restore:
+        """What takes every random generator that the task draws from back to where it is now."""
+        return _random_states([sys.modules[name] for name in sys.modules if self._of_a_task(name)])
+
+    def _leave(self) -> dict[str, ModuleType]:
+        """Forget the modules of tasks; returns them."""
+        return {name: sys.modules.pop(name) for name in [*sys.modules] if self._of_a_task(name)}
+
+    def _of_a_task(self, name: str) -> bool:
+        """Whether lm-eval loaded a module from beside a task, or it lies in the task's folder."""
+        module = sys.modules[name]
+        file = getattr(module, "__file__", None)
+        beside = isinstance(file, str) and Path(file).is_relative_to(self._folder)
+        return beside or "__mtime__" in getattr(module, "__dict__", {})
+
+
+@contextlib.contextmanager
+def _transforms_in(folder: Path) -> Iterator[None]:
+    """Have ``datasets`` look for, and keep, what ``map`` and its kin make in a folder."""
+    from datasets import Dataset
+
+    usual = Dataset._get_cache_file_path
+
+    def path(dataset: Dataset, fingerprint: str) -> str:
+        return str(folder / Path(usual(dataset, fingerprint)).name)
+
+    Dataset._get_cache_file_path = path
+    try:
+        yield
+    finally:
+        Dataset._get_cache_file_path = usual
+
+
+def _random_states(modules: Iterable[ModuleType]) -> Restore:
+    """What takes random generators back to where they are now: those that lm-eval seeds, and those that
+    modules have of their own."""
+    import numpy as np
+    import torch
+
+    known: list[tuple[Callable[[Any], Any], Any]] = [
+        (random.setstate, random.getstate()),
+        (np.random.set_state, np.random.get_state()),
+        (torch.set_rng_state, torch.get_rng_state()),
+    ]
+    if torch.cuda.is_available():
+        known.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
+    for value in [value for module in modules for value in vars(module).values()]:
+        if isinstance(value, random.Random):
+            known.append((value.setstate, value.getstate()))
+        elif isinstance(value, np.random.RandomState):
+            known.append((value.set_state, value.get_state()))
+        elif isinstance(value, np.random.Generator):
+            known.append((partial(setattr, value.bit_generator, "state"), value.bit_generator.state))
+        elif isinstance(value, torch.Generator):
+            known.append((value.set_state, value.get_state()))
+
+    def restore() -> None:
+        for put, state in known:
+            put(state)
+
+    return restore
