@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from replaceme.contents import weight_files
 from replaceme.errors import InputError
 from replaceme.models import read_config
+from replaceme.tensorfile import FLOATS, read_header
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -119,9 +121,32 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def checkpoint_dtype(config: dict[str, Any]) -> str:
-    """The dtype that a config declares for its weights; transformers' default is float32."""
-    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+def declared_dtype(config: dict[str, Any]) -> str | None:
+    """The dtype that a config declares for its weights, which need not be that of the files."""
+    return config.get("dtype") or config.get("torch_dtype")
+
+
+def checkpoint_dtype(folder: Path) -> str:
+    """The dtype that transformers loads a checkpoint in unless told otherwise.
+
+    That is what its config declares, else that of the first floating-point tensor in its files.
+    """
+    return declared_dtype(read_config(folder)) or next(_float_dtypes(folder), "float32")
+
+
+def is_cast(folder: Path, dtype: str | None) -> bool:
+    """Whether a checkpoint whose floating-point tensors are to be ``dtype`` is another than this."""
+    if dtype is None:
+        return False
+    return declared_dtype(read_config(folder)) != dtype or {*_float_dtypes(folder)} != {dtype}
+
+
+def _float_dtypes(folder: Path) -> Iterator[str]:
+    """Of the floating-point tensors, in the order in which safetensors lists them."""
+    for file in weight_files(folder):
+        for entry in sorted(read_header(file)[0], key=lambda entry: entry.name):
+            if entry.dtype in FLOATS:
+                yield FLOATS[entry.dtype][0]
 
 
 def fast_dtype(dtype: str, device: str) -> str:
