@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +79,22 @@ def has_four_bits() -> bool:
     from transformers.utils import is_bitsandbytes_available
 
     return is_bitsandbytes_available()
+
+
+def left_in_half_precision(model: PreTrainedModel) -> list[str]:
+    """Names, with ``*`` for numbers, of the layers' matrices that a 4-bit model holds as they are.
+
+    transformers quantises modules of the class ``nn.Linear`` alone: not those of Falcon, which are of a
+    class of its own, nor experts that are one tensor.
+    """
+    return sorted(
+        {
+            re.sub(r"\.\d+\.", ".*.", name)
+            for name, parameter in model.named_parameters()
+            if re.search(r"\.\d+\.", name) and parameter.dim() > 1 and "norm" not in name
+            if parameter.is_floating_point()
+        }
+    )
 
 
 def _nf4() -> BitsAndBytesConfig:
