@@ -118,12 +118,27 @@ class Metric(_Part):
     higher_is_better: bool | None
 
 
-class Task(_Part):
-    """One task's scores."""
+class _Scored(_Part):
+    """What a table has a column for."""
 
     identity: dict[str, Any]
     primary: str = Field(description="the metric that counts")
     average: bool = Field(description="whether it counts in the average")
+    column: bool = Field(
+        True, description="false: only a part of groups, neither in tables nor in the average by itself"
+    )
+
+    @model_validator(mode="after")
+    def _has_primary(self) -> Self:
+        metrics = getattr(self, "metrics", {})
+        if self.primary not in metrics:
+            raise ValueError(f"metrics lacks {self.primary!r}, the metric that counts")
+        return self
+
+
+class Task(_Scored):
+    """One task's scores."""
+
     metrics: dict[str, Metric] = Field(description="accuracies as fractions of 1")
     items: int
     version: str | None = Field(description="lm-eval's version of the task")
@@ -143,11 +158,21 @@ class Task(_Part):
         None, description="peak bytes allocated on all GPUs up to the same point; null: on no GPU"
     )
 
-    @model_validator(mode="after")
-    def _has_primary(self) -> Self:
-        if self.primary not in self.metrics:
-            raise ValueError(f"metrics lacks {self.primary!r}, the metric that counts")
-        return self
+
+class GroupMetric(Metric):
+    weight_by_size: bool = Field(description="false: every task counts the same, whatever its size")
+
+
+class Group(_Scored):
+    """The scores of a group of tasks: lm-eval's own aggregation of theirs."""
+
+    metrics: dict[str, GroupMetric] = Field(description="accuracies as fractions of 1")
+    members: list[str] = Field(description="tasks and groups that it names")
+    tasks: list[str] = Field(description="all single tasks in it")
+    items: int = Field(description="of all its tasks")
+    version: str | None = Field(description="lm-eval's version of the group")
+    num_fewshot: int | None = Field(description="of its tasks; null: not the same in all")
+    dtype: str | None = Field(None, description="computed in; null: not the same in all")
 
 
 class Serving(_Part):
@@ -164,7 +189,7 @@ class Serving(_Part):
 
 
 class Failure(_Part):
-    stage: str = Field(description="prune, score:TASK, or serve")
+    stage: str = Field(description="prune, score:TASK, score:GROUP, or serve")
     error: str
     traceback: str | None = None
     attempt: str | None = Field(
@@ -185,12 +210,34 @@ class Record(_Part):
     failures: list[Failure] = []
     prune: Prune | None = None
     quality: dict[str, Task] = {}
+    groups: dict[str, Group] = Field(
+        default={}, description="groups of these tasks that have a score of their own"
+    )
     serving: Serving | None = None
     environment: Parts = {}
     runtime: dict[str, Any] = Field(
         default={}, description="what does not change numbers: batch sizes …"
     )
     updated: str | None = Field(None, description="UTC time of the last change")
+
+    @model_validator(mode="after")
+    def _has_tasks_of_groups(self) -> Self:
+        for name, group in self.groups.items():
+            lacking = [task for task in group.tasks if task not in self.quality]
+            if lacking or not any(group.primary in self.quality[t].metrics for t in group.tasks):
+                raise ValueError(f"groups.{name}: quality lacks {(lacking or [group.primary])[0]!r}")
+        return self
+
+    @property
+    def scores(self) -> dict[str, Task | Group]:
+        """What tables have columns for: groups, each where its first task stands, and other tasks."""
+        found: dict[str, Task | Group] = {}
+        shown = {name: (group, set(group.tasks)) for name, group in self.groups.items() if group.column}
+        for task, scored in self.quality.items():
+            found |= {name: group for name, (group, tasks) in shown.items() if task in tasks}
+            if scored.column:
+                found[task] = scored
+        return found
 
     def failed(self, stage: str) -> Failure | None:
         return next((failure for failure in self.failures if failure.stage == stage), None)

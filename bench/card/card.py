@@ -73,8 +73,9 @@ def _results(record: Record) -> Iterator[EvalResult]:
 
     from bench.scoring.catalog import dataset_of
 
-    for name, task in record.quality.items():
+    for name, task in record.scores.items():
         data = dataset_of(name, task.identity.get("data"))
+        shots = "" if task.num_fewshot is None else f" ({task.num_fewshot}-shot)"
         metrics = sorted(task.metrics, key=lambda metric: metric != task.primary)
         for metric in metrics:
             if (value := task.metrics[metric].value) is None:
@@ -85,9 +86,9 @@ def _results(record: Record) -> Iterator[EvalResult]:
                 dataset_name=visible(name),
                 dataset_config=data.get("config"),
                 dataset_split=data.get("split"),
-                dataset_args={"num_few_shot": task.num_fewshot},
+                dataset_args=None if task.num_fewshot is None else {"num_few_shot": task.num_fewshot},
                 metric_type=visible(metric),
-                metric_name=visible(f"{metric} ({task.num_fewshot}-shot)"),
+                metric_name=visible(f"{metric}{shots}"),
                 metric_value=value,
                 source_name="lm-evaluation-harness",
                 source_url=LM_EVAL,

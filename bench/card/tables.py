@@ -7,23 +7,24 @@ from collections.abc import Iterator
 from bench.leaderboard.averages import average, counted, is_share, relative
 from bench.leaderboard.row import place
 from bench.leaderboard.table import Value
-from bench.records import Record, Task
+from bench.records import Group, Record, Task
 from bench.render.escape import markdown
 from replaceme.provenance import code
 
+Scored = Task | Group
 LM_EVAL = "https://github.com/EleutherAI/lm-evaluation-harness"
 
 
 def quality(record: Record, baseline: Record | None) -> Iterator[str]:
-    if not record.quality:
+    if not record.scores:
         return
-    before = {name: _comparable(name, task, baseline) for name, task in record.quality.items()}
+    before = {name: _comparable(name, task, baseline) for name, task in record.scores.items()}
     lines = [
         "| task | metric | few-shot | items | intact model | this model | RP % |",
         "|---|---|---:|---:|---:|---:|---:|",
-        *(_task_row(name, task, before[name]) for name, task in record.quality.items()),
+        *(_task_row(name, task, before[name]) for name, task in record.scores.items()),
     ]
-    in_average = [name for name in record.quality if name in counted([record])]
+    in_average = [name for name in record.scores if name in counted([record])]
     mean = average(record)
     if in_average and mean.number is not None:
         known = baseline is not None and all(before[name] for name in in_average)
@@ -41,13 +42,13 @@ def quality(record: Record, baseline: Record | None) -> Iterator[str]:
     yield "\n".join(["## Quality", "", *lines, "", said])
 
 
-def _comparable(name: str, task: Task, baseline: Record | None) -> Task | None:
+def _comparable(name: str, task: Scored, baseline: Record | None) -> Scored | None:
     """The intact model's score on the same items."""
-    other = baseline.quality.get(name) if baseline else None
+    other = baseline.scores.get(name) if baseline else None
     return other if other and other.identity == task.identity else None
 
 
-def _task_row(name: str, task: Task, intact: Task | None) -> str:
+def _task_row(name: str, task: Scored, intact: Scored | None) -> str:
     metric, before = task.metrics.get(task.primary), None
     if intact:
         before = intact.metrics.get(task.primary)
@@ -55,8 +56,9 @@ def _task_row(name: str, task: Task, intact: Task | None) -> str:
     values = [_scaled(m.value if m else None, m.stderr if m else None, scale) for m in (before, metric)]
     higher = metric is not None and metric.higher_is_better is not False
     ratio = relative(metric.value, before.value) if metric and before and higher else None
+    shots = "–" if task.num_fewshot is None else task.num_fewshot
     return (
-        f"| {markdown(name)} | {markdown(task.primary)} | {task.num_fewshot} | {task.items:,} | "
+        f"| {markdown(name)} | {markdown(task.primary)} | {shots} | {task.items:,} | "
         f"{values[0]} | {values[1]} | {_percent(ratio)} |"
     )
 

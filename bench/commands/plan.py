@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bench.run.disk import Need
     from bench.run.estimate import Estimate
     from bench.suite.matrix import Plan
+    from bench.suite.scoring import Task, TaskGroup
 
 
 @click.command()
@@ -56,7 +57,13 @@ def plan(
             }
             for cell, record in records.items()
         ]
-        content = {"suite": found.suite.name, "out": str(folder), "cells": cells, "disk": asdict(space)}
+        content: dict[str, Any] = {
+            "suite": found.suite.name,
+            "out": str(folder),
+            "cells": cells,
+            "disk": asdict(space),
+        }
+        content["groups"] = {group.name: [task.name for task in group.tasks] for group in found.groups}
         if estimate:
             content["estimate"] = [asdict(line) for line in _estimated(found, folder)]
         click.echo(json.dumps(content, indent=1))
@@ -64,11 +71,13 @@ def plan(
     names = {cell: visible(cell.name) for cell in records}
     width = max(map(len, names.values()))
     for cell, record in records.items():
-        click.echo(f"{names[cell]:{width}}  {visible(_state(due[cell], record))}")
+        click.echo(f"{names[cell]:{width}}  {visible(_state(due[cell], record, found))}")
     done = sum(not stages_left(record, found) for record in records.values())
     failed = sum(bool(record.failures) for record in records.values())
     click.echo(f"{len(records)} cells, {done} done{f', {failed} failed' if failed else ''}. ", nl=False)
     click.echo(f"Records go to {folder / 'records'}.")
+    for note in found.notes:
+        click.echo(visible(note))
     if failed:
         click.echo("`run` leaves what failed alone until something changes; --retry-failed redoes it.")
     _print_space(space, folder)
@@ -76,10 +85,31 @@ def plan(
         _print_estimate(_estimated(found, folder))
 
 
-def _state(due: list[str], record: Record) -> str:
-    """What a run would do for a cell, and what it would leave."""
+def _state(due: list[str], record: Record, plan: Plan) -> str:
+    """What a run would do for a cell, a group standing for its tasks, and what it would leave."""
+    due = _with_groups(due, plan)
     failed = [f"failed: {f.stage} ({f.error.splitlines()[0]})" for f in record.failures]
     return "; ".join([*([", ".join(due)] if due else []), *failed]) or "done"
+
+
+def _with_groups(due: list[str], plan: Plan) -> list[str]:
+    """Stages with those of a group's tasks counted in its own."""
+    from bench.suite.scoring import stage_of
+
+    shown = {stage: stage for stage in due}
+    for group in plan.groups:
+        parts = [stage_of(task) for task in group.tasks if stage_of(task) in due]
+        count = f"{len(parts)} of " if len(parts) < len(group.tasks) else ""
+        for task in group.tasks:
+            if not task.column:
+                shown.pop(stage_of(task), None)
+        if group.column and (stage_of(group) in shown or parts):
+            shown[stage_of(group)] = f"{stage_of(group)} ({count}{len(group.tasks)} tasks)"
+        elif not group.column:
+            shown.pop(stage_of(group), None)
+    every: list[Task | TaskGroup] = [*plan.tasks, *plan.groups]
+    order = ["prune", *map(stage_of, every), "serve"]
+    return [shown[stage] for stage in order if stage in shown]
 
 
 def _print_space(space: Need, folder: Path) -> None:

@@ -66,7 +66,7 @@ def _resampled(results: Results, candidates: Sequence[Candidate]) -> dict[Key, R
 def _of_model(results: Results, first: Key, keys: Sequence[Key]) -> dict[Key, Resampled]:
     """The resampled columns of the cells that were scored on the same items as the first."""
     sides = {key: Side.of(results, key) for key in dict.fromkeys([first, *keys])}
-    quality = sides[first].record.quality
+    quality = sides[first].record.scores
     names = list(quality)
     same = {key: side for key, side in sides.items() if _comparable(sides[first], side, names)}
     if first not in same:
@@ -87,7 +87,7 @@ def _of_model(results: Results, first: Key, keys: Sequence[Key]) -> dict[Key, Re
 
 
 def _comparable(first: Side, side: Side, names: Sequence[str]) -> bool:
-    if set(side.record.quality) != set(names):
+    if set(side.record.scores) != set(names):
         return False
     try:
         for name in names:

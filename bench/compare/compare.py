@@ -125,9 +125,10 @@ def _scores(key: Key, base: Side, new: Side, options: Options) -> Iterator[Score
     if (failure := new.record.failed("prune")) and not base.record.failed("prune"):
         yield _failing(key, "cell", "", f"prune: {failure.error}", options)
         return
-    tasks = [*base.record.quality, *new.record.quality]
+    tasks = [*base.record.scores, *new.record.scores]
     failed = [f.stage for f in new.record.failures if f.stage.startswith("score:")]
-    tasks += [stage.removeprefix("score:") for stage in failed]
+    parts = {name for group in base.record.groups.values() for name in group.tasks} - {*tasks}
+    tasks += [name for stage in failed if (name := stage.removeprefix("score:")) not in parts]
     for name in dict.fromkeys(tasks):
         before, after = (_value(side.record, name) for side in (base, new))
         if before is None or after is None:
@@ -143,14 +144,16 @@ def _scores(key: Key, base: Side, new: Side, options: Options) -> Iterator[Score
 
 def _value(record: Record, name: str) -> float | None:
     """A task's primary metric as leaderboards show it, if it was scored and is a number."""
-    task = record.quality.get(name)
+    task = record.scores.get(name)
     value = task.metrics[task.primary].value if task else None
     return None if task is None or value is None else compare_scores.scale(task) * value
 
 
 def _missing(key: Key, name: str, base: Record, new: Record, options: Options) -> Verdict:
     before, after = _value(base, name), _value(new, name)
-    reasons = [_failure(record, name) for record in (base, new)]
+    group = base.groups.get(name) or new.groups.get(name)
+    names = [name, *(group.tasks if group else ())]
+    reasons = [next(filter(None, (_failure(record, n) for n in names)), None) for record in (base, new)]
     if before is None and after is None:
         reason = reasons[1] or reasons[0] or "without a value on both sides"
         return Verdict(key, "score", name, Marker.INCOMPARABLE, reason=reason)
@@ -167,7 +170,7 @@ def _failure(record: Record, name: str) -> str | None:
     failure = record.failed(f"score:{name}") or record.failed("prune")
     if failure:
         return f"{failure.stage}: {failure.error}"
-    return "the metric is not a finite number" if name in record.quality else None
+    return "the metric is not a finite number" if name in record.scores else None
 
 
 def _failing(

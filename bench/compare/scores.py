@@ -13,7 +13,7 @@ from bench.compare import significance
 from bench.compare.comparison import Averages, Change, Marker, Options, Verdict
 from bench.compare.significance import Floats, OneSided
 from bench.leaderboard.averages import average, counted, is_share
-from bench.records import Record, Task
+from bench.records import Group, Record, Task
 from bench.results import Key, Results, Samples
 
 CLOSE = 1e-4  # stored scores are rounded
@@ -39,11 +39,14 @@ class Items:
     Attributes:
         link: what makes the metric of the mean score: ``mean``; ``minus`` where lower is better; or
             ``exp`` for a perplexity, which is exp(−mean) of log-likelihoods.
+        sizes: of the tasks of a group, whose items stand one after the other; those of a group that
+            counts all tasks the same are multiplied, so that their mean is the group's score.
     """
 
     ids: tuple[str, ...]
     scores: Floats
     link: Literal["mean", "minus", "exp"]
+    sizes: tuple[int, ...] = ()
 
     def metric(self, mean: Floats) -> Floats:
         if self.link == "exp":
@@ -51,7 +54,7 @@ class Items:
         return mean if self.link == "mean" else -mean
 
 
-def scale(task: Task) -> float:
+def scale(task: Task | Group) -> float:
     """What a task's primary metric is shown times: percent for a share of 1."""
     return 100.0 if is_share(task) else 1.0
 
@@ -60,23 +63,23 @@ class IncomparableError(Exception):
     """Why two values say nothing about each other."""
 
 
-def items_of(task: Task, columns: dict[str, list[Any]] | None, side: str) -> Items:
-    """The items' scores of a task's primary metric.
+def items_of(task: Task, columns: dict[str, list[Any]] | None, side: str, name: str) -> Items:
+    """The items' scores of one of a task's metrics.
 
     Raises:
         IncomparableError: they are not stored, or the metric is no function of their mean.
     """
-    metric, columns = task.metrics[task.primary], columns or {}
-    values, ids = columns.get(task.primary), [str(number) for number in columns.get("doc_id", ())]
+    metric, columns = task.metrics[name], columns or {}
+    values, ids = columns.get(name), [str(number) for number in columns.get("doc_id", ())]
     if not values:
-        raise IncomparableError(f"{side} has no {task.primary} of single items")
+        raise IncomparableError(f"{side} has no {name} of single items")
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
-        raise IncomparableError(f"{task.primary} of some items of {side} is not a finite number")
+        raise IncomparableError(f"{name} of some items of {side} is not a finite number")
     scores = np.asarray(values, dtype=np.float64)
     if len(ids) != scores.size or len(set(ids)) < len(ids):
-        raise IncomparableError(f"{side} has not one {task.primary} for each item")
+        raise IncomparableError(f"{side} has not one {name} for each item")
     if metric.higher_is_better is None:
-        raise IncomparableError(f"whether a higher {task.primary} is better is unknown")
+        raise IncomparableError(f"whether a higher {name} is better is unknown")
     order = sorted(range(len(ids)), key=lambda index: ids[index])
     scores, mean = scores[order], float(scores.mean())
     value = math.nan if metric.value is None else metric.value
@@ -87,19 +90,76 @@ def items_of(task: Task, columns: dict[str, list[Any]] | None, side: str) -> Ite
         return Items(found, -scores, "minus")
     if not metric.higher_is_better and math.isclose(math.exp(-min(mean, 0)), value, rel_tol=10 * CLOSE):
         return Items(found, scores, "exp")
-    raise IncomparableError(f"{task.primary} of {side} is not the mean of its items' scores")
+    raise IncomparableError(f"{name} of {side} is not the mean of its items' scores")
 
 
 def paired_items(name: str, base: Side, new: Side) -> tuple[Items, Items]:
-    """The same items of a task on both sides.
+    """The same items of a task or group on both sides.
 
     Raises:
         IncomparableError: what was asked differs.
     """
+    old, fresh = base.record.scores[name], new.record.scores[name]
+    if isinstance(old, Group) and isinstance(fresh, Group):
+        return _paired_group(old, fresh, base, new)
+    if isinstance(old, Group) or isinstance(fresh, Group):
+        raise IncomparableError("a group of tasks on one side is a single task on the other")
+    if old.primary != fresh.primary:
+        raise IncomparableError(f"primary metric {old.primary} → {fresh.primary}")
+    return _paired_task(name, old.primary, base, new)
+
+
+def _paired_group(old: Group, fresh: Group, base: Side, new: Side) -> tuple[Items, Items]:
+    """The items of all tasks of a group, pooled."""
+    asked = [
+        ("primary metric", old.primary, fresh.primary),
+        ("group version", old.version, fresh.version),
+        ("tasks of the group", sorted(old.tasks), sorted(fresh.tasks)),
+        ("weights", *(group.metrics[group.primary].weight_by_size for group in (old, fresh))),
+    ]
+    for what, before, after in asked:
+        if before != after:
+            raise IncomparableError(f"{what} {_shown(before)} → {_shown(after)}")
+    reporting = [n for n in old.tasks if old.primary in base.record.quality[n].metrics]
+    pairs = {name: _paired_task(name, old.primary, base, new) for name in reporting}
+    return (
+        _pooled(old, {name: pair[0] for name, pair in pairs.items()}, "BASE"),
+        _pooled(fresh, {name: pair[1] for name, pair in pairs.items()}, "NEW"),
+    )
+
+
+def _pooled(group: Group, tasks: dict[str, Items], side: str) -> Items:
+    """Items of tasks as one set, whose mean is the group's score."""
+    sizes = tuple(items.scores.size for items in tasks.values())
+    metric, alike = group.metrics[group.primary], sum(sizes) / len(sizes)
+    weights = [1.0 if metric.weight_by_size else alike / size for size in sizes]
+    parts = [weight * items.scores for weight, items in zip(weights, tasks.values(), strict=True)]
+    links = {items.link for items in tasks.values()}
+    scores, value = np.concatenate(parts), math.nan if metric.value is None else metric.value
+    found = Items(
+        tuple(f"{name}:{number}" for name, items in tasks.items() for number in items.ids),
+        scores,
+        links.pop(),
+        sizes,
+    )
+    mean = float(found.metric(scores.mean()))
+    close = math.isclose(mean, value, rel_tol=CLOSE, abs_tol=CLOSE)
+    if links or found.link == "exp" or not close:
+        raise IncomparableError(f"{group.primary} of {side} is not the mean of its items' scores")
+    return found
+
+
+def _paired_task(name: str, metric: str, base: Side, new: Side) -> tuple[Items, Items]:
+    """The same items of a single task on both sides.
+
+    Raises:
+        IncomparableError: what was asked differs, or a side has no such metric.
+    """
     old, fresh = base.record.quality[name], new.record.quality[name]
+    if metric not in fresh.metrics:
+        raise IncomparableError(f"NEW has no {metric} of {name}")
     asked = [
         ("the model's weights differ", *(_weights(side.record) for side in (base, new))),
-        ("primary metric", old.primary, fresh.primary),
         ("task version", old.version, fresh.version),
         ("few-shot", old.num_fewshot, fresh.num_fewshot),
         ("limit", old.identity.get("limit"), fresh.identity.get("limit")),
@@ -113,8 +173,8 @@ def paired_items(name: str, base: Side, new: Side) -> tuple[Items, Items]:
             shown = "" if what.endswith("differ") else f" {_shown(before)} → {_shown(after)}"
             raise IncomparableError(f"{what}{shown}")
     pair = (
-        items_of(old, base.samples.get(name), "BASE"),
-        items_of(fresh, new.samples.get(name), "NEW"),
+        items_of(old, base.samples.get(name), "BASE", metric),
+        items_of(fresh, new.samples.get(name), "NEW", metric),
     )
     if pair[0].ids != pair[1].ids:
         only = [len(set(a.ids) - set(b.ids)) for a, b in (pair, pair[::-1])]
@@ -157,8 +217,8 @@ def score(key: Key, name: str, base: Side, new: Side) -> Score:
         interval = significance.difference_of_shares(losses, gains, size)
     else:
         test, p = "sign-flip permutation", significance.sign_flip(differences)
-        interval = significance.mean_difference(differences)
-    tasks = [side.record.quality[name] for side in (base, new)]
+        interval = significance.mean_difference(differences, sizes=old.sizes)
+    tasks = [side.record.scores[name] for side in (base, new)]
     values = [task.metrics[task.primary].value for task in tasks]
     factor, unit = scale(tasks[0]), "%" if is_share(tasks[0]) else ""
     change = Change(100 * float(differences.mean()), 100 * interval.low, 100 * interval.high)
@@ -183,7 +243,7 @@ def score(key: Key, name: str, base: Side, new: Side) -> Score:
 
 def _notes(name: str, base: Record, new: Record) -> tuple[str, ...]:
     """What differs without making scores incomparable: the precision they were computed in."""
-    types = [record.quality[name].dtype for record in (base, new)]
+    types = [record.scores[name].dtype for record in (base, new)]
     known = [
         dtype or (record.prune.dtype if record.prune else None)
         for dtype, record in zip(types, (base, new), strict=True)
@@ -284,11 +344,13 @@ def resampled_tasks(sides: Sequence[Side], names: Sequence[str]) -> dict[str, Fl
     """
     found = {}
     for index, name in enumerate(names):
-        if any(name not in side.record.quality for side in sides):
+        if any(name not in side.record.scores for side in sides):
             raise IncomparableError(f"{name} is not scored everywhere")
         columns = [paired_items(name, sides[0], side)[1] for side in sides]
         means = significance.resampled_means(
-            np.stack([items.scores for items in columns], axis=1), seed=(significance.SEED, index)
+            np.stack([items.scores for items in columns], axis=1),
+            seed=(significance.SEED, index),
+            sizes=columns[0].sizes,
         )
-        found[name] = scale(sides[0].record.quality[name]) * columns[0].metric(means)
+        found[name] = scale(sides[0].record.scores[name]) * columns[0].metric(means)
     return found

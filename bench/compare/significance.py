@@ -138,15 +138,19 @@ def difference_of_shares(losses: int, gains: int, items: int) -> Interval:
     return Interval(max(-1.0, middle - half), min(1.0, middle + half))
 
 
-def mean_difference(differences: Floats, seed: int = SEED) -> Interval:
-    """Interval of the mean of paired differences: bootstrap over items, BCa (Efron 1987)."""
+def mean_difference(differences: Floats, seed: int = SEED, sizes: Sequence[int] = ()) -> Interval:
+    """Interval of the mean of paired differences: bootstrap over items, BCa (Efron 1987).
+
+    Args:
+        sizes: see :func:`resampled_means`.
+    """
     from scipy.special import ndtr, ndtri
 
     mean, centred = differences.mean(), differences - differences.mean()
     spread = float((centred**2).sum())
     if spread == 0:
         return Interval(float(mean), float(mean))
-    means = resampled_means(differences[:, None], seed=seed)[:, 0]
+    means = resampled_means(differences[:, None], seed=seed, sizes=sizes)[:, 0]
     below = float(np.mean(means < mean) + np.mean(means == mean) / 2)
     below = min(max(below, 1 / means.size), 1 - 1 / means.size)
     bias, skew = ndtri(below), float((centred**3).sum()) / (6 * spread**1.5)
@@ -156,7 +160,10 @@ def mean_difference(differences: Floats, seed: int = SEED) -> Interval:
 
 
 def resampled_means(
-    scores: Floats, resamples: int = RESAMPLES, seed: int | Sequence[int] = SEED
+    scores: Floats,
+    resamples: int = RESAMPLES,
+    seed: int | Sequence[int] = SEED,
+    sizes: Sequence[int] = (),
 ) -> Floats:
     """Means of bootstrap samples of items.
 
@@ -164,13 +171,16 @@ def resampled_means(
 
     Args:
         scores: (items, columns); the columns of an item are drawn together.
+        sizes: of strata, one after the other, of each of which as many items are drawn as it has.
 
     Returns:
         (resamples, columns)
     """
-    rows, counts = np.unique(scores, axis=0, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(len(scores), counts / len(scores), resamples)
-    return draws @ rows / len(scores)
+    rng, total = np.random.default_rng(seed), np.zeros((resamples, scores.shape[1]))
+    for stratum in np.split(scores, np.cumsum(sizes)[:-1]) if sizes else [scores]:
+        rows, counts = np.unique(stratum, axis=0, return_counts=True)
+        total += rng.multinomial(len(stratum), counts / len(stratum), resamples) @ rows
+    return total / len(scores)
 
 
 def percentiles(values: Floats, confidence: float = CONFIDENCE) -> Interval:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from bench.leaderboard.table import Value
-from bench.records import Record, Task
+from bench.records import Group, Record, Task
 
 UNBOUNDED = ("perplexity", "bits_per_byte", "bleu", "chrf", "rouge", "likelihood")
 
@@ -21,7 +21,7 @@ def relative(part: float | None, whole: float | None) -> float | None:
     return 100 * part / whole if part is not None and whole else None
 
 
-def is_share(task: Task) -> bool:
+def is_share(task: Task | Group) -> bool:
     """Whether a task's primary metric is a share of 1, of which more is better, such as an accuracy.
 
     Others (perplexities, bits per byte, scores of 0 to 100 such as BLEU, error rates) are shown as they
@@ -35,7 +35,7 @@ def is_share(task: Task) -> bool:
 
 def counted(records: Iterable[Record]) -> set[str]:
     """The tasks that are in the average of some records: those that count and are shares in all."""
-    tasks = [(name, task) for record in records for name, task in record.quality.items()]
+    tasks = [(name, task) for record in records for name, task in record.scores.items()]
     others = {name for name, task in tasks if not is_share(task)}
     return {name for name, task in tasks if task.average} - others
 
@@ -50,7 +50,7 @@ def average(record: Record, tasks: set[str] | None = None) -> Value:
     """
     if tasks is None:
         tasks = counted([record])
-    primary = [task.metrics.get(task.primary) for name, task in record.quality.items() if name in tasks]
+    primary = [task.metrics.get(task.primary) for name, task in record.scores.items() if name in tasks]
     values = [metric.value for metric in primary if metric and metric.value is not None]
     failed = any(failure.stage.startswith("score") for failure in record.failures)
     if not primary or failed or len(values) < len(primary):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from bench.leaderboard.averages import average, counted, is_share
 from bench.leaderboard.row import Context, make_row, place
 from bench.leaderboard.table import Column, Group, Row, Table, TaskInfo, Value, show
+from bench.records import Group as TaskGroup
 from bench.records import Record, Task
 from bench.results import latest
 from bench.serving import Workload
@@ -51,7 +52,7 @@ def _tasks(records: list[Record]) -> list[TaskInfo]:
         dict.fromkeys(
             TaskInfo(name, task.primary, task.num_fewshot, task.version, task.items, name in in_average)
             for record in records
-            for name, task in record.quality.items()
+            for name, task in record.scores.items()
         )
     )
 
@@ -69,7 +70,7 @@ def _head(load: Workload) -> str:
 def _columns(records: list[Record]) -> list[Column]:
     columns = [Column("label", "variant", "", 0), Column("layers", "cut", "", 0, digits=0)]
     columns.append(Column("block", "layers out", "", 6))
-    if any(record.quality for record in records):
+    if any(record.scores for record in records):
         tasks = _tasks(records)
         columns.append(Column("average", "avg", "%", 0, "higher", note=_average_note(tasks)))
         columns.append(Column("rp", "RP", "%", 0, "higher", note=RP))
@@ -88,9 +89,9 @@ SIZES = (
 
 
 def _task_columns(records: list[Record]) -> list[Column]:
-    tasks = {name: task for record in records for name, task in record.quality.items()}
+    tasks = {name: task for record in records for name, task in record.scores.items()}
     scores, perplexities, note = [], [], task_note(_tasks(records))
-    others = {n for record in records for n, task in record.quality.items() if not is_share(task)}
+    others = {n for record in records for n, task in record.scores.items() if not is_share(task)}
     for name, task in tasks.items():
         short = name.removeprefix("demo_") or name
         header = f"{short} {task.primary}"
@@ -104,7 +105,7 @@ def _task_columns(records: list[Record]) -> list[Column]:
     return scores + perplexities
 
 
-def _better(task: Task) -> str | None:
+def _better(task: Task | TaskGroup) -> str | None:
     higher = task.metrics[task.primary].higher_is_better
     if higher is None and "perplexity" in task.primary:
         higher = False
@@ -112,7 +113,7 @@ def _better(task: Task) -> str | None:
 
 
 def _has_perplexity(record: Record, task: str) -> bool:
-    return task in record.quality and "perplexity" in record.quality[task].metrics
+    return task in record.scores and "perplexity" in record.scores[task].metrics
 
 
 def _serving_columns(loads: list[Workload]) -> list[Column]:

@@ -43,7 +43,7 @@ def make_row(record: Record, context: Context, columns: list[Column]) -> Row:
 
 def comparable_average(record: Record, context: Context) -> Value:
     """The average, unknown where a task is missing that counts for the model's other cells."""
-    return Value() if context.tasks - set(record.quality) else average(record, context.tasks)
+    return Value() if context.tasks - set(record.scores) else average(record, context.tasks)
 
 
 def place(record: Record) -> str:
@@ -64,7 +64,7 @@ def _quality(record: Record, context: Context, units: dict[str, str], values: di
     baseline = context.baseline
     whole = comparable_average(baseline, context).number if baseline else None
     values["rp"] = Value(relative(values["average"].number, whole))
-    for name, task in record.quality.items():
+    for name, task in record.scores.items():
         if metric := task.metrics.get(task.primary):
             scale = 100 if units.get(f"task:{name}") == "%" else 1
             values[f"task:{name}"] = Value(_scaled(metric.value, scale), _scaled(metric.stderr, scale))

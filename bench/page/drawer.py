@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from bench.page import repeat
 from bench.plots.figure import layers_removed
-from bench.records import Prune, Record
+from bench.records import Group, Prune, Record, Task
 from bench.results import Key, latest
 from bench.serving import ServingResult, WorkloadResult
 from bench.serving.result import Distribution
 
 Facts = list[tuple[str, str]]
+DEEPEST = 20
 SELECTED_BY = {"perplexity": "nats per token after plain removal"}
 
 
@@ -27,6 +28,7 @@ class Section:
     rows: list[list[str]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     code: list[str] = field(default_factory=list)
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def _title(record: Record) -> str:
 
 
 def _sections(record: Record) -> list[Section]:
-    found = [_failures(record), *_pruning(record), _scores(record), *_serving(record)]
+    found = [_failures(record), *_pruning(record), _scores(record), *_groups(record)]
+    found += _serving(record)
     found += [_environment(record), _repetition(record)]
     return [section for section in found if section]
 
@@ -149,13 +152,12 @@ def _fit(prune: Prune) -> Section | None:
 
 def _scores(record: Record) -> Section | None:
     rows = []
-    for name, task in record.quality.items():
-        how = task.method + (f", {task.dtype}" if task.dtype else "")
-        how += f" ({task.reason})" if task.reason else ""
+    for name, task in record.scores.items():
+        how = _scored(task)
         for key, metric in task.metrics.items():
             mark = f"{key} (primary)" if key == task.primary else key
             numbers = [_number(metric.value, 4), _number(metric.stderr, 4), f"{task.items:,}"]
-            rows.append([name, mark, *numbers, str(task.num_fewshot), task.version or "–", how])
+            rows.append([name, mark, *numbers, _text(task.num_fewshot), task.version or "–", how])
     if not rows:
         return None
     columns = ["task", "metric", "value", "± std. error", "items", "few-shot", "version", "scored"]
@@ -166,6 +168,43 @@ def _scores(record: Record) -> Section | None:
         [name for i, name in enumerate(columns) if i not in same],
         [[item for i, item in enumerate(row) if i not in same] for row in rows],
     )
+
+
+def _scored(task: Task | Group) -> str:
+    """How a score came about."""
+    if isinstance(task, Group):
+        return f"of {len(task.tasks)} tasks"
+    how = task.method + (f", {task.dtype}" if task.dtype else "")
+    return how + (f" ({task.reason})" if task.reason else "")
+
+
+def _groups(record: Record) -> list[Section]:
+    """What is in each group that has a column."""
+    columns = ["task", "metric", "value", "± std. error", "items", "few-shot"]
+    return [
+        Section(
+            f"Tasks of {name}",
+            columns=columns,
+            rows=[*_members(record, group, group.primary, 0)],
+            folded=True,
+        )
+        for name, group in record.scores.items()
+        if isinstance(group, Group)
+    ]
+
+
+def _members(record: Record, group: Group, metric: str, depth: int) -> Iterator[list[str]]:
+    """The tasks and groups in a group, those deeper inside behind a mark."""
+    for name in group.members:
+        part = record.groups.get(name) or record.quality.get(name)
+        found = part.metrics.get(metric) if part else None
+        if part is None or depth > DEEPEST:
+            continue
+        value, stderr = (found.value, found.stderr) if found else (None, None)
+        numbers = [_number(value, 4), _number(stderr, 4), f"{part.items:,}", _text(part.num_fewshot)]
+        yield ["› " * depth + name, metric, *numbers]
+        if isinstance(part, Group):
+            yield from _members(record, part, metric, depth + 1)
 
 
 def _serving(record: Record) -> list[Section]:

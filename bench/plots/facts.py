@@ -68,7 +68,7 @@ def scored(records: Sequence[Record]) -> list[Scored]:
     found = []
     for record in records:
         value = average(record, tasks)
-        if value.number is None or tasks - set(record.quality):
+        if value.number is None or tasks - set(record.scores):
             continue
         low, high = interval(value.number, value.stderr)
         rp = 100 * value.number / whole if whole else None

@@ -12,7 +12,7 @@ from bench.plots.facts import interval, name_of
 from bench.plots.figure import Figure, layers_removed, number, span
 from bench.plots.marks import Rows, Solvers, chart, finished, tips
 from bench.plots.style import BASELINE, Style
-from bench.records import Record, Task
+from bench.records import Group, Record, Task
 from bench.render.escape import visible
 
 PAIRED = (
@@ -29,7 +29,7 @@ def of_cut(
     Args:
         records: the latest cells of one model.
     """
-    cells = [record for record in records if record.layers in (0, cut) and record.quality]
+    cells = [record for record in records if record.layers in (0, cut) and record.scores]
     shares, others = _tasks(cells)
     title = f"Tasks with {layers_removed(cut)}" if cut else "Tasks of the intact model"
     caption = "Primary metric of each task with its 95 % interval (± 1.96 standard errors). "
@@ -53,7 +53,7 @@ def of_cut(
 
 def _tasks(cells: Sequence[Record]) -> tuple[dict[str, str], list[str]]:
     """Task → its name with the metric where that is a share of 1, and the names of the others."""
-    metrics = {name: task.primary for record in cells for name, task in record.quality.items()}
+    metrics = {name: task.primary for record in cells for name, task in record.scores.items()}
     short = [name.removeprefix("demo_") for name in metrics]
     distinct = len(set(short)) == len(short)
     named = {
@@ -63,19 +63,19 @@ def _tasks(cells: Sequence[Record]) -> tuple[dict[str, str], list[str]]:
     shares = [
         name
         for name in metrics
-        if all(_is_share(record.quality[name]) for record in cells if name in record.quality)
+        if all(_is_share(record.scores[name]) for record in cells if name in record.scores)
     ]
     others = [named[name] for name in metrics if name not in shares]
     return {name: named[name] for name in shares}, others
 
 
-def _is_share(task: Task) -> bool:
+def _is_share(task: Task | Group) -> bool:
     value = task.metrics[task.primary].value
     return is_share(task) and (value is None or value >= 0)
 
 
 def _row(task: str, record: Record, readable: str) -> dict[str, Any] | None:
-    scores = record.quality.get(task)
+    scores = record.scores.get(task)
     metric = scores.metrics.get(scores.primary) if scores else None
     if scores is None or metric is None or metric.value is None:
         return None

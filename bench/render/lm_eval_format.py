@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import transcripts
-from bench.records import Record, Task
+from bench.records import Group, Record, Task
 from bench.render.escape import visible
 from bench.results import Results
 from replaceme.errors import InputError
@@ -117,22 +117,29 @@ def _date(record: Record) -> datetime:
 def _aggregated(record: Record, headers: dict[str, dict[str, Any]], date: datetime) -> dict[str, Any]:
     """The content of results_DATE.json."""
     quality, packages = record.quality, record.environment.get("packages", {})
+    groups: dict[str, Group] = record.groups
+    scored: dict[str, Task | Group] = {**quality, **groups}
     name = model_name(record)
     tokenizer: dict[str, Any] = next((found["tokenizer"] for found in headers.values()), {})
     return {
-        "results": {task: _metrics(task, found, headers) for task, found in quality.items()},
-        "group_subtasks": {},
+        "results": {name: _metrics(name, found, headers) for name, found in scored.items()},
+        **({"groups": {n: _metrics(n, group, {}) for n, group in groups.items()}} if groups else {}),
+        "group_subtasks": {name: group.members for name, group in groups.items()},
         "configs": {task: _config(task, quality[task], headers) for task in sorted(quality)},
         "versions": {
-            task: headers.get(task, {}).get("version", quality[task].version) for task in sorted(quality)
+            name: headers.get(name, {}).get("version", scored[name].version) for name in sorted(scored)
         },
-        "n-shot": {task: quality[task].num_fewshot for task in sorted(quality)},
+        "n-shot": {
+            name: scored[name].num_fewshot
+            for name in sorted(scored)
+            if scored[name].num_fewshot is not None
+        },
         "higher_is_better": {
-            task: {
+            name: {
                 metric.partition(",")[0]: found.higher_is_better
-                for metric, found in quality[task].metrics.items()
+                for metric, found in scored[name].metrics.items()
             }
-            for task in sorted(quality)
+            for name in sorted(scored)
         },
         "n-samples": {
             task: {"original": headers.get(task, {}).get("original"), "effective": found.items}
@@ -158,7 +165,7 @@ def _aggregated(record: Record, headers: dict[str, dict[str, Any]], date: dateti
     }
 
 
-def _metrics(task: str, found: Task, headers: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _metrics(task: str, found: Task | Group, headers: dict[str, dict[str, Any]]) -> dict[str, Any]:
     alias = headers.get(task, {}).get("config", {}).get("task_alias", task)
     metrics: dict[str, Any] = {"name": task, "alias": alias, "sample_len": found.items}
     for label, metric in found.metrics.items():

@@ -23,7 +23,8 @@ from bench.scoring.sweep import Sweep
 from bench.scoring.tasks import PreparedTask
 from bench.scoring.trees import Request, Tree, TreeBatch
 from bench.store import Store
-from bench.suite.matrix import Cell, Plan, Task
+from bench.suite.matrix import Cell, Plan
+from bench.suite.scoring import Task
 from bench.suite.suite import ModelSpec
 from replaceme import loading, models
 from replaceme.architectures import layer_count, pruned_config
@@ -101,9 +102,9 @@ class _OneLayer:
         named = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
         config = AutoConfig.from_pretrained(source, **named)
         whole = config.to_dict()
-        found = source if isinstance(source, Path) else None
-        own = loading.checkpoint_dtype(found) if found else loading.declared_dtype(whole)
-        dtype = plan.suite.score.dtype or loading.fast_dtype(model.dtype or own or "float32", device)
+        dtype = plan.suite.score.dtype or loading.fast_dtype(
+            model.dtype or loading.checkpoint_dtype(whole), device
+        )
         small = type(config).from_dict(pruned_config(whole, [0]))
         layer = AutoModelForCausalLM.from_config(small, dtype=getattr(torch, dtype)).eval()
         layer.to("cuda" if device == "auto" else device)

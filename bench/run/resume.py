@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from bench.records import Failure, Record
+from bench.records import Failure, Group, Record
 from bench.scoring.metrics import primary_metric
 from bench.serving import device_name, engine_version
 from bench.store import Store
-from bench.suite.matrix import Cell, Plan, Task, digest, serving_identity
+from bench.suite.matrix import Cell, Plan, serving_identity
+from bench.suite.scoring import Task, TaskGroup, digest, stage_of
 
 
 def known(cell: Cell, plan: Plan, store: Store, retry_failed: bool = False) -> Record:
@@ -34,10 +35,22 @@ def known(cell: Cell, plan: Plan, store: Store, retry_failed: bool = False) -> R
     for task in plan.tasks:
         if (found := record.quality.get(task.spec.task)) and found.identity == task.identity:
             found.primary = primary_metric(task.spec, found.metrics)
-            found.average = task.spec.average
+            found.average, found.column = task.spec.average, task.column
+    record.groups = {name: group for name, group in record.groups.items() if _fits(group, record)}
+    for group in plan.groups:
+        if (made := record.groups.get(group.name)) and made.identity == group.identity:
+            made.primary = primary_metric(group.spec, made.metrics)
+            made.average, made.column = group.spec.average, group.column
     record.failures = [] if retry_failed else _standing(record, cell, plan)
     record.status = status(record, plan)
     return record
+
+
+def _fits(group: Group, record: Record) -> bool:
+    """Whether a group's score was made from the scores that its tasks have."""
+    made_from = group.identity.get("tasks")
+    now = {name: digest(record.quality[name].identity) for name in group.tasks if name in record.quality}
+    return bool(made_from == now)
 
 
 def _standing(record: Record, cell: Cell, plan: Plan) -> list[Failure]:
@@ -62,9 +75,10 @@ def attempt_hash(cell: Cell, stage: str, plan: Plan) -> str:
         tried |= {"engine": engine_version(), "machine": device_name()}
     else:
         assert suite.score is not None
-        (task,) = [task for task in plan.tasks if stage == f"score:{task.spec.task}"]
+        every: list[Task | TaskGroup] = [*plan.tasks, *plan.groups]
+        (scored,) = [scored for scored in every if stage == stage_of(scored)]
         tried |= suite.score.model_dump(mode="json", exclude={"tasks", "include_path"})
-        tried |= {"task": task.identity, "metric": task.spec.metric}
+        tried |= {"task": scored.identity, "metric": scored.spec.metric}
     return digest(tried)
 
 
@@ -83,6 +97,12 @@ def tasks_left(cell_record: Record | None, tasks: list[Task]) -> list[Task]:
     ]
 
 
+def groups_left(record: Record | None, groups: list[TaskGroup]) -> list[TaskGroup]:
+    """The groups whose scores a record lacks."""
+    known = {name: group.identity for name, group in record.groups.items()} if record else {}
+    return [group for group in groups if known.get(group.name) != group.identity]
+
+
 def serving_left(record: Record | None, plan: Plan) -> bool:
     """Whether a record lacks the serving measurement that the plan wants."""
     if plan.suite.serve is None:
@@ -99,13 +119,15 @@ def serving_left(record: Record | None, plan: Plan) -> bool:
 def stages_left(record: Record | None, plan: Plan) -> list[str]:
     """Names of the stages whose results a record lacks."""
     left = [] if record and record.prune else ["prune"]
-    left += [f"score:{task.spec.task}" for task in tasks_left(record, plan.tasks)]
+    left += map(stage_of, tasks_left(record, plan.tasks))
+    left += map(stage_of, groups_left(record, plan.groups))
     return left + ["serve"] * serving_left(record, plan)
 
 
 def stages_due(record: Record, plan: Plan) -> list[str]:
-    """Names of the stages that a run does for a cell: what is left without what failed, and nothing
-    where there is no checkpoint to go on with."""
+    """Names of the stages that a run does for a cell: what is left without what failed, no group of
+    which a task failed, and nothing where there is no checkpoint to go on with."""
     failed = {failure.stage for failure in record.failures}
+    failed |= {stage_of(g) for g in plan.groups if failed & {stage_of(task) for task in g.tasks}}
     left = stages_left(record, plan)
     return [] if "prune" in failed else [stage for stage in left if stage not in failed]

@@ -24,7 +24,8 @@ from bench.run.serve_stage import ServeStage
 from bench.run.variants import architecture_in
 from bench.serving import ServingError
 from bench.store import Store
-from bench.suite.matrix import Cell, Plan, Task
+from bench.suite.matrix import Cell, Plan
+from bench.suite.scoring import Task
 from bench.suite.suite import ModelSpec
 from replaceme import loading, models
 from replaceme.errors import InputError, OutputError

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from bench import records, transcripts
 from bench.run import environment
+from bench.run.resume import tasks_left
 from bench.serving import device_name
-from bench.suite.matrix import Cell, Task, digest, file_name
+from bench.suite.matrix import Cell, file_name
+from bench.suite.scoring import Task, TaskGroup, digest, stage_of
 from replaceme import loading
 from replaceme.editfile import load_edit
 from replaceme.errors import InputError, OutputError
@@ -38,9 +40,22 @@ class ScoreStage:
         assert prune is not None
         self.run, self.source, self.cells, self.settings = run, source, cells, score
         self.model = cells[0].model
-        self.dtype = score.dtype or loading.fast_dtype(prune.dtype, run.device)
+        self.saved_in = prune.dtype
+        self.dtype = score.dtype or loading.fast_dtype(self.saved_in, run.device)
 
     def execute(self) -> None:
+        self._score_tasks()
+        for group in self.run.plan.groups:
+            for cell in self.cells:
+                if stage_of(group) in self.run.due(cell) and not self._lacking_in(group, cell):
+                    work = partial(self._record_group, cell, group)
+                    self.run.attempt(cell, stage_of(group), work)
+
+    def _lacking_in(self, group: TaskGroup, cell: Cell) -> list[Task]:
+        """The tasks of a group that a cell's record does not answer."""
+        return tasks_left(self.run.records[cell], list(group.tasks))
+
+    def _score_tasks(self) -> None:
         tasks = [task for task in self.run.plan.tasks if self._lacking(task)]
         if not tasks:
             return
@@ -54,7 +69,7 @@ class ScoreStage:
 
     def _lacking(self, task: Task) -> list[Cell]:
         """The cells that a task is still to do for."""
-        return [cell for cell in self.cells if _stage(task) in self.run.due(cell)]
+        return [cell for cell in self.cells if stage_of(task) in self.run.due(cell)]
 
     def prepared(self, task: Task) -> PreparedTask:
         """A task with its requests, built once for all models."""
@@ -108,7 +123,7 @@ class ScoreStage:
         return OnePass(
             self.source,
             {cell.stem: self._edit(cell) for cell in self.cells},
-            saved_in=self.model.dtype,
+            saved_in=self.saved_in,
             dtype=self.dtype,
             device=self.run.device,
             batch_size=self.settings.batch_size,
@@ -146,7 +161,7 @@ class ScoreStage:
         found = {"method": "one-pass", "pass_seconds": seconds, "pass_variants": len(cells)}
         for cell in self._with_numbers(scorer.sweep.known, task, cells, requests):
             score = partial(scorer.score, prepared, cell.stem)
-            self.run.attempt(cell, _stage(task), partial(self._record, cell, task, score, found))
+            self.run.attempt(cell, stage_of(task), partial(self._record, cell, task, score, found))
 
     def _with_numbers(
         self, known: Answers, task: Task, cells: list[Cell], requests: list[Request]
@@ -155,7 +170,7 @@ class ScoreStage:
         distinct, sound = [*dict.fromkeys(requests)], []
         for cell in cells:
             if any(isnan(known.of(cell.stem, request).loglikelihood) for request in distinct):
-                self.run.fail(cell, _stage(task), InputError(self._no_numbers()))
+                self.run.fail(cell, stage_of(task), InputError(self._no_numbers()))
             else:
                 sound.append(cell)
         return sound
@@ -232,7 +247,7 @@ class ScoreStage:
             score = partial(self._scored_alone, task, scorer)
             found = {"method": "per-variant", "reason": reason}
             work = partial(self._record, cell, task, score, found)
-            self.run.attempt(cell, _stage(task), work)
+            self.run.attempt(cell, stage_of(task), work)
         del scorer, score, work
         free_memory()
 
@@ -253,6 +268,7 @@ class ScoreStage:
             identity=task.identity,
             primary=score.primary,
             average=task.spec.average,
+            column=task.column,
             metrics={key: records.Metric(**metric) for key, metric in score.metrics.items()},
             items=score.items,
             version=score.version,
@@ -263,19 +279,21 @@ class ScoreStage:
             **how,
         )
 
+    def _record_group(self, cell: Cell, group: TaskGroup) -> None:
+        from bench.scoring.aggregate import aggregated
+
+        record = self.run.records[cell]
+        record.groups[group.name] = aggregated(group, record.quality)
+
     def _fail(self, tasks: list[Task], error: Exception, cells: list[Cell] | None = None) -> None:
         for task in tasks:
             for cell in cells or self._lacking(task):
-                self.run.fail(cell, _stage(task), error)
+                self.run.fail(cell, stage_of(task), error)
 
 
 def answers_file(out: Path, cell: Cell) -> Path:
     """Where the answers of a cell's model lie until all its tasks are scored."""
     return out / "answers" / f"{file_name(cell.model.name)}-{digest(cell.identity['model'])[:8]}.jsonl"
-
-
-def _stage(task: Task) -> str:
-    return f"score:{task.spec.task}"
 
 
 def _gives_numbers(model: Any) -> bool:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from bench import records
 from bench.serving import ServingError, measure
-from bench.suite.matrix import Cell, digest, serving_identity
+from bench.suite.matrix import Cell, serving_identity
+from bench.suite.scoring import digest
 from replaceme import models
 
 if TYPE_CHECKING:

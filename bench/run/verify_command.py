@@ -12,7 +12,8 @@ from rich.table import Table
 from bench.run.lock import locked
 from bench.run.runner import Run
 from bench.run.score_stage import ScoreStage
-from bench.suite.matrix import Cell, Plan, Task
+from bench.suite.matrix import Cell, Plan
+from bench.suite.scoring import Task
 from replaceme.errors import InputError
 
 if TYPE_CHECKING:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from bench.scoring import index, task_yaml
 from bench.scoring.presets import PRESETS
@@ -19,13 +22,19 @@ class TaskSource:
     """A task as found.
 
     Attributes:
-        yaml: its YAML file; ``None`` for a task inside lm-eval that was not looked up.
-        fingerprint: hash of the YAML and of the files it names, or lm-eval's version for its own.
+        yaml: its YAML file; ``None`` for a task inside lm-eval that was not looked up. Of a task that
+            stands in a group's file, that file.
+        fingerprint: hash of the YAML and of the files it names, or lm-eval's version for its own; and of
+            what a group changes.
+        overrides: what a group changes in its YAML, or all that is said of a task without one.
+        group: whose ``overrides`` they are.
     """
 
     name: str
     yaml: Path | None
     fingerprint: str
+    overrides: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    group: str | None = None
 
 
 def find(name: str, include_path: list[Path]) -> TaskSource:
@@ -37,7 +46,7 @@ def find(name: str, include_path: list[Path]) -> TaskSource:
     if path := _own_file(name, include_path):
         return TaskSource(name, path, _fingerprint(path, include_path))
     version = f"lm_eval=={metadata.version('lm_eval')}"
-    if _in_preset(name):
+    if in_preset(name):
         return TaskSource(name, None, version)
     found = entry(name, include_path)
     if found.kind not in ("task", "python"):
@@ -45,8 +54,37 @@ def find(name: str, include_path: list[Path]) -> TaskSource:
     return TaskSource(name, found.yaml, version)
 
 
-def entry(name: str, include_path: list[Path]) -> index.Entry:
+def with_overrides(
+    source: TaskSource, overrides: Mapping[str, Any], group: str, include_path: list[Path]
+) -> TaskSource:
+    """A task as a group changes it; one without a fingerprint stands in the group's own file.
+
+    Raises:
+        InputError: a file that is named is missing, or a function may not be run.
+    """
+    if not overrides:
+        return source
+    inline = not source.fingerprint
+    name = f"{group}::{source.name}" if inline else source.name
+    digest = hashlib.sha256(json.dumps(overrides, sort_keys=True, default=str).encode())
+    for file in _named_files(yaml_of(source), overrides, include_path):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    base = source.fingerprint or f"lm_eval=={metadata.version('lm_eval')}"
+    return TaskSource(
+        name, source.yaml, f"{base} with sha256:{digest.hexdigest()}", dict(overrides), group
+    )
+
+
+def is_known(name: str, include_path: list[Path]) -> bool:
+    """Whether a name stands for something."""
+    return name in index.own(tuple(include_path)) or name in index.builtin()
+
+
+def entry(name: str, include_path: list[Path], said: str = "") -> index.Entry:
     """What a name stands for: in the suite's own folders, then in lm-eval.
+
+    Args:
+        said: how an error begins.
 
     Raises:
         InputError: nothing, or more than one thing.
@@ -56,7 +94,7 @@ def entry(name: str, include_path: list[Path]) -> index.Entry:
     if found is None:
         known = [*own, *PRESETS, *index.builtin()]
         raise InputError(
-            f"unknown task {name!r}{nearest(name, known)} Allowed are the names in include_path "
+            f"{said}unknown task {name!r}{nearest(name, known)} Allowed are the names in include_path "
             f"({', '.join(sorted(own)) or 'none'}), the presets ({', '.join(PRESETS)}), and every task, "
             f"group and tag of lm-eval ('replaceme-bench list tasks')."
         )
@@ -74,7 +112,7 @@ def _own_file(name: str, include_path: list[Path]) -> Path | None:
     return entry(name, include_path).yaml if found and found.kind in ("task", "python") else None
 
 
-def _in_preset(name: str) -> bool:
+def in_preset(name: str) -> bool:
     """Whether a task of lm-eval is so well known that lm-eval need not be asked."""
     return any(name == task["task"] for tasks in PRESETS.values() for task in tasks)
 
@@ -84,6 +122,21 @@ def yaml_of(source: TaskSource) -> Path:
     path = source.yaml or index.builtin()[source.name].yaml
     assert path is not None
     return path
+
+
+def loadable(source: TaskSource) -> tuple[str | dict[str, Any], list[str]]:
+    """What lm-eval's ``TaskManager`` loads a task from, and the folders that it has to know.
+
+    A group of this task alone has lm-eval put in what a group changes; all of a task that stands in a
+    group's own file is said there.
+    """
+    path = yaml_of(source).resolve()
+    if not source.overrides:
+        return str(path), []
+    said = {"task": source.name, **task_yaml.with_functions(dict(source.overrides))}
+    if source.name.startswith(f"{source.group}::"):
+        return said, []
+    return {"group": source.group, "task": [said]}, [str(path.parent)]
 
 
 def dataset_of(name: str, fingerprint: str | None) -> dict[str, str]:
@@ -124,6 +177,12 @@ def _files(path: Path, include_path: list[Path], including: tuple[Path, ...] = (
     files = [path]
     for name in task_yaml.strings(config.get("include")):
         files += _files(folder / name, include_path, chain)
+    return files + _named_files(path, config, include_path)
+
+
+def _named_files(path: Path, config: Mapping[str, Any], include_path: list[Path]) -> list[Path]:
+    """The data files and the modules of functions that the content of a YAML file names."""
+    folder, files = path.parent, []
     settings = config.get("dataset_kwargs")
     data = settings.get("data_files") if isinstance(settings, dict) else None
     for name in task_yaml.strings(data):
@@ -140,11 +199,13 @@ def _files(path: Path, include_path: list[Path], including: tuple[Path, ...] = (
                 f"{path}: data_files names {name!r}, and there is no such file in {folder}."
             )
         files += matches
-    functions = {text for text in task_yaml.strings(config) if isinstance(text, task_yaml.Function)}
+    functions = {
+        text for text in task_yaml.strings(dict(config)) if isinstance(text, task_yaml.Function)
+    }
     return files + sorted({_module(path, function, include_path) for function in functions})
 
 
-def _module(path: Path, function: str, include_path: list[Path]) -> Path:
+def _module(path: Path, function: task_yaml.Function, include_path: list[Path]) -> Path:
     """The file of a function that a task names, which will be run.
 
     lm-eval would also take any module that Python can import, and any file by its absolute path.
@@ -152,8 +213,7 @@ def _module(path: Path, function: str, include_path: list[Path]) -> Path:
     Raises:
         InputError: it is not inside lm-eval, nor in a folder that the suite names.
     """
-    module, _, _ = function.rpartition(".")
-    file = (path.parent / f"{module.replace('.', '/')}.py").resolve()
+    file = task_yaml.module_file(function)
     allowed = [folder.resolve() for folder in include_path] + [index.lm_eval_folder()]
     if not any(file.is_relative_to(folder) for folder in allowed if folder) or not file.is_file():
         raise InputError(

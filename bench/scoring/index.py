@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import sha256
 from importlib import metadata
@@ -36,14 +36,12 @@ class Entry:
         kind: ``python``: a task that is a class in Python.
         yaml: the file that defines it; ``None`` for a tag, which is what tasks say of themselves.
         members: names in a tag; what ``task`` lists in a group, names and mappings.
-        config: what a group says besides.
         others: more files of the same folders that define the name.
     """
 
     kind: Kind
     yaml: Path | None = None
     members: tuple[Any, ...] = ()
-    config: Mapping[str, Any] = field(default_factory=dict, hash=False)
     others: tuple[Path, ...] = ()
 
 
@@ -104,7 +102,6 @@ def _entries(names: Mapping[str, dict[str, Any]], root: Path) -> Index:
             found["kind"],
             root / found["yaml"] if found["yaml"] else None,
             tuple(found.get("members", ())),
-            found.get("config", {}),
         )
         for name, found in names.items()
     }
@@ -150,7 +147,7 @@ def _add(index: Index, path: Path) -> None:
         return
     members = config.get("task")
     members = tuple(members) if isinstance(members, list) else ()
-    index[name] = Entry("group", path, members, {k: v for k, v in config.items() if k != "task"})
+    index[name] = Entry("group", path, members)
 
 
 def _said(path: Path) -> dict[str, Any]:

@@ -17,14 +17,13 @@ KINDS = {"TASK": "task", "PY_TASK": "python", "GROUP": "group", "TAG": "tag"}
 def told(entry: Entry, root: Path) -> dict[str, Any]:
     """An entry of ``TaskManager.task_index``; the file relative to the folder of lm-eval's tasks."""
     kind = KINDS[entry.kind.name]
-    config = dict(entry.cfg or {}) if kind == "group" else {}
-    members = sorted(entry.tags) if kind == "tag" else config.pop("task", [])
     found = {
         "kind": kind,
         "yaml": str(entry.yaml_path.relative_to(root)) if entry.yaml_path else "",
-        "members": members,
-        "config": config,
+        "members": sorted(entry.tags) if kind == "tag" else [],
     }
+    if kind == "group":
+        found["members"] = (entry.cfg or {}).get("task", [])
     return {key: value for key, value in found.items() if value or key in ("kind", "yaml")}
 
 

@@ -39,16 +39,17 @@ class _Manager(TaskManager):
         return found
 
 
-def prepare(path: str, **settings: Any) -> Task:
+def prepare(asked: str | dict[str, Any], folders: list[str], **settings: Any) -> Task:
     """A task with its requests, as ``simple_evaluate`` makes it: seeds set, few-shot rules applied.
 
     Args:
-        path: of its YAML file.
+        asked: the path of its YAML file, or what a ``TaskManager`` takes for it.
+        folders: with the YAML files that ``asked`` names.
         settings: of ``simple_evaluate``.
     """
-    manager = _Manager(include_defaults=False)
+    manager = _Manager(include_path=folders, include_defaults=False)
     try:
-        simple_evaluate(_Asked(), tasks=[path], task_manager=manager, **settings)
+        simple_evaluate(_Asked(), tasks=[asked], task_manager=manager, **settings)
     except _Prepared:
         (task,) = manager.loaded.values()
         return task

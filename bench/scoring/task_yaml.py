@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ MOST_KEYS = 10_000
 
 
 class Function(str):
-    """What ``!function`` names: MODULE.NAME."""
+    """What ``!function`` names: MODULE.NAME, of a module in ``folder``."""
+
+    folder: Path
 
 
 class _Loader(yaml.SafeLoader):
     """Reads lm-eval's YAML; ``!function`` stays a text."""
+
+    folder: Path
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Put in what merge keys bring, which may double from one to the next."""
@@ -27,7 +32,13 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
-_Loader.add_constructor("!function", lambda loader, node: Function(loader.construct_scalar(node)))  # type: ignore[arg-type]
+def _function(loader: _Loader, node: Any) -> Function:
+    function = Function(loader.construct_scalar(node))
+    function.folder = loader.folder
+    return function
+
+
+_Loader.add_constructor("!function", _function)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -37,7 +48,9 @@ def read(path: Path) -> dict[str, Any]:
         InputError: it cannot be read, or is not YAML.
     """
     try:
-        config = yaml.load(path.read_text("utf-8"), Loader=_Loader)
+        loader = _Loader(path.read_text("utf-8"))
+        loader.folder = path.parent
+        config = loader.get_single_data()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -66,6 +79,12 @@ def whole(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
     return {key: value for part in [*parts, config] for key, value in part.items() if key != "include"}
 
 
+def module_file(function: Function) -> Path:
+    """The file of a function, if it is in a module beside the task, as lm-eval looks for it first."""
+    module, _, _ = function.rpartition(".")
+    return (function.folder / f"{module.replace('.', '/')}.py").resolve()
+
+
 def strings(value: Any, seen: set[int] | None = None) -> list[str]:
     """The texts in some containers, each of which is looked into once."""
     seen = set() if seen is None else seen
@@ -76,3 +95,17 @@ def strings(value: Any, seen: set[int] | None = None) -> list[str]:
     seen.add(id(value))
     children = value.values() if isinstance(value, dict) else value
     return [text for child in children for text in strings(child, seen)]
+
+
+def with_functions(value: Any) -> Any:
+    """The same with the functions that ``!function`` names; runs their modules."""
+    if isinstance(value, Function):
+        spec = importlib.util.spec_from_file_location(value.rpartition(".")[0], module_file(value))
+        assert spec
+        assert spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return getattr(module, value.rpartition(".")[2])
+    if isinstance(value, dict):
+        return {key: with_functions(item) for key, item in value.items()}
+    return [with_functions(item) for item in value] if isinstance(value, list) else value

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bench.scoring.catalog import TaskSource, yaml_of
+from bench.scoring.catalog import TaskSource, loadable, yaml_of
 from bench.scoring.metrics import primary_metric
 from bench.scoring.surroundings import Surroundings
 from bench.suite.suite import SEEDS, Seeds, TaskSpec
@@ -63,13 +63,10 @@ class PreparedTask:
         self._questions: Questions | None = None
         self._surroundings = Surroundings(self._folder)  # relative data_files are relative to the YAML
         names = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
+        settings: dict[str, Any] = dict(zip(names, seeds, strict=True))
+        settings |= {"num_fewshot": spec.num_fewshot, "limit": limit}
         with self._surroundings.entered():
-            self._task = prepare(
-                str(path),
-                num_fewshot=spec.num_fewshot,
-                limit=limit,
-                **dict(zip(names, seeds, strict=True)),
-            )
+            self._task = prepare(*loadable(source), **settings)
             self._restore = self._surroundings.random_states()
         self._task.build_all_requests = self._rewind
 

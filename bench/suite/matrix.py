@@ -6,19 +6,17 @@ what a record says. Every field of a suite is either part of an identity or list
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import Any
 
 from bench.run.variants import architecture_in, check_variant
-from bench.scoring.catalog import TaskSource, find
 from bench.serving import ServeSettings, device_name, engine_version
 from bench.suite.layer_counts import check_declared, prune_of
 from bench.suite.prune_spec import PruneSpec
-from bench.suite.suite import SEEDS, ModelSpec, Seeds, SolverSpec, Suite, TaskSpec
+from bench.suite.scoring import Task, TaskGroup, Wanted, digest
+from bench.suite.suite import ModelSpec, SolverSpec, Suite
 from replaceme import models
 from replaceme.errors import InputError
 from replaceme.selection import check_count
@@ -51,38 +49,10 @@ IDENTITY = {
 VOLATILE_CONFIG = ("_name_or_path", "transformers_version")
 
 
-def digest(identity: dict[str, Any]) -> str:
-    """Short stable hash of an identity."""
-    text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def file_name(text: str) -> str:
     """What a text is called as part of a file's name: at most 150 bytes, and no separators."""
     readable = re.sub(r"[^\w.]+", "-", text).strip("-").lower()
     return readable.encode()[:150].decode(errors="ignore")
-
-
-@dataclass(frozen=True)
-class Task:
-    """A task of the suite with where it was found."""
-
-    spec: TaskSpec
-    source: TaskSource
-    limit: int | None
-    dtype: str | None = None
-    seeds: Seeds = SEEDS
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {
-            "task": self.spec.task,
-            "num_fewshot": self.spec.num_fewshot,
-            "limit": self.limit,
-            "seeds": list(self.seeds),
-            "dtype": self.dtype,
-            "data": self.source.fingerprint,
-        }
 
 
 @dataclass(frozen=True)
@@ -118,11 +88,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells of a suite with their tasks."""
+    """All cells of a suite with what is scored: single tasks, and the groups that they make up."""
 
     suite: Suite
     cells: list[Cell]
     tasks: list[Task]
+    groups: list[TaskGroup] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def expand(suite: Suite, only: tuple[str, ...] = ()) -> Plan:
@@ -135,12 +107,7 @@ def expand(suite: Suite, only: tuple[str, ...] = ()) -> Plan:
         InputError: an unknown task, a layer count that does not fit a model on this machine, a
             missing local model or calibration file, or globs that match nothing.
     """
-    tasks = []
-    if (score := suite.score) is not None:
-        tasks = [
-            Task(spec, find(spec.task, score.include_path), score.limit, score.dtype, score.seeds)
-            for spec in score.tasks
-        ]
+    wanted = Wanted(suite.score)
     calibration = suite.calibration.model_dump(exclude={"dataset"}) | {
         "data": suite.calibration.fingerprint()
     }
@@ -163,7 +130,7 @@ def expand(suite: Suite, only: tuple[str, ...] = ()) -> Plan:
         raise InputError(
             f"--only {' '.join(only)} matches no cell; cells are named like {cells[-1].name!r}."
         )
-    return Plan(suite, kept, tasks)
+    return Plan(suite, kept, wanted.tasks, wanted.groups, wanted.notes)
 
 
 def _check_distinct(cells: list[Cell]) -> None:

@@ -80,9 +80,11 @@ class ModelSpec(Section):
 
 
 class TaskSpec(Section):
-    """An lm-eval task; a bare string means its name."""
+    """A task, group or tag of lm-eval, or a pattern; a bare string means its name."""
 
-    task: str = Field(min_length=1, description="name of an lm-eval task")
+    task: str = Field(
+        min_length=1, description="name of an lm-eval task, group or tag, or a pattern: mmlu_*"
+    )
     num_fewshot: int | None = Field(
         None, ge=0, description="examples in the prompt; null: the task's own"
     )
@@ -100,7 +102,9 @@ class TaskSpec(Section):
 class ScoreSpec(Section):
     """Quality: lm-eval tasks."""
 
-    tasks: list[TaskSpec] = Field(min_length=1, description="task names or presets")
+    tasks: list[TaskSpec] = Field(
+        min_length=1, description="names of tasks, groups or tags, patterns, or presets"
+    )
     include_path: list[Path] = Field(
         default=[],
         description="folders with lm-eval task YAMLs, at any depth; * and ** stand for names of folders",

@@ -57,13 +57,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def told(manager: TaskManager) -> dict[str, Any]:
-    """Kind, file, members and settings of every name that a manager knows."""
+    """Kind, file and members of every name that a manager knows."""
     return {
         name: (
             kind := KINDS[entry.kind.name],
             entry.yaml_path,
             sorted(entry.tags) if kind == "tag" else _members(entry.cfg) if kind == "group" else [],
-            {k: v for k, v in (entry.cfg or {}).items() if k != "task"} if kind == "group" else {},
         )
         for name, entry in manager.task_index.items()
     }
@@ -74,7 +73,7 @@ def _members(config: Any) -> list[Any]:
 
 
 def ours(found: Mapping[str, index.Entry]) -> dict[str, Any]:
-    return {n: (e.kind, e.yaml, list(e.members), dict(e.config)) for n, e in found.items()}
+    return {n: (e.kind, e.yaml, list(e.members)) for n, e in found.items()}
 
 
 def test_names_are_those_of_lm_eval_with_kinds_files_and_members() -> None:
