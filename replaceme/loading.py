@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from replaceme.contents import weight_files
 from replaceme.errors import InputError
 from replaceme.models import read_config
+from replaceme.tensorfile import FLOATS, read_header
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -78,6 +81,22 @@ def has_four_bits() -> bool:
     return is_bitsandbytes_available()
 
 
+def left_in_half_precision(model: PreTrainedModel) -> list[str]:
+    """Names, with ``*`` for numbers, of the layers' matrices that a 4-bit model holds as they are.
+
+    transformers quantises modules of the class ``nn.Linear`` alone: not those of Falcon, which are of a
+    class of its own, nor experts that are one tensor.
+    """
+    return sorted(
+        {
+            re.sub(r"\.\d+\.", ".*.", name)
+            for name, parameter in model.named_parameters()
+            if re.search(r"\.\d+\.", name) and parameter.dim() > 1 and "norm" not in name
+            if parameter.is_floating_point()
+        }
+    )
+
+
 def _nf4() -> BitsAndBytesConfig:
     """The settings of the published code."""
     import logging
@@ -119,9 +138,32 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def checkpoint_dtype(config: dict[str, Any]) -> str:
-    """The dtype that a config declares for its weights; transformers' default is float32."""
-    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+def declared_dtype(config: dict[str, Any]) -> str | None:
+    """The dtype that a config declares for its weights, which need not be that of the files."""
+    return config.get("dtype") or config.get("torch_dtype")
+
+
+def checkpoint_dtype(folder: Path) -> str:
+    """The dtype that transformers loads a checkpoint in unless told otherwise.
+
+    That is what its config declares, else that of the first floating-point tensor in its files.
+    """
+    return declared_dtype(read_config(folder)) or next(_float_dtypes(folder), "float32")
+
+
+def is_cast(folder: Path, dtype: str | None) -> bool:
+    """Whether a checkpoint whose floating-point tensors are to be ``dtype`` is another than this."""
+    if dtype is None:
+        return False
+    return declared_dtype(read_config(folder)) != dtype or {*_float_dtypes(folder)} != {dtype}
+
+
+def _float_dtypes(folder: Path) -> Iterator[str]:
+    """Of the floating-point tensors, in the order in which safetensors lists them."""
+    for file in weight_files(folder):
+        for entry in sorted(read_header(file)[0], key=lambda entry: entry.name):
+            if entry.dtype in FLOATS:
+                yield FLOATS[entry.dtype][0]
 
 
 def fast_dtype(dtype: str, device: str) -> str:

@@ -91,6 +91,11 @@ def load(config: SeedConfig, source: Source, say: Say) -> Loaded:
     other = "bfloat16" if config.use_4bit else "float32"
     dtype = "float16" if four_bits else other
     model, tokenizer = loading.load(source.folder, dtype, _device(), four_bits=four_bits)
+    if four_bits and (whole := loading.left_in_half_precision(model)):
+        say(
+            f"use_4bit: {', '.join(whole)} stay in float16, for transformers quantises plain linear "
+            f"modules alone."
+        )
     batches = Batches(
         calibration_sequences(config, tokenizer), config.batch_size, pad=padding_token(tokenizer)
     )

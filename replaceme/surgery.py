@@ -54,15 +54,6 @@ class Edit:
         """Numbers of the layers that stay, of a model of ``layers`` layers."""
         return [i for i in range(layers) if not any(b.start <= i < b.end for b in self.blocks)]
 
-    def rounded(self, dtype: str) -> Edit:
-        """The same with the new weights in the dtype that they will be saved in."""
-        import torch
-
-        to = getattr(torch, dtype)
-        return Edit(
-            self.blocks, self.transforms, {name: values.to(to) for name, values in self.weights.items()}
-        )
-
     def changes(self, architecture: Architecture, layer: int, tensor: str) -> bool:
         """Whether a tensor of a decoder layer gets other values."""
         merge = layer in self.transforms and architecture.merge_axis(tensor) is not None

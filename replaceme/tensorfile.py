@@ -19,7 +19,12 @@ from replaceme.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-FLOATS = {"F32": ("float32", 4), "BF16": ("bfloat16", 2), "F16": ("float16", 2)}
+FLOATS = {
+    "F64": ("float64", 8),
+    "F32": ("float32", 4),
+    "BF16": ("bfloat16", 2),
+    "F16": ("float16", 2),
+}
 SHORT_NAMES = {name: short for short, (name, _) in FLOATS.items()}
 
 
@@ -80,6 +85,16 @@ def bytes_of(entry: Entry, data: BinaryIO) -> bytes:
     return data.read(entry.end - entry.start)
 
 
+def tensor_of(entry: Entry, data: BinaryIO) -> Tensor:
+    """One floating-point tensor of an open file, in its own shape and dtype."""
+    import torch
+
+    raw = torch.frombuffer(
+        bytearray(bytes_of(entry, data)), dtype=getattr(torch, FLOATS[entry.dtype][0])
+    )
+    return raw.reshape(entry.shape)
+
+
 def copied(entry: Entry, name: str, data: BinaryIO) -> Piece:
     """The tensor under another name, its bytes as they are."""
     size = entry.end - entry.start
@@ -99,10 +114,7 @@ def changed(
     def read() -> bytes:
         import torch
 
-        raw = torch.frombuffer(
-            bytearray(bytes_of(entry, data)), dtype=getattr(torch, FLOATS[entry.dtype][0])
-        )
-        result = change(raw.reshape(entry.shape)).contiguous().reshape(-1)
+        result = change(tensor_of(entry, data)).contiguous().reshape(-1)
         return result.view(torch.uint8).numpy().tobytes()
 
     return Piece(name, short, entry.shape, math.prod(entry.shape) * FLOATS[short][1], read)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,6 +148,11 @@ def small(model_type: str, **settings: Any) -> Any:
 
 def row(model: Any) -> Any:
     return ARCHITECTURES[model.config.model_type]
+
+
+def stored_in(dtype: torch.dtype) -> Callable[[int, str, Tensor], Tensor]:
+    """What a checkpoint in a dtype holds of a parameter."""
+    return lambda _layer, _tensor, parameter: parameter.data.to(dtype)
 
 
 def near_identity(diagonal: bool, seed: int) -> Tensor:

@@ -10,7 +10,7 @@ from bench.leaderboard.averages import average
 from bench.records import Record
 from bench.run.leftovers import discard
 from bench.suite.matrix import Cell
-from replaceme import loading, models
+from replaceme import loading
 from replaceme.errors import OutputError
 
 
@@ -22,8 +22,7 @@ class Checkpoints:
 
     def folder(self, cell: Cell, source: Path) -> Path:
         """Folder of a cell's checkpoint; the baseline's is the source itself unless it is cast."""
-        dtype = cell.model.dtype
-        if cell.solver is None and dtype in (None, loading.checkpoint_dtype(models.read_config(source))):
+        if cell.solver is None and not loading.is_cast(source, cell.model.dtype):
             return source
         return self._own(cell)
 

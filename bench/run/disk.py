@@ -116,7 +116,7 @@ def _writes(cell: Cell, plan: Plan, store: Store, retry_failed: bool) -> bool:
 def _sizes(model: ModelSpec, folder: Path, cells: Iterable[Cell]) -> tuple[dict[Cell, int], int]:
     """Bytes of the checkpoint of each cell, and of all edits."""
     config = models.read_config(folder)
-    layers, own = layer_count(config), loading.checkpoint_dtype(config)
+    layers = layer_count(config)
     shape = _shape(folder, model, layers)
     checkpoints, edits = {}, 0
     for cell in cells:
@@ -124,7 +124,7 @@ def _sizes(model: ModelSpec, folder: Path, cells: Iterable[Cell]) -> tuple[dict[
             checkpoints[cell] = shape.checkpoint(cell.layers)
             gaps = len(cell.prune.given) or cell.prune.num_blocks
             edits += shape.edit(cell.solver.solver, gaps, layers)
-        elif model.dtype not in (None, own):
+        elif loading.is_cast(folder, model.dtype):
             checkpoints[cell] = shape.total
     return checkpoints, edits
 

@@ -102,9 +102,9 @@ class _OneLayer:
         named = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
         config = AutoConfig.from_pretrained(source, **named)
         whole = config.to_dict()
-        dtype = plan.suite.score.dtype or loading.fast_dtype(
-            model.dtype or loading.checkpoint_dtype(whole), device
-        )
+        found = source if isinstance(source, Path) else None
+        own = loading.checkpoint_dtype(found) if found else loading.declared_dtype(whole)
+        dtype = plan.suite.score.dtype or loading.fast_dtype(model.dtype or own or "float32", device)
         small = type(config).from_dict(pruned_config(whole, [0]))
         layer = AutoModelForCausalLM.from_config(small, dtype=getattr(torch, dtype)).eval()
         layer.to("cuda" if device == "auto" else device)

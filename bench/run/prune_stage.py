@@ -13,10 +13,11 @@ from bench.run.variants import architecture_in, calibrated, check_variant, fitte
 from bench.suite.layer_counts import check_declared
 from bench.suite.matrix import Cell
 from bench.suite.suite import ModelSpec
-from replaceme import contents, loading, models
+from replaceme import contents, loading
 from replaceme.editfile import save_edit
 from replaceme.errors import InputError, OutputError
 from replaceme.provenance import choice_line, listed
+from replaceme.saved import SavedLayers
 
 if TYPE_CHECKING:
     from bench.run.runner import Run
@@ -109,8 +110,8 @@ class PruneStage:
             self.run.checkpoints.folder(cell, self.source),
             self.run.checkpoints.edit_file(cell),
         )
-        dtype = self.model.dtype or loading.checkpoint_dtype(models.read_config(self.source))
-        save_edit(edit_file, found.edit.rounded(dtype), provenance)
+        stored = SavedLayers.of(self.source, calibration.decoder.architecture, self.model.dtype)
+        save_edit(edit_file, stored.rounded(found.edit), provenance)
         write_checkpoint(
             self.source, out, found.edit, provenance, dtype=self.model.dtype, overwrite=True
         )
@@ -163,7 +164,7 @@ def _distances(calibration: Calibration, selector: str) -> list[list[float | Non
 
 def _size(folder: Path) -> dict[str, Any]:
     return {
-        "dtype": loading.checkpoint_dtype(models.read_config(folder)),
+        "dtype": loading.checkpoint_dtype(folder),
         "parameters": contents.count_parameters(folder),
         "checkpoint_bytes": contents.count_bytes(folder),
     }

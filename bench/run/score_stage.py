@@ -40,8 +40,7 @@ class ScoreStage:
         assert prune is not None
         self.run, self.source, self.cells, self.settings = run, source, cells, score
         self.model = cells[0].model
-        self.saved_in = prune.dtype
-        self.dtype = score.dtype or loading.fast_dtype(self.saved_in, run.device)
+        self.dtype = score.dtype or loading.fast_dtype(prune.dtype, run.device)
 
     def execute(self) -> None:
         self._score_tasks()
@@ -123,7 +122,7 @@ class ScoreStage:
         return OnePass(
             self.source,
             {cell.stem: self._edit(cell) for cell in self.cells},
-            saved_in=self.saved_in,
+            saved_in=self.model.dtype,
             dtype=self.dtype,
             device=self.run.device,
             batch_size=self.settings.batch_size,

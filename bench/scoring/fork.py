@@ -49,6 +49,7 @@ class Step(NamedTuple):
 
 
 Changes = dict[Step, list[tuple["nn.Parameter", Tensor]]]
+Unedited = Callable[[int, str, "nn.Parameter"], Tensor]
 
 
 @dataclass(frozen=True)
@@ -65,19 +66,21 @@ class Fork:
     changed: Changes
 
     @classmethod
-    def of(cls, decoder: Decoder, edits: Mapping[str, Edit], dtype: torch.dtype) -> Fork:
+    def of(cls, decoder: Decoder, edits: Mapping[str, Edit], unedited: Unedited) -> Fork:
         """The variants that edits make.
 
         Args:
-            dtype: of the checkpoints, to which changed weights are rounded.
+            unedited: what a checkpoint would hold of a parameter without its edit, in the dtype that
+                it is saved in.
         """
         routes: dict[str, list[Step]] = {}
         changed: Changes = {}
         model, architecture = decoder.model, decoder.architecture
         for name, edit in edits.items():
             for layer, tensor, parameter in changed_parameters(model, architecture, edit):
-                values = edit.changed(architecture, layer, tensor, parameter.data.to(dtype))
-                changed.setdefault(Step(layer, name), []).append((parameter, values.to(parameter.dtype)))
+                before = unedited(layer, tensor, parameter)
+                values = edit.changed(architecture, layer, tensor, before).to(parameter.dtype)
+                changed.setdefault(Step(layer, name), []).append((parameter, values))
             own = {step.layer for step in changed if step.weights == name}
             kept = edit.kept(len(decoder.layers))
             routes[name] = [Step(layer, name if layer in own else None) for layer in kept]
@@ -86,6 +89,12 @@ class Fork:
     def only(self, names: list[str]) -> Fork:
         """The same with some of the variants."""
         return Fork(self.decoder, {name: self.routes[name] for name in names}, self.changed)
+
+    def changes(self, name: str) -> list[tuple[nn.Parameter, Tensor]]:
+        """The parameters that a variant replaces, with the values it gives them."""
+        return [
+            change for step, found in self.changed.items() if step.weights == name for change in found
+        ]
 
     @property
     def steps(self) -> int:

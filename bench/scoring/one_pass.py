@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,19 +12,19 @@ from lm_eval.models.huggingface import HFLM
 
 from bench.scoring.answers import Answers
 from bench.scoring.checkpoint import answers_of
-from bench.scoring.fork import Answer, Fork, obstacle
+from bench.scoring.fork import Answer, Fork, obstacle, replaced
 from bench.scoring.sweep import Sweep
 from bench.scoring.tasks import PreparedTask, TaskScore
 from bench.scoring.trees import Request
 from replaceme import loading
 from replaceme.decoder import Decoder
 from replaceme.errors import InputError
-from replaceme.surgery import Edit, changed_parameters, pruned
+from replaceme.saved import SavedLayers
+from replaceme.surgery import Edit, pruned
 
 if TYPE_CHECKING:
-    import torch
     from lm_eval.api.instance import Instance
-    from torch.nn import Parameter
+    from transformers import PreTrainedModel
 
 KINDS = {"loglikelihood", "loglikelihood_rolling"}
 
@@ -105,7 +105,7 @@ class OnePass:
         source: Path,
         edits: Mapping[str, Edit],
         *,
-        saved_in: str,
+        saved_in: str | None,
         dtype: str,
         device: str,
         batch_size: int,
@@ -117,7 +117,7 @@ class OnePass:
         Args:
             source: folder of the intact model.
             edits: variant → what it changes.
-            saved_in: dtype of the variants' checkpoints, to which all weights are rounded.
+            saved_in: the dtype that the checkpoints are cast to; ``None``: each tensor has its own.
             dtype: to compute in.
             batch_size: of lm-eval's own forward, which the answers are compared with.
             answers: where they go, and what is known already.
@@ -125,16 +125,18 @@ class OnePass:
         Raises:
             InputError: the model cannot be loaded.
         """
-        import torch
-
         model, tokenizer = loading.load(source, dtype, device, trust_remote_code)
-        self.saved_in: torch.dtype = getattr(torch, saved_in)
-        self._round(model.parameters())
-        self.edits = edits
-        self.obstacle = obstacle(model)
-        self.lm = AnsweringLM(model, tokenizer, batch_size)
         decoder = Decoder.of(model)
-        fork = Fork.of(decoder, {} if self.obstacle else edits, self.saved_in)
+        saved = SavedLayers.of(source, decoder.architecture, saved_in)
+        if saved_in:
+            _round(model, saved_in)
+        self.edits = edits
+        self.obstacle = obstacle(model) or saved.obstacle(dtype)
+        self.lm = AnsweringLM(model, tokenizer, batch_size)
+        try:
+            fork = Fork.of(decoder, {} if self.obstacle else edits, saved.unedited)
+        except InputError as error:
+            self.obstacle, fork = str(error), Fork.of(decoder, {}, saved.unedited)
         self.sweep = Sweep(fork, answers)
 
     def answer(
@@ -160,13 +162,16 @@ class OnePass:
 
     def answered_by_lm_eval(self, name: str, requests: list[Request], batch_size: int) -> list[Answer]:
         """The answers of lm-eval's own forward on a variant."""
-        architecture, edit = self.sweep.fork.decoder.architecture, self.edits[name]
-        changed = [found for _, _, found in changed_parameters(self.lm.model, architecture, edit)]
-        with pruned(self.lm.model, architecture, edit):
-            self._round(changed)
+        fork = self.sweep.fork
+        removal = Edit(self.edits[name].blocks)
+        with replaced(fork.changes(name)), pruned(self.lm.model, fork.decoder.architecture, removal):
             return answers_of(self.lm, requests, batch_size)
 
-    def _round(self, parameters: Iterable[Parameter]) -> None:
-        """Take weights to what a checkpoint of them would hold."""
-        for parameter in parameters:
-            parameter.data = parameter.data.to(self.saved_in).to(parameter.dtype)
+
+def _round(model: PreTrainedModel, dtype: str) -> None:
+    """Take what is loaded of a checkpoint to what it would hold once cast."""
+    import torch
+
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.to(getattr(torch, dtype)))

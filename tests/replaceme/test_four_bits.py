@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,19 @@ def test_plain_removal_writes_the_weights_of_the_checkpoint_and_says_so(
     whole = load_file(tiny / "model.safetensors")
     assert torch.equal(saved["model.norm.weight"], whole["model.norm.weight"])
     assert all(saved[name].dtype == whole[name].dtype for name in saved)
+
+
+def test_matrices_that_stay_in_half_precision_are_named(
+    settings: dict[str, Any], save_model: Callable[..., Path]
+) -> None:
+    changes = {"num_local_experts": 4, "num_experts_per_tok": 2, "num_hidden_layers": 4}
+    save_model(Path("experts"), "mixtral", **changes)
+    said = run(run_replaceme, settings | {"method": "lstsq", "model_path": "./experts"}).stderr
+    experts = "model.layers.*.mlp.experts"
+    assert (
+        f"use_4bit: {experts}.down_proj, {experts}.gate_up_proj, model.layers.*.mlp.gate.weight" in said
+    )
+    assert "stay in float16" not in run(run_uidl, settings).stderr
 
 
 def test_without_the_library_statistics_are_those_in_bfloat16_with_a_notice(

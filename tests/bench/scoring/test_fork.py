@@ -19,7 +19,7 @@ from replaceme.architectures import ARCHITECTURES
 from replaceme.decoder import Decoder
 from replaceme.selection import Block
 from replaceme.surgery import Edit, write_checkpoint
-from tests.families import ALL_SOLVERS, FAMILIES, Family, near_identity, row, small
+from tests.families import ALL_SOLVERS, FAMILIES, Family, near_identity, row, small, stored_in
 
 LAST = 5
 TOLERANCE = 1e-4
@@ -160,7 +160,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         asked = groups[number % 2][0]
         groups[number % 2].append(likeliest(model, asked, 1 + number % 3))
     model = AutoModelForCausalLM.from_pretrained(folder / "intact").eval()
-    return Case(edits, Fork.of(Decoder.of(model), edits, torch.float32), plain, groups)
+    return Case(edits, Fork.of(Decoder.of(model), edits, stored_in(torch.float32)), plain, groups)
 
 
 def close(got: list[Answer], wanted: list[Answer], tolerance: float) -> None:
@@ -231,7 +231,7 @@ def test_model_is_afterwards_what_it_was_where_a_layer_fails(name: str, inside: 
     family = FAMILIES[name]
     model = small(family.model_type, **family.settings)
     decoder = Decoder.of(model)
-    fork = Fork.of(decoder, edits_of(model, family), torch.float32)
+    fork = Fork.of(decoder, edits_of(model, family), stored_in(torch.float32))
     modules = decoder.layers if inside == "a layer" else [*map(decoder.mlp_block, range(LAST + 1))]
     before, batch = state(model), batch_of(questions())
     wanted = fork.answers(batch)
@@ -263,7 +263,7 @@ def test_model_is_afterwards_what_it_was_where_a_layer_fails(name: str, inside: 
 def test_what_variants_share_is_run_once(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     family = FAMILIES[name]
     model = small(family.model_type, **family.settings)
-    fork = Fork.of(Decoder.of(model), edits_of(model, family), torch.float32)
+    fork = Fork.of(Decoder.of(model), edits_of(model, family), stored_in(torch.float32))
     steps: list[int] = []
     step = Decoder.step
 
@@ -283,7 +283,7 @@ def test_windows_hide_what_lies_further_back_in_the_request() -> None:
     """The tree of a request alone is wider than its window where another stands before it."""
     family = FAMILIES["mistral"]
     model = small(family.model_type, **family.settings)
-    fork = Fork.of(Decoder.of(model), {"baseline": Edit()}, torch.float32)
+    fork = Fork.of(Decoder.of(model), {"baseline": Edit()}, stored_in(torch.float32))
     first, second = [3] * 20, [3, *range(30, 49)]
     requests = [ask(first, [5]), ask(second, [5]), ask(second[:6], [5])]
     batch = batch_of([requests])
@@ -297,7 +297,7 @@ def test_windows_hide_what_lies_further_back_in_the_request() -> None:
 def test_logits_are_held_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     family = FAMILIES["llama"]
     model = small(family.model_type, **family.settings)
-    fork = Fork.of(Decoder.of(model), edits_of(model, family), torch.float32)
+    fork = Fork.of(Decoder.of(model), edits_of(model, family), stored_in(torch.float32))
     batch = batch_of(questions())
     wanted = fork.answers(batch)
     monkeypatch.setattr(forks, "CPU_LOGITS", 3 * 512)
@@ -312,7 +312,7 @@ def test_changed_weights_are_rounded_as_in_the_checkpoint(tmp_path: Path) -> Non
     made.save_pretrained(tmp_path / "intact")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "intact", dtype=torch.float32).eval()
     edits = edits_of(model, family)
-    fork = Fork.of(Decoder.of(model), edits, torch.bfloat16)
+    fork = Fork.of(Decoder.of(model), edits, stored_in(torch.bfloat16))
     batch = batch_of(questions())
     found = fork.answers(batch)
     for name in ("transform", "other weights"):
@@ -325,7 +325,7 @@ def test_changed_weights_are_rounded_as_in_the_checkpoint(tmp_path: Path) -> Non
 def test_first_of_two_equal_logits_is_the_likeliest(dtype: torch.dtype) -> None:
     family = FAMILIES["llama"]
     model = small(family.model_type, **family.settings)
-    fork = Fork.of(Decoder.of(model), {"baseline": Edit()}, dtype)
+    fork = Fork.of(Decoder.of(model), {"baseline": Edit()}, stored_in(dtype))
     best = likeliest(model, ask([5, 6, 7, 8], [0]), 1)
     (token,) = best.targets
     first, second = sorted([token, token - 1 if token > 256 else token + 1])
@@ -344,7 +344,7 @@ def test_first_of_two_equal_logits_is_the_likeliest(dtype: torch.dtype) -> None:
 def test_likelihoods_of_half_precision_are_of_half_precision() -> None:
     family = FAMILIES["llama"]
     model = small(family.model_type, **family.settings).bfloat16()
-    fork = Fork.of(Decoder.of(model), {"baseline": Edit()}, torch.bfloat16)
+    fork = Fork.of(Decoder.of(model), {"baseline": Edit()}, stored_in(torch.bfloat16))
     for answer in fork.answers(batch_of(questions()))["baseline"]:
         assert float(torch.tensor(answer.loglikelihood).bfloat16()) == answer.loglikelihood
 

@@ -23,6 +23,7 @@ from bench.scoring.trees import Request, Tree, TreeBatch, batched, grow
 from replaceme.decoder import Decoder
 from replaceme.selection import Block
 from replaceme.surgery import Edit, apply
+from tests.families import stored_in
 
 LAYERS, WIDTH, HIDDEN, VOCABULARY = 5, 64, 96, 40
 SIZES = {"mlp.down_proj.weight": (WIDTH, HIDDEN), "self_attn.o_proj.weight": (WIDTH, WIDTH)}
@@ -116,7 +117,7 @@ variant_sets = st.lists(edits(), min_size=1, max_size=5).map(
 def sweep_of(decoder: Decoder, edits: Edits, budget: int | None = 64, path: Path | None = None) -> Sweep:
     answers = Answers(path)
     answers.budget = answers.budget or budget
-    return Sweep(Fork.of(decoder, edits, torch.float32), answers)
+    return Sweep(Fork.of(decoder, edits, stored_in(torch.float32)), answers)
 
 
 def swept(decoder: Decoder, edits: Edits, asked: list[Request], budget: int = 64) -> Answers:
@@ -607,7 +608,7 @@ def layer_prefixes(edits: Edits, names: list[str]) -> int:
 def test_steps_are_the_distinct_beginnings_of_the_variants_ways(
     decoder: Decoder, edits: Edits, data: st.DataObject
 ) -> None:
-    fork = Fork.of(decoder, edits, torch.float32)
+    fork = Fork.of(decoder, edits, stored_in(torch.float32))
     assert fork.steps == layer_prefixes(edits, [*edits])
     names = data.draw(st.lists(st.sampled_from([*edits]), unique=True))
     assert fork.only(names).steps == layer_prefixes(edits, names)
@@ -623,7 +624,7 @@ def test_steps_are_the_layer_calls_of_a_batch(
         return step(self, *args)
 
     monkeypatch.setattr(Decoder, "step", noted)
-    fork = Fork.of(decoder, EDITS, torch.float32)
+    fork = Fork.of(decoder, EDITS, stored_in(torch.float32))
     fork.answers(TreeBatch(grow(asked, 0.0, 2**31)))
     assert calls == [fork.steps]
 

@@ -1,0 +1,101 @@
+"""The tensors of decoder layers as the files of a checkpoint hold them, each in its own dtype."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from replaceme import tensorfile
+from replaceme.architectures import Architecture
+from replaceme.contents import Stored, stored_tensors
+from replaceme.errors import InputError
+from replaceme.tensorfile import FLOATS
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from replaceme.surgery import Edit
+
+
+@dataclass(frozen=True)
+class SavedLayers:
+    """A checkpoint to be made of a folder, before it is edited.
+
+    A config may name one dtype and the files hold another, and files may mix them; what is saved
+    follows the files, unless they are cast.
+
+    Attributes:
+        entries: (layer, tensor) → its file and its place there.
+        cast: the dtype that floating-point tensors are cast to; ``None`` keeps that of each.
+    """
+
+    architecture: Architecture
+    entries: dict[tuple[int, str], Stored]
+    cast: str | None = None
+
+    @classmethod
+    def of(cls, folder: Path, architecture: Architecture, cast: str | None = None) -> SavedLayers:
+        """The tensors of a folder; reads headers alone.
+
+        Raises:
+            InputError: a file is damaged.
+        """
+        entries = {
+            place[1:]: stored
+            for name, stored in stored_tensors(folder).items()
+            if (place := architecture.split(name)) and stored.entry.dtype in FLOATS
+        }
+        return cls(architecture, entries, cast)
+
+    def dtype(self, layer: int, tensor: str) -> str | None:
+        """The dtype that a tensor will be saved in; ``None`` where the files lack it."""
+        found = self.entries.get((layer, tensor))
+        return (self.cast or FLOATS[found.entry.dtype][0]) if found else None
+
+    def obstacle(self, dtype: str) -> str | None:
+        """Why a model loaded in ``dtype`` cannot be given the values of the checkpoint, or ``None``."""
+        saved = {FLOATS[stored.entry.dtype][0] for stored in self.entries.values()}
+        if self.cast and saved - {self.cast} and dtype not in (self.cast, "float32"):
+            return f"its files are cast to {self.cast}, and that is computed in {dtype}"
+        return None
+
+    def unedited(self, layer: int, tensor: str, parameter: nn.Parameter) -> Tensor:
+        """What will be saved of a parameter of a loaded model where no edit changes it.
+
+        Read from the files, for the model may have been loaded in a narrower dtype; where the model
+        has merged several of their tensors into one, taken from the model.
+
+        Raises:
+            InputError: the merged tensors have several dtypes, or one that the model's is too narrow
+                for.
+        """
+        import torch
+
+        if (layer, tensor) in self.entries:
+            stored = self.entries[layer, tensor]
+            with stored.file.open("rb") as data:
+                values = tensorfile.tensor_of(stored.entry, data)
+            if values.shape == parameter.shape:
+                values = values.to(parameter.device)
+                return values.to(getattr(torch, self.cast)) if self.cast else values
+        merged = [t for i, t in self.entries if i == layer and self.architecture.merge_axis(t)]
+        dtypes = {getattr(torch, dtype) for tensor in merged if (dtype := self.dtype(layer, tensor))}
+        if len(dtypes) != 1 or torch.promote_types(parameter.dtype, *dtypes) != parameter.dtype:
+            raise InputError(
+                f"{tensor} of layer {layer} is made of tensors in {' and '.join(map(str, dtypes))}, and "
+                f"loaded as {parameter.dtype}"
+            )
+        return parameter.data.to(*dtypes)
+
+    def rounded(self, edit: Edit) -> Edit:
+        """The edit with its new weights in the dtype that each will be saved in."""
+        import torch
+
+        from replaceme.surgery import Edit
+
+        weights = {
+            name: values.to(getattr(torch, dtype)) if (dtype := self.dtype(*name)) else values
+            for name, values in edit.weights.items()
+        }
+        return Edit(edit.blocks, edit.transforms, weights)
