@@ -93,8 +93,8 @@ def _prune(file: Path, method: Method | None, overwrite: bool, distances: Path |
             raise InputError(f"{file}: method: this key is required; allowed are lstsq and cosine.")
         if chosen == "uidl" and config.use_4bit:
             say(
-                "use_4bit: layers are chosen by the 4-bit model; those that stay are written as they "
-                "are in the checkpoint, where the published code writes them in 4 bits."
+                "use_4bit: it is for choosing the layers alone; those that stay are written as they are "
+                "in the checkpoint, where the published code writes them in 4 bits."
             )
         if config.distances_path is None:
             config = config.model_copy(update={"distances_path": distances})

@@ -42,6 +42,7 @@ LIGHT = [
     "suite.schema",
     "card.card",
     "card.command",
+    "commands.evaluate",
 ]
 HEAVY = ["torch", "transformers", "lm_eval", "vllm", "datasets"]
 VERBS = [
