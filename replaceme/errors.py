@@ -9,6 +9,16 @@ class OutputError(RuntimeError):
     """A result cannot be written. The message names the file or folder and the reason."""
 
 
+def told(error: BaseException) -> str:
+    """What an error says, in one line, with its kind where that says more than its text."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    text = " ".join(text.split())
+    terse = (KeyError, IndexError, TypeError, AttributeError, AssertionError)
+    return (
+        f"{type(error).__name__}: {text}".rstrip(": ") if isinstance(error, terse) or not text else text
+    )
+
+
 def nearest(name: str, allowed: list[str]) -> str:
     """The end of a sentence about ``name``: the closest of ``allowed`` if there is one."""
     import difflib

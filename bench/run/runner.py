@@ -28,7 +28,7 @@ from bench.suite.matrix import Cell, Plan
 from bench.suite.scoring import Task
 from bench.suite.suite import ModelSpec
 from replaceme import loading, models
-from replaceme.errors import InputError, OutputError
+from replaceme.errors import InputError, OutputError, told
 
 if TYPE_CHECKING:
     from bench.scoring.tasks import PreparedTask
@@ -143,9 +143,11 @@ class Run:
         interrupts.check()
         if full := disk.full(error):
             raise OutputError(f"{cell.name}, {stage}: {full}; free some space and run again.") from error
-        text = environment.without_secrets(str(error).strip() or type(error).__name__)
-        told = isinstance(error, InputError | ServingError)
-        trace = None if told else "".join(traceback.format_exception(error)[-6:])
+        known = isinstance(error, InputError | ServingError)
+        text = environment.without_secrets(str(error).strip() if known else told(error))
+        trace = (
+            None if known and not error.__cause__ else "".join(traceback.format_exception(error)[-6:])
+        )
         record = self.records[cell]
         record.failures = [failure for failure in record.failures if failure.stage != stage]
         record.failures.append(

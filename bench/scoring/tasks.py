@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bench.scoring.catalog import TaskSource, loadable, yaml_of
 from bench.scoring.metrics import primary_metric
 from bench.scoring.surroundings import Surroundings
+from bench.scoring.words import in_words
 from bench.suite.suite import SEEDS, Seeds, TaskSpec
 from bench.transcripts import Questions, Transcript
 from replaceme.errors import InputError
@@ -65,7 +66,7 @@ class PreparedTask:
         names = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
         settings: dict[str, Any] = dict(zip(names, seeds, strict=True))
         settings |= {"num_fewshot": spec.num_fewshot, "limit": limit}
-        with self._surroundings.entered():
+        with in_words(), self._surroundings.entered():
             self._task = prepare(*loadable(source), **settings)
             self._restore = self._surroundings.random_states()
         self._task.build_all_requests = self._rewind
@@ -99,7 +100,7 @@ class PreparedTask:
         from lm_eval import evaluate
 
         start = time.perf_counter()
-        with self._surroundings.entered():
+        with in_words(), self._surroundings.entered():
             output = evaluate(
                 lm=model,
                 task_dict={"tasks": {self.spec.task: self._task}, "groups": {}},

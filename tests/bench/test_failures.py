@@ -94,7 +94,11 @@ def test_plan_tells_what_failed(
     forked("run", suite, "--out", out, "--only", "*/uidl")
     lines = forked("plan", suite, "--out", out).stdout.splitlines()
     assert lines[0].split(maxsplit=1) == ["tiny/baseline", "prune, score:endings, score:colours"]
-    assert lines[1].split(maxsplit=1)[1].startswith("failed: score:endings (refused with")
+    assert (
+        lines[1]
+        .split(maxsplit=1)[1]
+        .startswith("failed: score:endings (lm-eval fails at reading its items: refused with")
+    )
     assert lines[3].startswith("3 cells, 0 done, 1 failed. ")
     assert "--retry-failed" in lines[4]
     cells = json.loads(forked("plan", suite, "--out", out, "--json").stdout)["cells"]
@@ -274,7 +278,7 @@ def test_secrets_of_the_environment_reach_no_record_and_no_table(
     for secret in secrets.values():
         assert not any(secret in text for text in [*texts, result.stdout, result.stderr])
     failure = by_label(out)["baseline"].failures[0]
-    assert failure.error == "refused with ***"
+    assert failure.error == "lm-eval fails at reading its items: refused with ***"
     assert failure.traceback and "refused with ***" in failure.traceback
 
 

@@ -1,0 +1,77 @@
+"""What is wrong with a task, told in a sentence; each situation is from a public bug report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bench.scoring.catalog import find
+from bench.scoring.tasks import PreparedTask
+from bench.scoring.words import in_words
+from bench.suite.suite import TaskSpec
+from replaceme.errors import InputError, told
+
+ROWS = [{"q": f"Box {i} holds", "c": ["red", "blue"], "a": i % 2} for i in range(4)]
+CHOICES = {
+    "output_type": "multiple_choice",
+    "doc_to_choice": "c",
+    "doc_to_target": "a",
+    "metric_list": [{"metric": "acc"}],
+}
+WRONG: dict[str, tuple[dict[str, Any], list[Any], str]] = {
+    "empty": ({}, [], "fails at loading its data: there are no items"),
+    "split": ({"test_split": "validation"}, ROWS, "there is no 'validation'"),
+    "shots": ({"num_fewshot": 9, "fewshot_split": "test"}, ROWS, "fewer examples than num_fewshot"),
+    "null": ({}, [ROWS[0], ROWS[1], ROWS[2] | {"c": None}], "fails at making the requests, item 2"),
+    "template": ({"doc_to_text": "{{q"}, ROWS, "fails at doc_to_text: unexpected end of template"),
+    "column": ({"doc_to_text": "{{no.x}}"}, ROWS, "fails at doc_to_text: 'no' is undefined"),
+    "choices": ({"doc_to_choice": "nowhere"}, ROWS, "fails at doc_to_choice: malformed"),
+    "metric": ({"metric_list": [{"metric": "nosuch"}]}, ROWS, "a metric has no aggregation; name one"),
+    "filter": (
+        {"filter_list": [{"name": "x", "filter": [{"function": "nosuch"}]}]},
+        ROWS,
+        "KeyError: Unknown filter 'nosuch'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_task_that_cannot_be_built_says_where_and_why(tmp_path: Path, name: str) -> None:
+    changes, rows, said = WRONG[name]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    task = {
+        "task": f"wrong_{name}",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": "rows.jsonl"}},
+        "test_split": "test",
+        "doc_to_text": "{{q}}",
+    }
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(task | CHOICES | changes))
+    found = find(f"wrong_{name}", [tmp_path])
+    with pytest.raises(InputError) as raised:
+        PreparedTask(TaskSpec(task=f"wrong_{name}"), found, None)
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_not_the_tasks_fault_is_left_alone() -> None:
+    with pytest.raises(KeyError), in_words():
+        raise KeyError("ours")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyError("metadata"), "KeyError: metadata"),
+        (StopIteration(), "StopIteration"),
+        (OSError("a\n  b"), "a b"),
+        (ValueError(), "ValueError"),
+        (IndexError("out of range"), "IndexError: out of range"),
+    ],
+)
+def test_an_error_is_told_in_a_line_with_its_kind_where_that_helps(error: Exception, said: str) -> None:
+    assert told(error) == said
