@@ -40,6 +40,7 @@ LIGHT = [
     "suite.layer_counts",
     "suite.variables",
     "suite.schema",
+    "suite.scoring",
     "card.card",
     "card.command",
     "commands.evaluate",

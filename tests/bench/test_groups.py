@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
+from bench.compare import scores, significance
+from bench.compare.compare import compare
+from bench.compare.scores import Side, paired_items
 from bench.leaderboard.leaderboard import build
-from bench.records import Record
+from bench.page import render
+from bench.page.drawer import drawers
+from bench.records import Group, Record, Task
+from bench.results import open_results
 from bench.run.runner import Run
+from bench.scoring import index
+from bench.scoring.groups import NOT_OF_TASKS, expand
+from bench.scoring.groups import Group as TasksOf
+from bench.scoring.index import lm_eval_folder
 from bench.store import Store
 from bench.suite import matrix, suite
+from replaceme.errors import InputError
 
 WriteSuite = Callable[..., Path]
 
@@ -140,13 +153,19 @@ def score(groups: Path) -> Callable[..., dict[str, Any]]:
     }
 
 
-def expanded(path: Path) -> matrix.Plan:
-    return matrix.expand(suite.load(path))
+def primary(score: Task | Group) -> float:
+    value = score.metrics[score.primary].value
+    assert value is not None
+    return value
+
+
+def planned(write_suite: WriteSuite, score: dict[str, Any]) -> matrix.Plan:
+    return matrix.expand(suite.load(write_suite(score=score)))
 
 
 def run(path: Path, out: Path) -> dict[str, Record]:
     """The records of a run by label."""
-    Run(expanded(path), out).execute()
+    Run(matrix.expand(suite.load(path)), out).execute()
     return {record.label: record for record in Store(out).all().values()}
 
 
@@ -217,10 +236,149 @@ def test_group_is_one_column_and_one_entry_of_the_average(
     table = build(records.values())
     assert [c.key for c in table.columns if c.kind == "task"] == [f"task:{n}" for n in record.scores]
     row = next(row for row in table.rows if row.label == "lstsq")
-    values = [
-        100 * record.scores[n].metrics[record.scores[n].primary].value for n in columns if n != "a"
-    ]  # type: ignore[operator]
-    assert row.values["average"].number == pytest.approx(sum(values) / 7)
-    assert row.values["task:outer"].number == pytest.approx(
-        100 * sum(SIZES[n] * record.quality[n].metrics["acc_norm"].value for n in "abcd") / 34  # type: ignore[operator]
+    values = [primary(record.scores[name]) for name in columns if name != "a"]
+    assert row.values["average"].number == pytest.approx(100 * sum(values) / 7)
+    by_hand = sum(SIZES[name] * primary(record.quality[name]) for name in "abcd") / 34
+    assert row.values["task:outer"].number == pytest.approx(100 * by_hand)
+
+
+def test_failed_task_fails_its_groups_alone_and_is_all_that_is_left(
+    write_suite: WriteSuite, score: Callable[..., dict[str, Any]], groups: Path, tmp_path: Path
+) -> None:
+    for name in ("e", "f", "even"):
+        text = (groups / f"{name}.yaml").read_text()
+        (tmp_path / f"{name}.yaml").write_text(text.replace("base.txt", str(groups / "base.txt")))
+    broken = tmp_path / "f.yaml"
+    right = broken.read_text()
+    broken.write_text(right + "doc_to_text: '{{question.nothing.at_all}}'\n")
+    path = write_suite(
+        prune={"layers": [2], "solvers": ["uidl"]},
+        score=score("even", {"task": "e", "average": False}, include_path=str(tmp_path)),
     )
+    record = run(path, tmp_path / "out")["uidl"]
+    assert [failure.stage for failure in record.failures] == ["score:f"]
+    assert [*record.scores] == ["e"]
+    assert not record.groups
+    again = Run(matrix.expand(suite.load(path)), tmp_path / "out")
+    assert again.steps == 0
+    broken.write_text(right)
+    record = run(path, tmp_path / "out")["uidl"]
+    assert record.status == "complete"
+    assert [*record.scores] == ["even", "e"]
+    even = (primary(record.quality["e"]) + primary(record.quality["f"])) / 2
+    assert primary(record.groups["even"]) == pytest.approx(even)
+
+
+def test_compare_pools_the_items_of_a_group(scored: tuple[Path, dict[str, Record]]) -> None:
+    out, _ = scored
+    results = open_results(str(out))
+    stems = {record.label: stem for stem, record in results.records.items()}
+    sides = [Side(results.records[stems[n]], results.samples(stems[n])) for n in ("baseline", "lstsq")]
+    for name, tasks in {"outer": "abcd", "even": "ef"}.items():
+        old, new = paired_items(name, *sides)
+        assert old.sizes == tuple(SIZES[task] for task in tasks)
+        for items, side in zip((old, new), sides, strict=True):
+            assert 100 * items.scores.mean() == pytest.approx(100 * primary(side.record.groups[name]))
+    found = scores.score(("tiny", 2, "lstsq"), "outer", *sides)
+    assert found.draft.items == 34
+    assert found.draft.test == "exact McNemar"
+    weighted = scores.score(("tiny", 2, "lstsq"), "even", *sides)
+    assert weighted.draft.test == "sign-flip permutation"
+    names = [v.what for v in compare(results, results).verdicts if v.kind == "score"]
+    assert sorted(set(names)) == sorted(sides[0].record.scores)
+
+
+def test_items_are_drawn_from_each_task_by_itself() -> None:
+    scores_of_two = np.array([[0.0]] * 30 + [[1.0]] * 10)
+    assert set(significance.resampled_means(scores_of_two, sizes=(30, 10))[:, 0]) == {0.25}
+    assert significance.resampled_means(scores_of_two).std() > 0.05
+
+
+def test_page_opens_a_group(scored: tuple[Path, dict[str, Record]]) -> None:
+    _, records = scored
+    drawer = next(d for key, d in drawers(records.values()).items() if key[2] == "lstsq")
+    (section,) = (s for s in drawer.sections if s.title == "Tasks of outer")
+    assert [row[0] for row in section.rows] == ["inner", "› a", "› b", "tagged", "› c", "› d"]
+    assert "<details><summary>Tasks of outer</summary>" in render(
+        [*records.values()], build(records.values())
+    )
+
+
+def test_names_that_are_no_tasks_by_themselves_are_opened(
+    write_suite: WriteSuite, score: Callable[..., dict[str, Any]]
+) -> None:
+    plan = planned(write_suite, score("scoreless"))
+    assert plan.notes == [
+        "The group 'scoreless' has no score of its own in lm-eval; its 3 members have."
+    ]
+    assert [task.name for task in plan.tasks if task.column] == ["a", "e"]
+    assert [group.name for group in plan.groups if group.column] == ["inner"]
+    assert [t.name for t in planned(write_suite, score("warm")).tasks] == ["c", "d"]
+    plan = planned(write_suite, score({"task": "[oi][un][tn]er", "num_fewshot": 3}))
+    assert [group.name for group in plan.groups if group.column] == ["outer"]
+    assert [group.name for group in plan.groups] == ["inner", "tagged", "outer"]
+    assert not any(task.column for task in plan.tasks)
+    assert {task.spec.num_fewshot for task in plan.tasks} == {3}
+
+
+@pytest.mark.parametrize(
+    ("files", "tasks", "part"),
+    [
+        ({}, ["outr"], "unknown task 'outr'; did you mean 'outer'?"),
+        ({}, ["zzz*"], "no task, group or tag has a name like 'zzz*'"),
+        ({}, ["shots", "g"], "the task 'g' is asked for twice with different settings"),
+        ({"x": {"task": ["nowhere"]}}, ["x"], "the group 'x' names an unknown task 'nowhere'"),
+        ({"x": {"task": [{"num_fewshot": 1}]}}, ["x"], "neither a name nor a mapping"),
+        ({"x": {"task": ["y"]}, "y": {"task": ["x"]}}, ["x"], "'x' contains itself, through 'y'"),
+        ({"x": {"task": ["a"], "aggregate_metric_list": [{"metrik": 1}]}}, ["x"], "metric_list is a"),
+    ],
+)
+def test_wrong_group_is_told_in_a_sentence(
+    write_suite: WriteSuite,
+    score: Callable[..., dict[str, Any]],
+    groups: Path,
+    tmp_path: Path,
+    files: dict[str, Any],
+    tasks: list[str],
+    part: str,
+) -> None:
+    for name, config in files.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"group": name} | config))
+    with pytest.raises(InputError, match=re.escape(part)):
+        planned(write_suite, score(*tasks, include_path=[str(groups), str(tmp_path)]))
+
+
+def test_groups_of_lm_eval_have_the_tasks_that_it_gives_them() -> None:
+    """Its own factory is the judge, with nothing of the tasks built."""
+    from lm_eval.api.group import Group as TheirGroup
+    from lm_eval.tasks import TaskManager, _factory
+
+    class Leaf:
+        def __init__(self, name: str, overrides: dict[str, Any]) -> None:
+            self.task_name, self.overrides = name, overrides
+
+    class Factory(_factory.TaskFactory):  # type: ignore[misc]
+        def _build_task(self, entry: Any, overrides: dict[str, Any] | None) -> Leaf:
+            return Leaf(entry.name, overrides or {})
+
+    def theirs(part: Any) -> Any:
+        if isinstance(part, TheirGroup):
+            return {part.name: [theirs(member) for member in part]}
+        return part.task_name, {k: v for k, v in part.overrides.items() if k not in NOT_OF_TASKS}
+
+    def ours(part: Any) -> Any:
+        if isinstance(part, TasksOf):
+            return {part.name: [ours(member) for member in part.members]}
+        return part.name, dict(part.overrides)
+
+    folder = lm_eval_folder()
+    assert folder
+    paths = [
+        folder / "tasks" / name for name in ("mmlu", "bbh", "leaderboard", "ceval", "agieval", "wmdp")
+    ]
+    manager = TaskManager(include_path=paths, include_defaults=False)
+    names = [name for name in manager.all_groups if len(index.builtin()[name].members) > 1]
+    for name in names:
+        built = Factory().build(manager.task_index[name], registry=manager.task_index)
+        assert [theirs(built)] == [ours(part) for part in expand(name, [])]
+    assert len(names) > 20
