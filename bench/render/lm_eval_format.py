@@ -23,6 +23,7 @@ from replaceme.files import write_atomically
 
 SEPARATORS = re.compile(r"[\"<>:/|\\?*\[\]]+")  # that lm-eval keeps out of names of files
 LONGEST = 180  # bytes of a name in the name of a file, which has 255
+SEEDS = ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
 ORDER = (
     "doc_id",
     "doc",
@@ -119,7 +120,8 @@ def _aggregated(record: Record, headers: dict[str, dict[str, Any]], date: dateti
     quality, packages = record.quality, record.environment.get("packages", {})
     groups: dict[str, Group] = record.groups
     scored: dict[str, Task | Group] = {**quality, **groups}
-    name = model_name(record)
+    name, prompt = model_name(record), _shared(record, "prompt") or {}
+    instruction = prompt.get("system_instruction")
     tokenizer: dict[str, Any] = next((found["tokenizer"] for found in headers.values()), {})
     return {
         "results": {name: _metrics(name, found, headers) for name, found in scored.items()},
@@ -156,9 +158,11 @@ def _aggregated(record: Record, headers: dict[str, dict[str, Any]], date: dateti
         "model_source": "hf",
         "model_name": name,
         "model_name_sanitized": file_name(name),
-        "system_instruction": None,
-        "system_instruction_sha": None,
-        "fewshot_as_multiturn": None,
+        "system_instruction": instruction,
+        "system_instruction_sha": hashlib.sha256(instruction.encode()).hexdigest()
+        if instruction
+        else None,
+        "fewshot_as_multiturn": prompt.get("fewshot_as_multiturn"),
         "chat_template": None,
         "chat_template_sha": None,
         "total_evaluation_time_seconds": None,
@@ -184,7 +188,6 @@ def _config(task: str, found: Task, headers: dict[str, dict[str, Any]]) -> dict[
 def _settings(record: Record, headers: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """How the cell was scored."""
     tasks = [*record.quality.values()]
-    limits = {task.identity.get("limit") for task in tasks}
     dtypes = {task.dtype for task in tasks}
     dtype = dtypes.pop() if len(dtypes) == 1 else None
     dtype = dtype or (record.prune.dtype if record.prune else None)
@@ -200,11 +203,14 @@ def _settings(record: Record, headers: dict[str, dict[str, Any]]) -> dict[str, A
         "batch_sizes": [],
         "device": record.runtime.get("device"),
         "use_cache": None,
-        "limit": limits.pop() if len(limits) == 1 else None,
+        "limit": _shared(record, "limit"),
         "bootstrap_iters": bootstraps.pop() if len(bootstraps) == 1 else None,
         "gen_kwargs": {},
-        "random_seed": None,
-        "numpy_seed": None,
-        "torch_seed": None,
-        "fewshot_seed": None,
+        **dict(zip(SEEDS, _shared(record, "seeds") or [None] * len(SEEDS), strict=False)),
     }
+
+
+def _shared(record: Record, key: str) -> Any:
+    """What the identities of all tasks say alike; ``None`` where they differ or are silent."""
+    said = [task.identity.get(key) for task in record.quality.values()]
+    return said[0] if all(found == said[0] for found in said) else None
