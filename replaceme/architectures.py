@@ -254,7 +254,7 @@ def _by_structure(config: dict[str, Any], where: str, tensors: Collection[str] |
     like_llama = Architecture(
         model_type, notice=f"{model_type!r} is not a known family; its layers were recognised as Llama's"
     )
-    if kind is None and tensors is not None and _is_like_llama(like_llama, tensors):
+    if kind is None and tensors is not None and _is_like_llama(like_llama, config, tensors):
         return like_llama
     classes = ", ".join(config.get("architectures") or [])
     name = f"{model_type!r} ({classes})" if classes else repr(model_type)
@@ -264,16 +264,34 @@ def _by_structure(config: dict[str, Any], where: str, tensors: Collection[str] |
     )
 
 
-def _is_like_llama(row: Architecture, tensors: Collection[str]) -> bool:
-    layer_tensors = [part[2] for name in tensors if (part := row.split(name))]
+def check_present(row: Architecture, config: dict[str, Any], where: str, tensors: set[str]) -> None:
+    """Refuse files whose names alone tell that a layer or the output matrix is not there.
+
+    Raises:
+        InputError: naming the tensors.
+    """
+    found = {part[1] for name in tensors if (part := row.split(name))}
+    lacking = [f"{row.layers}.{layer}.*" for layer in range(layer_count(config)) if layer not in found]
+    if config.get("tie_word_embeddings") is False and not tensors & OUTPUT_MATRICES:
+        lacking.append("lm_head.weight")
+    if lacking:
+        raise InputError(f"{where} is not whole: its weights lack {', '.join(lacking[:5])}.")
+
+
+def _is_like_llama(row: Architecture, config: dict[str, Any], tensors: Collection[str]) -> bool:
+    parts = [part for name in tensors if (part := row.split(name))]
+    layer_tensors = [rest for _, layer, rest in parts if layer < layer_count(config)]
     modules = {name.rpartition(".")[0] for name in layer_tensors}
     return modules <= LLAMA_MODULES and modules >= LLAMA_NEEDED and f"{row.final_norm}.weight" in tensors
 
 
+OUTPUT_MATRICES = {"lm_head.weight", "embed_out.weight"}
 COUNTS = ("num_hidden_layers", "n_layer")
 PER_LAYER_LISTS = ("layer_types", "no_rope_layers", "mlp_layer_types")
 FIRST_LAYERS = ("max_window_layers", "first_k_dense_replace")  # that many first layers are different
 LAYER_NUMBERS = ("mlp_only_layers",)
+# Numbers of layers behind the last one that predict further tokens; transformers does not load them.
+EXTRA_LAYERS = ("num_nextn_predict_layers", "num_mtp_modules", "mtp_num_hidden_layers")
 PATTERNS = ("sliding_window_pattern",)  # periods, which no longer hold once layers are missing
 
 

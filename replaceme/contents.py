@@ -7,7 +7,6 @@ Everything here that reads weights, counts them or copies them asks this module 
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -77,16 +76,6 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
 def tensor_names(folder: Path) -> set[str]:
     """Names of the tensors in a checkpoint's files."""
     return set(stored_tensors(folder))
-
-
-def count_parameters(folder: Path) -> int:
-    """Number of parameters in a checkpoint's files, tied ones once."""
-    return sum(math.prod(tensor.entry.shape) for tensor in stored_tensors(folder).values())
-
-
-def count_bytes(folder: Path) -> int:
-    """Bytes of a checkpoint's weight files."""
-    return sum(file.stat().st_size for file in weight_files(folder))
 
 
 def carried_files(folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from replaceme.contents import weight_files
 from replaceme.errors import InputError
+from replaceme.matching import cannot_load, refuse_incomplete
 from replaceme.models import read_config
 from replaceme.tensorfile import FLOATS, read_header
 
@@ -37,30 +38,24 @@ def load(
 
     Raises:
         InputError: transformers cannot load the folder, or not without code that comes with it, or not
-            into the memory of the device.
+            into the memory of the device, or it would fill a part of it with random numbers.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype or "auto",
             device_map=device if device != "cpu" or four_bits else None,
             quantization_config=_nf4() if four_bits else None,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
+            output_loading_info=True,
         )
     except Exception as error:
-        if not trust_remote_code and "trust_remote_code" in str(error):
-            kind = read_config(folder)["model_type"]
-            raise InputError(
-                f"model {folder}: {kind!r} comes with code of its own, which is run only where "
-                f"trust_remote_code is set; supported without it are models whose classes are part of "
-                f"transformers."
-            ) from error
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise InputError(f"model {folder} cannot be loaded: {reason}") from error
+        raise cannot_load(folder, error, trust_remote_code) from error
+    refuse_incomplete(f"model {folder}", tuple(found["missing_keys"]), ())
     if any(parameter.is_meta for parameter in model.parameters()):
         raise InputError(
             f"model {folder} does not fit into the memory of device {device!r}: a part of it would stay "

@@ -41,7 +41,7 @@ def find_source(config: SeedConfig) -> Source:
     Raises:
         InputError: it cannot be had, is not supported, or has too few layers.
     """
-    from replaceme import contents, models
+    from replaceme import contents, matching, models
     from replaceme.architectures import architecture_of, layer_count
 
     token = config.token.get_secret_value() if config.token else None
@@ -49,6 +49,7 @@ def find_source(config: SeedConfig) -> Source:
     settings = models.read_config(folder)
     where = f"model {config.model_path!r}"
     architecture = architecture_of(settings, where, contents.tensor_names(folder))
+    matching.check_complete(folder, config.model_path)
     layers, size = layer_count(settings), config.layers_to_skip
     if size >= layers:
         raise InputError(

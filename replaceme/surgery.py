@@ -17,9 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from replaceme import tensorfile
-from replaceme.architectures import Architecture, Axis, architecture_of, layer_count, pruned_config
-from replaceme.contents import INDEX, NAMED, WEIGHTS, Stored, carried_files, stored_tensors
+from replaceme.architectures import (
+    EXTRA_LAYERS,
+    Architecture,
+    Axis,
+    architecture_of,
+    layer_count,
+    pruned_config,
+)
+from replaceme.contents import INDEX, NAMED, WEIGHTS, Stored, carried_files, tensor_names
 from replaceme.errors import InputError
+from replaceme.matching import match, refuse_incomplete
 from replaceme.models import check_folder, read_config
 from replaceme.outfolder import PROVENANCE, check_apart, check_free, whole_folder
 from replaceme.selection import Block, check_blocks
@@ -174,6 +182,7 @@ def write_checkpoint(
     *,
     dtype: str | None = None,
     overwrite: bool = False,
+    trust_remote_code: bool = False,
 ) -> None:
     """Write the checkpoint of the folder ``source``, edited, to the folder ``out``.
 
@@ -185,24 +194,31 @@ def write_checkpoint(
         edit: what changes; ``Edit()`` copies the model.
         dtype: cast floating-point tensors to this; ``None`` keeps the checkpoint's.
         overwrite: replace ``out`` if it holds a checkpoint.
+        trust_remote_code: run code that comes with the model, to know which tensors are the model.
 
     Raises:
-        InputError: ``out`` may not be written, or ``source`` is not a supported checkpoint.
+        InputError: ``out`` may not be written, or ``source`` is not a supported checkpoint, or not all
+            of one.
         OutputError: ``out`` cannot be written.
     """
     check_free(out, overwrite)
     check_apart(source, out)
     check_folder(source, str(source))
     config = read_config(source)
-    stored = stored_tensors(source)
-    architecture = architecture_of(config, str(source), stored)
+    architecture = architecture_of(config, str(source), tensor_names(source))
     layers = layer_count(config)
+    found = match(source, trust_remote_code)
+    refuse_incomplete(str(source), found.missing, found.mismatched)
+    stored = found.own
     check_blocks(edit.blocks, layers)
     kept = edit.kept(layers)
     files = _FileEdit(architecture, edit, layers, kept, dtype)
     files.check([tensor.entry for tensor in stored.values()], source)
     new_config = pruned_config(config, kept) if edit.blocks else dict(config)
     new_config.pop(NAMED, None)
+    new_config |= {key: 0 for key in EXTRA_LAYERS if config.get(key)}
+    if found.untied:
+        new_config["tie_word_embeddings"] = False
     if dtype:
         new_config["dtype"] = dtype
         new_config.pop("torch_dtype", None)

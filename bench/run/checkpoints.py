@@ -43,7 +43,14 @@ class Checkpoints:
         folder = self.folder(cell, source)
         if not folder.is_dir():
             edit, provenance = load_edit(self.edit_file(cell)) if cell.solver else (Edit(), None)
-            write_checkpoint(source, folder, edit, provenance, dtype=cell.model.dtype)
+            write_checkpoint(
+                source,
+                folder,
+                edit,
+                provenance,
+                dtype=cell.model.dtype,
+                trust_remote_code=cell.model.trust_remote_code,
+            )
         return folder
 
     def tidy(self, records: Mapping[Cell, Record]) -> None:

@@ -201,7 +201,7 @@ def prune_checkpoint(options: PruneOptions) -> str:
         InputError: an option is wrong, or the model cannot be pruned.
         OutputError: the output cannot be written.
     """
-    from replaceme import loading, models, surgery
+    from replaceme import loading, matching, models, surgery
     from replaceme.editfile import check_edit_file, save_edit
 
     prune, out = options.prune, options.out
@@ -213,6 +213,7 @@ def prune_checkpoint(options: PruneOptions) -> str:
     source = models.locate(options.model, options.revision, options.trust_remote_code)
     architecture = architecture_in(source, options.model)
     check_variant(prune, count, spec.solver, source, options.model, architecture, "--layers")
+    matching.check_complete(source, options.model, options.trust_remote_code)
     if not options.transform_only:
         check_apart(source, out)
     device = options.device or loading.default_device()
@@ -231,7 +232,13 @@ def prune_checkpoint(options: PruneOptions) -> str:
             save_edit(out, edit, provenance)
         else:
             surgery.write_checkpoint(
-                source, out, edit, provenance, dtype=options.dtype, overwrite=options.overwrite
+                source,
+                out,
+                edit,
+                provenance,
+                dtype=options.dtype,
+                overwrite=options.overwrite,
+                trust_remote_code=options.trust_remote_code,
             )
     lines = [architecture.notice + "."] if architecture.notice else []
     lines += _choice(variant, layer_count(models.read_config(source)))

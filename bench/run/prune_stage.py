@@ -13,7 +13,7 @@ from bench.run.variants import architecture_in, calibrated, check_variant, fitte
 from bench.suite.layer_counts import check_declared
 from bench.suite.matrix import Cell
 from bench.suite.suite import ModelSpec
-from replaceme import contents, loading
+from replaceme import loading, matching
 from replaceme.editfile import save_edit
 from replaceme.errors import InputError, OutputError
 from replaceme.provenance import choice_line, listed
@@ -113,7 +113,13 @@ class PruneStage:
         stored = SavedLayers.of(self.source, calibration.decoder.architecture, self.model.dtype)
         save_edit(edit_file, stored.rounded(found.edit), provenance)
         write_checkpoint(
-            self.source, out, found.edit, provenance, dtype=self.model.dtype, overwrite=True
+            self.source,
+            out,
+            found.edit,
+            provenance,
+            dtype=self.model.dtype,
+            overwrite=True,
+            trust_remote_code=self.model.trust_remote_code,
         )
         settle(edit_file, out)
         self.run.records[cell].prune = records.Prune(
@@ -133,7 +139,7 @@ class PruneStage:
             calibration_tokens=calibration.tokens,
             calibration_seconds=calibration.seconds,
             **environment.peak_memory(),
-            **_size(out),
+            **_size(out, cell.model.trust_remote_code),
         )
         if found.warning:
             self.run.events.say(f"warning: {cell.name}: {found.warning}")
@@ -142,7 +148,8 @@ class PruneStage:
         folder = self.run.checkpoints.whole(cell, self.source)
         if folder != self.source:
             settle(folder)
-        self.run.records[cell].prune = records.Prune(blocks=[], **_size(folder))
+        size = _size(folder, cell.model.trust_remote_code)
+        self.run.records[cell].prune = records.Prune(blocks=[], **size)
 
 
 def _distances(calibration: Calibration, selector: str) -> list[list[float | None]]:
@@ -162,9 +169,10 @@ def _distances(calibration: Calibration, selector: str) -> list[list[float | Non
     ]
 
 
-def _size(folder: Path) -> dict[str, Any]:
+def _size(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
+    found = matching.match(folder, trust_remote_code)
     return {
         "dtype": loading.checkpoint_dtype(folder),
-        "parameters": contents.count_parameters(folder),
-        "checkpoint_bytes": contents.count_bytes(folder),
+        "parameters": found.parameters,
+        "checkpoint_bytes": matching.file_bytes(folder, found),
     }

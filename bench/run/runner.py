@@ -27,7 +27,7 @@ from bench.store import Store
 from bench.suite.matrix import Cell, Plan
 from bench.suite.scoring import Task
 from bench.suite.suite import ModelSpec
-from replaceme import loading, models
+from replaceme import loading, matching, models
 from replaceme.errors import InputError, OutputError, told
 
 if TYPE_CHECKING:
@@ -71,6 +71,17 @@ class Run:
         """Number of stages that this run will do."""
         return sum(len(self.due(cell)) for cell in self.records)
 
+    def check_models(self) -> None:
+        """Refuse models on this machine that transformers would fill up with random numbers.
+
+        Raises:
+            InputError: naming the tensors.
+        """
+        for model in self.plan.suite.models:
+            folder = models.known_folder(model.id)
+            if folder and any(self.due(cell) for cell in self.plan.cells if cell.model == model):
+                matching.check_complete(folder, model.id, model.trust_remote_code)
+
     def execute(self, events: Events = SILENT) -> None:
         """Do everything that is left.
 
@@ -107,6 +118,7 @@ class Run:
         try:
             source = models.locate(model.id, model.revision, model.trust_remote_code)
             architecture_in(source, model.id)
+            matching.check_complete(source, model.id, model.trust_remote_code)
         except OutputError:
             raise
         except Exception as error:

@@ -48,6 +48,7 @@ def _run(plan: Plan, out: Path, retry_failed: bool) -> bool:
     try:
         with logs_without_secrets(log.parent), chatter_to(log) as stderr:
             run = Run(plan, out, retry_failed)
+            run.check_models()
             records = run.records
             with progress(stderr, run.steps) as reporter:
                 try:

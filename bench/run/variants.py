@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replaceme import contents, loading, models
-from replaceme.architectures import Architecture, architecture_of, layer_count
+from replaceme.architectures import Architecture, architecture_of, check_present, layer_count
 from replaceme.calibration import Batches, CalibrationData, load_sequences, padding_token
 from replaceme.errors import InputError
 from replaceme.provenance import Provenance
@@ -27,10 +27,12 @@ def architecture_in(folder: Path, model: str) -> Architecture:
     """The architecture of a checkpoint; reads its config and headers alone.
 
     Raises:
-        InputError: it is not supported.
+        InputError: it is not supported, or not whole.
     """
-    config = models.read_config(folder)
-    return architecture_of(config, f"model {model!r}", contents.tensor_names(folder))
+    config, where, names = models.read_config(folder), f"model {model!r}", contents.tensor_names(folder)
+    architecture = architecture_of(config, where, names)
+    check_present(architecture, config, where, names)
+    return architecture
 
 
 def check_variant(
