@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def find(name: str, include_path: list[Path]) -> TaskSource:
     if in_preset(name):
         return TaskSource(name, None, version)
     found = entry(name, include_path)
-    if found.kind not in ("task", "python"):
+    if not is_task(found):
         raise InputError(f"{name!r} is a {found.kind}, not a task.")
     return TaskSource(name, found.yaml, version)
 
@@ -109,7 +110,7 @@ def entry(name: str, include_path: list[Path], said: str = "") -> index.Entry:
 def _own_file(name: str, include_path: list[Path]) -> Path | None:
     """The file of a task in the suite's own folders."""
     found = index.own(tuple(include_path)).get(name)
-    return entry(name, include_path).yaml if found and found.kind in ("task", "python") else None
+    return entry(name, include_path).yaml if found and is_task(found) else None
 
 
 def in_preset(name: str) -> bool:
@@ -119,9 +120,18 @@ def in_preset(name: str) -> bool:
 
 def yaml_of(source: TaskSource) -> Path:
     """The YAML file of a task, looked up in lm-eval where that was put off."""
-    path = source.yaml or index.builtin()[source.name].yaml
-    assert path is not None
-    return path
+    return source.yaml or builtin_tasks()[source.name]
+
+
+@cache
+def builtin_tasks() -> dict[str, Path]:
+    """Name → YAML file of every single task inside lm-eval."""
+    return {name: found.yaml for name, found in index.builtin().items() if found.yaml and is_task(found)}
+
+
+def is_task(found: index.Entry) -> bool:
+    """Whether a name stands for a single task."""
+    return found.kind in ("task", "python")
 
 
 def loadable(source: TaskSource) -> tuple[str | dict[str, Any], list[str]]:
@@ -146,10 +156,9 @@ def dataset_of(name: str, fingerprint: str | None) -> dict[str, str]:
     """
     if fingerprint != f"lm_eval=={metadata.version('lm_eval')}":
         return {}
-    found = index.builtin().get(name)
-    if found is None or found.yaml is None:
+    if (path := builtin_tasks().get(name)) is None:
         return {}
-    config = task_yaml.whole(found.yaml)
+    config = task_yaml.whole(path)
     split = config.get("test_split") or config.get("validation_split")
     data = {"path": config.get("dataset_path"), "config": config.get("dataset_name"), "split": split}
     return {key: value for key, value in data.items() if isinstance(value, str)}
@@ -158,7 +167,7 @@ def dataset_of(name: str, fingerprint: str | None) -> dict[str, str]:
 def tasks_in(folders: list[Path]) -> list[str]:
     """Names of the tasks defined in some folders."""
     own = index.own(tuple(folders))
-    return sorted(name for name, found in own.items() if found.kind in ("task", "python"))
+    return sorted(name for name, found in own.items() if is_task(found))
 
 
 def _fingerprint(path: Path, include_path: list[Path]) -> str:
