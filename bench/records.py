@@ -91,6 +91,11 @@ class Prune(_Part):
         None, description="nats per held-back calibration token, with plain removal, and with the fit"
     )
     intact_loss: Number = Field(None, description="nats per held-back token of the intact model")
+    reloaded_loss: Number = Field(
+        None,
+        description="nats per token of the checkpoint loaded again, on the held-back tokens, or on some "
+        "that were fitted on where there are none; null: not compared",
+    )
     held_back_tokens: int | None = Field(None, description="calibration tokens that were not fitted on")
     warning: str | None = Field(None, description="why the fit should not be trusted")
     notes: dict[str, Any] = Field(default={}, description="the solver's own notes")

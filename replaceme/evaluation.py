@@ -39,10 +39,10 @@ class HeldBack:
         for row, length in enumerate(batch.lengths.tolist()):
             ids = batch.ids[row, :length]
             logits = self.decoder.logits(states[row : row + 1, :length])
-            total += _negative_log_likelihood(logits[0, :-1], ids[1:])
+            total += negative_log_likelihood(logits[0, :-1], ids[1:])
         return total
 
 
-def _negative_log_likelihood(logits: torch.Tensor, ids: torch.Tensor) -> float:
+def negative_log_likelihood(logits: torch.Tensor, ids: torch.Tensor) -> float:
     goal = ids.to(logits.device)
     return float(torch.nn.functional.cross_entropy(logits.float(), goal, reduction="sum"))

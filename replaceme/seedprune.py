@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -152,6 +153,7 @@ def prune(config: SeedConfig, method: Method, overwrite: bool, say: Say) -> tupl
     from replaceme.provenance import choice_line, listed
     from replaceme.pruning import HELD_BACK_TOKENS
     from replaceme.reference import published_choice
+    from replaceme.reload import Expected, reloaded_loss
 
     source = find_source(config)
     config.make_solver(method, 1).check(source.architecture)
@@ -195,7 +197,18 @@ def prune(config: SeedConfig, method: Method, overwrite: bool, say: Say) -> tupl
         choice,
         dtype,
     )
-    write_checkpoint(source.folder, folder, found.edit, provenance, dtype=dtype, overwrite=overwrite)
+    confirm = None
+    if not loaded.in_four_bits:
+        confirm = partial(reloaded_loss, expected=Expected.of(calibration, found))
+    write_checkpoint(
+        source.folder,
+        folder,
+        found.edit,
+        provenance,
+        dtype=dtype,
+        overwrite=overwrite,
+        confirm=confirm,
+    )
     lines = [f"Removed layers {listed(blocks)} (0-based, the end stays) of {layers}."]
     lines.append(choice_line("angular", choice))
     lines += [f"Warning: {found.warning}."] if found.warning else []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -183,6 +183,7 @@ def write_checkpoint(
     dtype: str | None = None,
     overwrite: bool = False,
     trust_remote_code: bool = False,
+    confirm: Callable[[Path], object] | None = None,
 ) -> None:
     """Write the checkpoint of the folder ``source``, edited, to the folder ``out``.
 
@@ -195,6 +196,7 @@ def write_checkpoint(
         dtype: cast floating-point tensors to this; ``None`` keeps the checkpoint's.
         overwrite: replace ``out`` if it holds a checkpoint.
         trust_remote_code: run code that comes with the model, to know which tensors are the model.
+        confirm: called with the folder before it gets its name; where it raises, nothing is left.
 
     Raises:
         InputError: ``out`` may not be written, or ``source`` is not a supported checkpoint, or not all
@@ -231,6 +233,8 @@ def write_checkpoint(
             (part / PROVENANCE).write_text(provenance.model_dump_json(indent=2) + "\n", "utf-8")
             (part / CARD).write_text(provenance.card(), "utf-8")
         _write_weights([*stored.values()], part, files)
+        if confirm is not None:
+            confirm(part)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

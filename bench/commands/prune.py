@@ -67,8 +67,9 @@ def prune(config: Path | None, **options: Any) -> None:
 @click.argument("model")
 @click.option("--out", type=FOLDER, required=True, help="Folder of the pruned checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at OUT.")
-def apply(transform: Path, model: str, out: Path, overwrite: bool) -> None:
+@click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model.")
+def apply(transform: Path, model: str, out: Path, overwrite: bool, trust_remote_code: bool) -> None:
     """Merge a TRANSFORM that 'prune --transform-only' saved into MODEL."""
     from bench.run.prune_command import apply_edit
 
-    click.echo(apply_edit(transform, model, out, overwrite))
+    click.echo(apply_edit(transform, model, out, overwrite, trust_remote_code))

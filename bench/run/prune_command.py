@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -203,6 +204,7 @@ def prune_checkpoint(options: PruneOptions) -> str:
     """
     from replaceme import loading, matching, models, surgery
     from replaceme.editfile import check_edit_file, save_edit
+    from replaceme.reload import Expected, reloaded_loss
 
     prune, out = options.prune, options.out
     (spec,), (count,) = prune.solvers, prune.counts
@@ -228,6 +230,8 @@ def prune_checkpoint(options: PruneOptions) -> str:
         )
         reporter.next_step("saving")
         edit, provenance = variant.fit.edit, variant.provenance
+        quality, expected = _quality(calibration, variant), Expected.of(calibration, variant.fit)
+        del calibration  # one model at a time in memory
         if options.transform_only:
             save_edit(out, edit, provenance)
         else:
@@ -239,14 +243,22 @@ def prune_checkpoint(options: PruneOptions) -> str:
                 dtype=options.dtype,
                 overwrite=options.overwrite,
                 trust_remote_code=options.trust_remote_code,
+                confirm=partial(
+                    reloaded_loss,
+                    expected=expected,
+                    device=device,
+                    trust_remote_code=options.trust_remote_code,
+                ),
             )
     lines = [architecture.notice + "."] if architecture.notice else []
     lines += _choice(variant, layer_count(models.read_config(source)))
-    lines += _quality(calibration, variant)
+    lines += quality
     return "\n".join([*lines, f"Wrote {out}."])
 
 
-def apply_edit(edit_file: Path, model: str, out: Path, overwrite: bool) -> str:
+def apply_edit(
+    edit_file: Path, model: str, out: Path, overwrite: bool, trust_remote_code: bool = False
+) -> str:
     """Merge what ``prune --transform-only`` saved into a model.
 
     Raises:
@@ -255,12 +267,13 @@ def apply_edit(edit_file: Path, model: str, out: Path, overwrite: bool) -> str:
     """
     from replaceme import models, surgery
     from replaceme.editfile import load_edit
+    from replaceme.reload import Expected, reloaded_loss
 
     edit, provenance = load_edit(edit_file)
     if any(bool(values.isnan().any()) for values in (*edit.transforms.values(), *edit.weights.values())):
         raise InputError(f"{edit_file} holds weights that are not numbers; fit it again.")
     check_free(out, overwrite)
-    source = models.locate(model)
+    source = models.locate(model, trust_remote_code=trust_remote_code)
     lines = []
     if (weights := models.fingerprint(model, folder=source)) != provenance.weights:
         provenance = provenance.elsewhere(model, weights)
@@ -268,7 +281,18 @@ def apply_edit(edit_file: Path, model: str, out: Path, overwrite: bool) -> str:
     check_apart(source, out)
     try:
         surgery.write_checkpoint(
-            source, out, edit, provenance, dtype=provenance.dtype, overwrite=overwrite
+            source,
+            out,
+            edit,
+            provenance,
+            dtype=provenance.dtype,
+            overwrite=overwrite,
+            trust_remote_code=trust_remote_code,
+            confirm=lambda part: reloaded_loss(
+                part,
+                Expected.of_random_tokens(source, edit, trust_remote_code),
+                trust_remote_code=trust_remote_code,
+            ),
         )
     except InputError as error:
         raise InputError(f"{edit_file} does not fit model {model!r}: {error}") from None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bench import records
 from bench.run import environment
 from bench.run.checkpoints import settle
+from bench.run.leftovers import discard
 from bench.run.variants import architecture_in, calibrated, check_variant, fitted
 from bench.suite.layer_counts import check_declared
 from bench.suite.matrix import Cell
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from bench.run.runner import Run
     from replaceme.architectures import Architecture
     from replaceme.pruning import Calibration
+    from replaceme.reload import Expected
 
 
 class PruneStage:
@@ -64,9 +66,19 @@ class PruneStage:
         for choice in calibration.choices.values():
             chosen = choice_line(self.run.plan.suite.prune.selector, choice)
             self.run.events.say(f"{self.model.name}: removing {listed(choice.blocks)}. {chosen}")
+        written = {}
         for cell in fitting:
             self.run.events.step(f"{cell.name}: fitting and saving")
-            self.run.attempt(cell, "prune", partial(self._write, cell, calibration))
+            try:
+                written[cell] = self._write(cell, calibration)
+            except OutputError:
+                raise
+            except Exception as error:
+                self.run.fail(cell, "prune", error)
+        del calibration  # one model at a time in memory
+        for cell, (prune, expected) in written.items():
+            self.run.events.step(f"{cell.name}: loading what was saved")
+            self.run.attempt(cell, "prune", partial(self._confirm, cell, prune, expected))
 
     def _fits(self, cell: Cell, architecture: Architecture) -> bool:
         """Whether a variant can be made; refuses what became known only now that the model is here."""
@@ -96,8 +108,25 @@ class PruneStage:
                 )
         return calibration
 
-    def _write(self, cell: Cell, calibration: Calibration) -> None:
+    def _confirm(self, cell: Cell, prune: records.Prune, expected: Expected) -> None:
+        """Record a checkpoint that does what was fitted; one that does not is removed."""
+        from replaceme.reload import reloaded_loss
+
+        folder = self.run.checkpoints.folder(cell, self.source)
+        try:
+            prune.reloaded_loss = reloaded_loss(
+                folder, expected, self.run.device, self.model.trust_remote_code
+            )
+        except InputError:
+            discard(folder)
+            discard(self.run.checkpoints.edit_file(cell))
+            raise
+        self.run.records[cell].prune = prune
+
+    def _write(self, cell: Cell, calibration: Calibration) -> tuple[records.Prune, Expected]:
+        """Fit and save a cell; returns what to record of it, and what its checkpoint is to do."""
         from replaceme import write_checkpoint
+        from replaceme.reload import Expected
 
         assert cell.solver is not None
         suite, solver = self.run.plan.suite, cell.solver.solver
@@ -122,7 +151,9 @@ class PruneStage:
             trust_remote_code=self.model.trust_remote_code,
         )
         settle(edit_file, out)
-        self.run.records[cell].prune = records.Prune(
+        if found.warning:
+            self.run.events.say(f"warning: {cell.name}: {found.warning}")
+        prune_record = records.Prune(
             blocks=provenance.blocks,
             score=choice.score if choice else None,
             runner_up=provenance.runner_up,
@@ -141,8 +172,7 @@ class PruneStage:
             **environment.peak_memory(),
             **_size(out, cell.model.trust_remote_code),
         )
-        if found.warning:
-            self.run.events.say(f"warning: {cell.name}: {found.warning}")
+        return prune_record, Expected.of(calibration, found)
 
     def _baseline(self, cell: Cell) -> None:
         folder = self.run.checkpoints.whole(cell, self.source)
