@@ -96,6 +96,13 @@ def left_behind(folder: Path) -> list[str]:
     return sorted({f"{file.parts[0]}/" if len(file.parts) > 1 else file.name for file in others})
 
 
+def left_line(folder: Path) -> list[str]:
+    """What is left behind, for a person to read; no line where nothing is."""
+    names = left_behind(folder)
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return [f"Left behind, as not the model's: {', '.join(names[:8])}{more}."] if names else []
+
+
 def _is_indexed(folder: Path) -> bool:
     return NAMED not in _config(folder) and not (folder / WEIGHTS).is_file()
 

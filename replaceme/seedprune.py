@@ -148,7 +148,7 @@ def prune(config: SeedConfig, method: Method, overwrite: bool, say: Say) -> tupl
         OutputError: an output cannot be written.
     """
     config.data.local_file()
-    from replaceme import Provenance, calibrate, fit, models, write_checkpoint
+    from replaceme import Provenance, calibrate, contents, fit, models, write_checkpoint
     from replaceme.editfile import save_edit
     from replaceme.provenance import choice_line, listed
     from replaceme.pruning import HELD_BACK_TOKENS
@@ -212,7 +212,7 @@ def prune(config: SeedConfig, method: Method, overwrite: bool, say: Say) -> tupl
     lines = [f"Removed layers {listed(blocks)} (0-based, the end stays) of {layers}."]
     lines.append(choice_line("angular", choice))
     lines += [f"Warning: {found.warning}."] if found.warning else []
-    lines.append(f"Wrote {folder}.")
+    lines += [*contents.left_line(source.folder), f"Wrote {folder}."]
     if config.save_transform_only and found.edit.transforms:
         file = _transform_file(folder)
         save_edit(file, found.edit, provenance)

@@ -21,7 +21,7 @@ from pydantic import (
 from bench.run.console import progress
 from bench.run.variants import Variant, architecture_in, calibrated, check_variant, fitted
 from bench.suite.suite import Blocks, Count, Dtype, ModelSpec, PruneSpec, Selector, SolverSpec, resolved
-from replaceme import yaml_source
+from replaceme import contents, yaml_source
 from replaceme.architectures import layer_count
 from replaceme.calibration import CalibrationData
 from replaceme.chat import USUAL_DAY, Day
@@ -253,6 +253,7 @@ def prune_checkpoint(options: PruneOptions) -> str:
     lines = [architecture.notice + "."] if architecture.notice else []
     lines += _choice(variant, layer_count(models.read_config(source)))
     lines += quality
+    lines += [] if options.transform_only else contents.left_line(source)
     return "\n".join([*lines, f"Wrote {out}."])
 
 
@@ -296,7 +297,8 @@ def apply_edit(
         )
     except InputError as error:
         raise InputError(f"{edit_file} does not fit model {model!r}: {error}") from None
-    return "\n".join([*lines, f"Removed layers {listed(edit.blocks)}.", f"Wrote {out}."])
+    lines += [f"Removed layers {listed(edit.blocks)}.", *contents.left_line(source), f"Wrote {out}."]
+    return "\n".join(lines)
 
 
 def _choice(variant: Variant, num_layers: int) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from replaceme.contents import INDEX, WEIGHTS, left_behind, stored_tensors, weight_files
+from replaceme.contents import INDEX, WEIGHTS, left_behind, left_line, stored_tensors, weight_files
 from replaceme.errors import InputError
 from replaceme.models import fingerprint
 from replaceme.selection import Block
@@ -152,6 +152,9 @@ def test_what_is_left_behind_is_named(tiny: Path, sharded: Path, tmp_path: Path)
     (tmp_path / "both" / ".gitattributes").touch()
     shards = sorted(file.name for file in sharded.glob("*.safetensors"))
     assert left_behind(tmp_path / "both") == [*shards, INDEX, "onnx/"]
+    (line,) = left_line(tmp_path / "both")
+    assert line.startswith(f"Left behind, as not the model's: {shards[0]}, ")
+    assert left_line(tiny) == []
 
 
 @pytest.mark.parametrize("name", ["../tiny.safetensors", "pytorch_model.bin", 3])
