@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from replaceme.chat import USUAL_DAY, apply_chat_template
 from replaceme.errors import InputError, nearest
+from replaceme.lengths import ALIKE, Lengths
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -283,13 +284,16 @@ class Batch:
 class Batches:
     """All calibration tokens; can be iterated any number of times.
 
-    ``pad`` is the token that fills up shorter sequences; it changes nothing unless padding counts.
+    Attributes:
+        pad: token that fills up shorter sequences; it changes nothing unless padding counts.
+        lengths: which sequences the model treats alike; only these come together.
     """
 
     sequences: list[list[int]]
     batch_size: int = 8
     seed: int = 42
     pad: int = 0
+    lengths: Lengths = ALIKE
 
     @property
     def tokens(self) -> int:
@@ -301,20 +305,23 @@ class Batches:
         return self.tokens
 
     def __len__(self) -> int:
-        return -(-len(self.sequences) // self.batch_size)
+        return sum(1 for _ in self._rows())
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches of sequences of similar length, longest first."""
         import torch
 
-        ordered = sorted(self.sequences, key=len, reverse=True)
         ranks = torch.randperm(self.tokens, generator=torch.Generator().manual_seed(self.seed))
         seen = 0
-        for start in range(0, len(ordered), self.batch_size):
-            rows = ordered[start : start + self.batch_size]
+        for rows in self._rows():
             count = sum(map(len, rows))
             yield Batch.of(rows, ranks[seen : seen + count], self.pad)
             seen += count
+
+    def _rows(self) -> Iterator[list[list[int]]]:
+        for alike in self.lengths.groups(sorted(self.sequences, key=len, reverse=True), len):
+            for start in range(0, len(alike), self.batch_size):
+                yield alike[start : start + self.batch_size]
 
     def evenly(self, tokens: int) -> Batches:
         """Sequences from all over, ``tokens`` tokens at most (but one sequence at least)."""

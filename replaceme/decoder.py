@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from replaceme.architectures import Architecture, architecture_of
 from replaceme.calibration import Batch
 from replaceme.errors import InputError
+from replaceme.lengths import Lengths
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -153,7 +154,13 @@ class Decoder:
             self._forward(batch)
         return states
 
+    @cached_property
+    def lengths(self) -> Lengths:
+        """Which lengths of sequences the model treats alike."""
+        return Lengths.of(self.model.config)
+
     def _forward(self, batch: Inputs) -> None:
+        self.lengths.forget(self.model)
         self.model.base_model(**batch.inputs(self.model), use_cache=False)
 
     def _truncated(self, until: int) -> AbstractContextManager[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -131,6 +131,8 @@ def calibrate(
         check_blocks(variant, len(decoder.layers))
     if compat_reference:
         batches = ReferenceBatches.of(batches)
+    else:
+        batches = replace(batches, lengths=decoder.lengths)
     fitted, held = batches.held_back(held_back_tokens)
     distances, choices = None, {}
     if counts:

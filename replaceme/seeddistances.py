@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,7 +67,8 @@ def measure_distances(config: SeedConfig, model: PreTrainedModel, batches: Batch
 
     compat = config.compat is not None
     decoder = Decoder.of(model, after_norm=compat)
-    at_last, _ = layer_distances(decoder, ReferenceBatches.of(batches) if compat else batches)
+    alike = replace(batches, lengths=decoder.lengths)
+    at_last, _ = layer_distances(decoder, ReferenceBatches.of(batches) if compat else alike)
     distances = at_last.diagonal(config.layers_to_skip).tolist()
     write_atomically(config.distances_file or DISTANCES, json.dumps(distances).encode() + b"\n")
     return distances

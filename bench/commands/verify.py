@@ -24,7 +24,7 @@ from bench.exits import EXIT_DIFFERENT
     shell_complete=cells,
 )
 def verify(suite: Path, out: Path | None, limit: int | None, cell: str) -> None:
-    """Score a cell in one pass and by lm-eval on its checkpoint, and show the differences."""
+    """Score a cell as a run does and by lm-eval on its checkpoint, one request at a time."""
     from rich.console import Console
 
     from bench.run.console import chatter_to

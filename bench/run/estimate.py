@@ -16,9 +16,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from bench.records import Record
 from bench.run.resume import tasks_left
+from bench.scoring.answering import AnsweringLM
 from bench.scoring.answers import Answers
 from bench.scoring.fork import Fork, Step
-from bench.scoring.one_pass import AnsweringLM
 from bench.scoring.sweep import Sweep
 from bench.scoring.tasks import PreparedTask
 from bench.scoring.trees import Request, Tree, TreeBatch
@@ -108,7 +108,7 @@ class _OneLayer:
         small = type(config).from_dict(pruned_config(whole, [0]))
         layer = AutoModelForCausalLM.from_config(small, dtype=getattr(torch, dtype)).eval()
         layer.to("cuda" if device == "auto" else device)
-        lm = AnsweringLM(layer, AutoTokenizer.from_pretrained(source, **named), 1)
+        lm = AnsweringLM(layer, tokenizer=AutoTokenizer.from_pretrained(source, **named), batch_size=1)
         return cls(whole, lm, Sweep(Fork(Decoder.of(layer), {}, {}), Answers()))
 
     def estimate(self, task: Task, prepared: PreparedTask, cells: dict[Cell, Record | None]) -> Estimate:

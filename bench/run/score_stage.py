@@ -102,10 +102,8 @@ class ScoreStage:
         reasons = {}
         for task in tasks:
             try:
-                if reason := scorer.obstacle or self.obstacle(task):
+                if reason := scorer.obstacle or self.obstacle(task) or self._sweep(scorer, task):
                     reasons[task] = reason
-                else:
-                    self._sweep(scorer, task)
             except OutputError:
                 raise
             except Exception as error:
@@ -144,23 +142,35 @@ class ScoreStage:
 
     def obstacle(self, task: Task) -> str | None:
         """Why a task cannot be scored in one pass, or ``None``."""
-        from bench.scoring.one_pass import KINDS
+        from bench.scoring.answering import KINDS
 
         other = self.prepared(task).kinds - KINDS
         return f"the task asks for {' and '.join(sorted(other))}" if other else None
 
     @loading.enough_memory()
-    def _sweep(self, scorer: OnePass, task: Task) -> None:
+    def _sweep(self, scorer: OnePass, task: Task) -> str | None:
+        """Score a task; returns why that cannot be, if so."""
+        from bench.scoring.verify import check, sample
+
         cells, prepared = self._lacking(task), self.prepared(task)
         self.run.events.step(f"{self.model.name}: {task.spec.task}, {len(cells)} variants in one pass")
         requests = scorer.lm.requests(prepared.instances)
-        if not (cells := self._verified(scorer, task, cells, requests)):
-            return
+        few = sample(requests, scorer.sweep.lengths)
+        if not (cells := self._sound(scorer, task, cells, few)):
+            return None
+        found = check(scorer, scorer.most_changed([cell.stem for cell in cells]), few)
+        if not found.agree:
+            reason = f"one pass {found.disagreement} from one request at a time"
+            self.run.events.say(
+                f"{self.model.name}: {task.spec.task} checkpoint by checkpoint: {reason}."
+            )
+            return reason
         seconds = scorer.answer(prepared, [cell.stem for cell in cells], self.run.events.share)
-        found = {"method": "one-pass", "pass_seconds": seconds, "pass_variants": len(cells)}
+        how = {"method": "one-pass", "pass_seconds": seconds, "pass_variants": len(cells)}
         for cell in self._with_numbers(scorer.sweep.known, task, cells, requests):
             score = partial(scorer.score, prepared, cell.stem)
-            self.run.attempt(cell, stage_of(task), partial(self._record, cell, task, score, found))
+            self.run.attempt(cell, stage_of(task), partial(self._record, cell, task, score, how))
+        return None
 
     def _with_numbers(
         self, known: Answers, task: Task, cells: list[Cell], requests: list[Request]
@@ -180,33 +190,15 @@ class ScoreStage:
             f"{self.dtype} (score.dtype)."
         )
 
-    def _verified(
-        self, scorer: OnePass, task: Task, cells: list[Cell], requests: list[Request]
-    ) -> list[Cell]:
-        """The cells that answer a few requests with numbers; refuses answers that are not lm-eval's.
-
-        Raises:
-            InputError: the most changed cell's are not.
-        """
+    def _sound(self, scorer: OnePass, task: Task, cells: list[Cell], few: list[Request]) -> list[Cell]:
+        """The cells that answer a few requests with numbers."""
         from bench.scoring.answers import Answers
         from bench.scoring.sweep import Sweep
-        from bench.scoring.verify import check, sample
 
-        few = sample(requests)
         sweep = Sweep(scorer.sweep.fork, Answers())
         sweep.known.budget = scorer.sweep.known.budget
         sweep.run([cell.stem for cell in cells], few)
-        if not (sound := self._with_numbers(sweep.known, task, cells, few)):
-            return []
-        stem = scorer.most_changed([cell.stem for cell in sound])
-        found = check(scorer, stem, few, self.settings.batch_size)
-        if not found.agree:
-            raise InputError(
-                f"one pass and lm-eval disagree by {found.difference:.2g} nats on {found.requests} "
-                f"requests of {task.spec.task!r}, where lm-eval's own batches differ by "
-                f"{found.spread:.2g}; set score.method to per-variant."
-            )
-        return sound
+        return self._with_numbers(sweep.known, task, cells, few)
 
     # ---- checkpoint by checkpoint
 
@@ -243,16 +235,19 @@ class ScoreStage:
             return
         for task, reason in reasons.items():
             self.run.events.step(f"{cell.name}: {task.spec.task}")
-            score = partial(self._scored_alone, task, scorer)
-            found = {"method": "per-variant", "reason": reason}
-            work = partial(self._record, cell, task, score, found)
+            work = partial(self._score_checkpoint, cell, task, scorer, reason)
             self.run.attempt(cell, stage_of(task), work)
-        del scorer, score, work
+        del scorer, work
         free_memory()
 
     @loading.enough_memory()
-    def _scored_alone(self, task: Task, scorer: CheckpointScorer) -> TaskScore:
-        return scorer.score(self.prepared(task))
+    def _score_checkpoint(self, cell: Cell, task: Task, scorer: CheckpointScorer, reason: str) -> None:
+        prepared = self.prepared(task)
+        dependence = scorer.dependence(prepared)
+        if dependence:
+            reason += f"; one request at a time: {dependence}"
+        score = partial(scorer.score, prepared, 1 if dependence else None)
+        self._record(cell, task, score, {"method": "per-variant", "reason": reason})
 
     # ---- records
 

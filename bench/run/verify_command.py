@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isclose
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,22 +20,34 @@ from replaceme.errors import InputError
 if TYPE_CHECKING:
     from bench.scoring.checkpoint import CheckpointScorer
     from bench.scoring.one_pass import OnePass
-    from bench.scoring.tasks import PreparedTask
+    from bench.scoring.tasks import PreparedTask, TaskScore
     from bench.scoring.verify import Comparison
+
+METRICS = 1e-4  # relative difference of a metric that likelihoods within their tolerance explain
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A task both ways; ``obstacle`` says why it is not scored in one pass, if so."""
+    """A task as a run scores it, against one request at a time.
+
+    Attributes:
+        comparison: of the likelihoods; ``None`` where none are asked for, or nothing is compared.
+        metrics: (name, as a run has it, one request at a time), in float32.
+        obstacle: why it is not scored in one pass, if so.
+        texts: of how many generated texts how many differ; ``None`` where none are compared.
+    """
 
     task: str
     comparison: Comparison | None = None
     metrics: tuple[tuple[str, float, float], ...] = ()
     obstacle: str | None = None
+    texts: tuple[int, int] | None = None
 
     @property
     def agree(self) -> bool:
-        return self.comparison is None or self.comparison.agree
+        alike = all(isclose(ours, alone, rel_tol=METRICS) for _, ours, alone in self.metrics)
+        compared = self.comparison is None or self.comparison.agree
+        return alike and compared and not (self.texts and self.texts[1])
 
 
 def verify(plan: Plan, name: str, out: Path, say: Callable[[str], None]) -> list[Verdict]:
@@ -68,48 +81,88 @@ def _verdicts(
     one_pass, checkpoint = stage.load(Answers()), stage.load_checkpoint(cell)
     verdicts = []
     for task in tasks:
-        say(f"{cell.name}: {task.spec.task}, both ways")
+        say(f"{cell.name}: {task.spec.task}, as a run scores it and one request at a time")
+        prepared = stage.prepared(task)
         if obstacle := one_pass.obstacle or stage.obstacle(task):
-            verdicts.append(Verdict(task.spec.task, obstacle=obstacle))
+            verdicts.append(_of_batches(checkpoint, prepared, obstacle))
         else:
-            verdicts.append(_verdict(one_pass, checkpoint, cell.stem, stage.prepared(task)))
+            verdicts.append(_of_one_pass(one_pass, checkpoint, cell.stem, prepared))
     return verdicts
 
 
-def _verdict(one_pass: OnePass, checkpoint: CheckpointScorer, stem: str, task: PreparedTask) -> Verdict:
-    from bench.scoring.verify import Comparison
+def _of_one_pass(
+    one_pass: OnePass, checkpoint: CheckpointScorer, stem: str, task: PreparedTask
+) -> Verdict:
+    from bench.scoring.float32 import in_float32
+    from bench.scoring.verify import Comparison, swept, unit_of
+    from replaceme.decoder import Decoder
 
     requests = [*dict.fromkeys(one_pass.lm.requests(task.instances))]
-    one_pass.answer(task, [stem])
-    answers = [one_pass.sweep.known.of(stem, request) for request in requests]
-    size = checkpoint.batch_size
-    theirs = checkpoint.answers(requests, size)
-    found = Comparison.of(answers, theirs, checkpoint.answers(requests, max(1, size // 2)))
-    ours = one_pass.score(task, stem).metrics
-    with one_pass.lm.answering(dict(zip(requests, theirs, strict=True)).__getitem__):
-        metrics = task.score(one_pass.lm).metrics
-    pairs = tuple((name, ours[name]["value"], metrics[name]["value"]) for name in ours)
-    return Verdict(task.spec.task, found, pairs)
+    unit = unit_of(one_pass.lm.model.dtype)
+    with in_float32(one_pass.sweep.fork.decoder), in_float32(Decoder.of(checkpoint.lm.model)):
+        ours, exact = swept(one_pass, stem, requests), checkpoint.lm.answers(requests, 1)
+    found = Comparison.of(ours, exact)
+    if unit is not None:
+        rounded, alone = swept(one_pass, stem, requests), checkpoint.lm.answers(requests, 1)
+        found = found.with_rounding(rounded, alone, exact, unit)
+    metrics = []
+    for answers in (ours, exact):
+        with one_pass.lm.answering(dict(zip(requests, answers, strict=True)).__getitem__):
+            metrics.append(task.score(one_pass.lm))
+    return Verdict(task.spec.task, found, _pairs(*metrics))
+
+
+def _of_batches(checkpoint: CheckpointScorer, task: PreparedTask, obstacle: str) -> Verdict:
+    """A task that is scored checkpoint by checkpoint, in batches where that gives the same."""
+    from bench.scoring.answering import KINDS
+    from bench.scoring.float32 import in_float32
+    from bench.scoring.verify import Comparison
+    from replaceme.decoder import Decoder
+
+    lm, name = checkpoint.lm, task.spec.task
+    if dependence := checkpoint.dependence(task):
+        return Verdict(name, obstacle=f"{obstacle}; one request at a time: {dependence}")
+    if int(lm.batch_size) == 1:
+        return Verdict(name, obstacle=f"{obstacle}; one request at a time")
+    generated = [instance for instance in task.instances if instance.request_type not in KINDS]
+    if any(instance.args[1].get("do_sample") for instance in generated):
+        return Verdict(name, obstacle=f"{obstacle}; texts drawn at random are not compared")
+    found, metrics, texts = None, [], []
+    with in_float32(Decoder.of(lm.model)):
+        if requests := [*dict.fromkeys(lm.requests(task.instances))]:
+            found = Comparison.of(lm.answers(requests, int(lm.batch_size)), lm.answers(requests, 1))
+        for size in (None, 1):
+            metrics.append(checkpoint.score(task, size))
+            texts.append([instance.resps for instance in generated])
+    different = sum(a != b for a, b in zip(*texts, strict=True))
+    return Verdict(name, found, _pairs(*metrics), obstacle, (len(generated), different))
+
+
+def _pairs(ours: TaskScore, alone: TaskScore) -> tuple[tuple[str, float, float], ...]:
+    return tuple(
+        (name, metric["value"], alone.metrics[name]["value"]) for name, metric in ours.metrics.items()
+    )
 
 
 def table(verdicts: list[Verdict]) -> Table:
     """For the terminal."""
     columns = Table(box=None, header_style="bold", pad_edge=False)
     columns.add_column("task")
-    for name in ("requests", "largest Δ", "lm-eval's own Δ", "greedy differs"):
+    for name in ("requests", "largest Δ", "greedy differs", "rounding"):
         columns.add_column(name, justify="right")
-    columns.add_column("metrics: in one pass, by lm-eval")
+    columns.add_column("metrics: as scored, one request at a time")
     for verdict in verdicts:
-        if (found := verdict.comparison) is None:
-            columns.add_row(verdict.task, "", "", "", "", f"not in one pass: {verdict.obstacle}")
-            continue
-        metrics = "; ".join(f"{name} {a:.6g}, {b:.6g}" for name, a, b in verdict.metrics)
-        columns.add_row(
-            verdict.task,
-            f"{found.requests:,}",
-            f"{found.difference:.1e}",
-            f"{found.spread:.1e}",
-            str(found.flips),
-            metrics,
-        )
+        metrics = [f"{name} {a:.6g}, {b:.6g}" for name, a, b in verdict.metrics]
+        if verdict.texts and verdict.texts[0]:
+            metrics.append(f"{verdict.texts[1]} of {verdict.texts[0]} texts differ")
+        if verdict.obstacle:
+            metrics.insert(0, f"not in one pass: {verdict.obstacle}")
+        columns.add_row(verdict.task, *_cells(verdict.comparison), "; ".join(metrics))
     return columns
+
+
+def _cells(found: Comparison | None) -> tuple[str, str, str, str]:
+    if found is None:
+        return "", "", "", ""
+    rounding = "{:.1e}, {:.1e}".format(*found.rounding) if found.rounding else "–"
+    return f"{found.requests:,}", f"{found.difference:.1e}", str(found.flips), rounding

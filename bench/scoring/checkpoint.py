@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from bench.scoring.fork import Answer
 from bench.scoring.tasks import PreparedTask, TaskScore
-from bench.scoring.trees import Request
-
-if TYPE_CHECKING:
-    from lm_eval.models.huggingface import HFLM
 
 
 class CheckpointScorer:
@@ -20,10 +14,10 @@ class CheckpointScorer:
     def __init__(
         self, folder: Path, *, dtype: str, device: str, batch_size: int, trust_remote_code: bool = False
     ) -> None:
-        from lm_eval.models.huggingface import HFLM
+        from bench.scoring.answering import AnsweringLM
 
-        self.lm = HFLM(
-            pretrained=str(folder),
+        self.lm = AnsweringLM(
+            str(folder),
             dtype=dtype,
             device=None if device == "auto" else device,
             parallelize=device == "auto",
@@ -31,25 +25,16 @@ class CheckpointScorer:
             trust_remote_code=trust_remote_code,
         )
 
-    @property
-    def batch_size(self) -> int:
-        return int(self.lm.batch_size)
+    def dependence(self, task: PreparedTask) -> str | None:
+        """Why the requests of a task are to be answered one at a time, or ``None``."""
+        from bench.scoring.beside import dependence
 
-    def score(self, task: PreparedTask) -> TaskScore:
-        return task.score(self.lm)
+        return dependence(self.lm, task.instances) if int(self.lm.batch_size) > 1 else None
 
-    def answers(self, requests: list[Request], batch_size: int) -> list[Answer]:
-        return answers_of(self.lm, requests, batch_size)
-
-
-def answers_of(lm: HFLM, requests: list[Request], batch_size: int) -> list[Answer]:
-    """What lm-eval's own forward answers to requests."""
-    own, lm.batch_size_per_gpu = lm.batch_size_per_gpu, batch_size
-    rows = [(None, *request.split) for request in requests]
-    try:
-        return [Answer(*answer) for answer in lm._loglikelihood_tokens(rows, disable_tqdm=True)]
-    finally:
-        lm.batch_size_per_gpu = own
+    def score(self, task: PreparedTask, batch_size: int | None = None) -> TaskScore:
+        """A task's score, with the scorer's batch size or another."""
+        with self.lm.batches_of(batch_size or int(self.lm.batch_size)):
+            return task.score(self.lm)
 
 
 def free_memory() -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lm_eval.models.huggingface import HFLM
-
+from bench.scoring.answering import AnsweringLM
 from bench.scoring.answers import Answers
-from bench.scoring.checkpoint import answers_of
 from bench.scoring.fork import Answer, Fork, obstacle, replaced
 from bench.scoring.sweep import Sweep
 from bench.scoring.tasks import PreparedTask, TaskScore
@@ -23,74 +20,7 @@ from replaceme.saved import SavedLayers
 from replaceme.surgery import Edit, pruned
 
 if TYPE_CHECKING:
-    from lm_eval.api.instance import Instance
     from transformers import PreTrainedModel
-
-KINDS = {"loglikelihood", "loglikelihood_rolling"}
-
-
-class AnsweringLM(HFLM):
-    """lm-eval's model class with other answers than those of its own forward, where ``source`` is set.
-
-    Everything that comes before the forward and after it, tokens, windows and sums, is lm-eval's own.
-    """
-
-    def __init__(self, model: Any, tokenizer: Any, batch_size: int) -> None:
-        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-        self.source: Callable[[Request], Answer] | None = None
-        self._encoded: dict[Any, list[int]] = {}
-
-    def tok_encode(
-        self, string: str, add_special_tokens: bool | None = None, **settings: Any
-    ) -> list[int]:
-        """Tokens of a text, which are found out once."""
-        key = (string, add_special_tokens, *settings.items())
-        if key not in self._encoded:
-            self._encoded[key] = super().tok_encode(string, add_special_tokens, **settings)
-        return self._encoded[key]
-
-    def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[Answer]:
-        if self.source is None:
-            return super()._loglikelihood_tokens(requests, *args, **kwargs)
-        return [self.source(self.request(context, goal)) for _, context, goal in requests]
-
-    def request(self, context: Sequence[int], continuation: Sequence[int]) -> Request:
-        """What the model reads and predicts; what is too long loses its beginning, as in lm-eval.
-
-        Raises:
-            InputError: the continuation is empty, or alone too long.
-        """
-        if not 0 < len(continuation) <= self.max_length:
-            raise InputError(
-                f"a choice of {len(continuation)} tokens cannot be scored; the model takes 1 to "
-                f"{self.max_length}."
-            )
-        whole = tuple(context) + tuple(continuation)
-        return Request(whole[-(self.max_length + 1) :][:-1], tuple(continuation))
-
-    def requests(self, instances: list[Instance]) -> list[Request]:
-        """What some instances ask for, in tokens."""
-        seen: list[Request] = []
-
-        def note(request: Request) -> Answer:
-            seen.append(request)
-            return Answer(0.0, False)
-
-        with self.answering(note):
-            for kind in KINDS:
-                asked = [instance for instance in instances if instance.request_type == kind]
-                if asked:
-                    getattr(self, kind)(asked, disable_tqdm=True)
-        return seen
-
-    @contextmanager
-    def answering(self, source: Callable[[Request], Answer]) -> Iterator[None]:
-        """Answers come from ``source`` for as long as the context lasts."""
-        self.source = source
-        try:
-            yield
-        finally:
-            self.source = None
 
 
 class OnePass:
@@ -132,7 +62,7 @@ class OnePass:
             _round(model, saved_in)
         self.edits = edits
         self.obstacle = obstacle(model) or saved.obstacle(dtype)
-        self.lm = AnsweringLM(model, tokenizer, batch_size)
+        self.lm = AnsweringLM(model, tokenizer=tokenizer, batch_size=batch_size)
         try:
             fork = Fork.of(decoder, {} if self.obstacle else edits, saved.unedited)
         except InputError as error:
@@ -160,12 +90,12 @@ class OnePass:
         changed = [step.weights for step in self.sweep.fork.changed]
         return max(variants, key=changed.count)
 
-    def answered_by_lm_eval(self, name: str, requests: list[Request], batch_size: int) -> list[Answer]:
-        """The answers of lm-eval's own forward on a variant."""
+    def answered_alone(self, name: str, requests: Sequence[Request]) -> list[Answer]:
+        """The answers of lm-eval's own forward on a variant to each request by itself."""
         fork = self.sweep.fork
         removal = Edit(self.edits[name].blocks)
         with replaced(fork.changes(name)), pruned(self.lm.model, fork.decoder.architecture, removal):
-            return answers_of(self.lm, requests, batch_size)
+            return self.lm.answers(requests, 1)
 
 
 def _round(model: PreTrainedModel, dtype: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +13,7 @@ import torch
 from bench.scoring.answers import Answers
 from bench.scoring.fork import Fork
 from bench.scoring.trees import Request, Tree, TreeBatch, batched, grow
+from replaceme.lengths import Lengths
 
 CPU_BUDGETS = (256, 512, 1024, 2048, 4096)
 GPU_BUDGETS = (4096, 8192, 16384, 32768, 65536)
@@ -71,7 +72,7 @@ class Sweep:
         if self.known.budget is None:
             self.known.budget = self.measured(trees)
         total, done = _asked(trees), 0
-        waiting = [*batched(trees, self.known.budget)]
+        waiting = [*self.batches(trees, self.known.budget)]
         while waiting:
             batch = waiting.pop(0)
             try:
@@ -80,7 +81,7 @@ class Sweep:
                 torch.cuda.empty_cache()
                 self.known.budget = max(1, len(batch[0]) * len(batch) // 2)
                 left = [tree for group in waiting for tree in group]
-                waiting = [*batched([*_smaller(batch), *left], self.known.budget)]
+                waiting = [*self.batches([*_smaller(batch), *left], self.known.budget)]
                 continue
             done += _asked(batch)
             progress(done / total)
@@ -99,11 +100,24 @@ class Sweep:
         self.work.predictions += len(batch.heads[0]) * len(names)
 
     def trees(self, requests: Iterable[Request]) -> list[Tree]:
-        """Trees that suit the model: the cost of two tokens is that of their multiplications."""
+        """Trees that suit the model: the cost of two tokens is that of their multiplications.
+
+        The requests of a tree, and the trees of a batch, are of lengths that the model treats alike.
+        """
         model, layer = self.fork.decoder.model, self.fork.decoder.layers[0]
         width = model.get_input_embeddings().weight.shape[1]
         weights = sum(parameter.numel() for parameter in layer.parameters())
-        return grow(requests, 2 * width / weights, LARGEST)
+        groups = self.lengths.groups(requests, lambda request: len(request.tokens))
+        return [tree for group in groups for tree in grow(group, 2 * width / weights, LARGEST)]
+
+    def batches(self, trees: Iterable[Tree], budget: int) -> Iterator[list[Tree]]:
+        """Trees in batches, see :func:`bench.scoring.trees.batched`."""
+        for alike in self.lengths.groups(trees, lambda tree: tree.longest):
+            yield from batched(alike, budget)
+
+    @property
+    def lengths(self) -> Lengths:
+        return self.fork.decoder.lengths
 
     def measured(self, trees: list[Tree]) -> int:
         """The smallest budget with almost the best time for a token."""

@@ -55,6 +55,11 @@ class Tree:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest request."""
+        return max(self.depths) + 1
+
     def shared(self, tokens: Sequence[int]) -> int:
         """How many of the first tokens are those of the request added last."""
         same = (self.tokens[node] == token for node, token in zip(self.path, tokens, strict=False))

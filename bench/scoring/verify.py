@@ -1,75 +1,142 @@
-"""Whether answers of one pass are those of lm-eval."""
+"""Whether answers are those to each request by itself.
+
+The judge is lm-eval's own forward with a batch size of 1: batches may share an error. Whether two ways
+compute the same is decided in float32, with the weights as they are; half precision may then only add
+what its rounding explains, and that is seen from float32 as well.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import hypot, isfinite
+from typing import TYPE_CHECKING
 
 from bench.scoring.answers import Answers
+from bench.scoring.float32 import in_float32
 from bench.scoring.fork import Answer
 from bench.scoring.one_pass import OnePass
 from bench.scoring.sweep import Sweep
 from bench.scoring.trees import Request
+from replaceme.lengths import ALIKE, Lengths
+
+if TYPE_CHECKING:
+    import torch
 
 ABSOLUTE, RELATIVE = 1e-4, 1e-5  # nats, and share of the log-likelihood: what float32 rounds
-SPREADS = 4  # times what lm-eval's own answers differ by between two batch sizes
-REQUESTS, TOKENS = 12, 4096  # of a sample, at most
+ROUNDING = 4  # times lm-eval's own distance from float32, in half precision
+REQUESTS, TOKENS = 12, 4096  # of a sample; its ends may be longer
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Answers to the same requests, in one pass and by lm-eval.
+    """Answers to the same requests, and to each by itself.
 
     Attributes:
         requests: how many.
-        difference: largest difference of two log-likelihoods, in nats.
-        spread: the same between lm-eval's own answers with two batch sizes.
-        flips: requests of which only one side says that the continuation is the likeliest.
-        agree: whether each difference is within ``ABSOLUTE`` + ``RELATIVE`` · |log-likelihood| +
-            ``SPREADS`` · ``spread``.
+        difference: largest difference of two log-likelihoods in float32, in nats.
+        flips: requests of which only one side says, in float32, that the continuation is the likeliest.
+        agree: whether there is no flip, each difference is within ``ABSOLUTE`` + ``RELATIVE`` ·
+            |log-likelihood|, and ``rounding`` is explained.
+        rounding: in half precision, the root mean square distance in nats from float32 of the answers,
+            and of lm-eval's to each request by itself.
     """
 
     requests: int
     difference: float
-    spread: float
     flips: int
     agree: bool
+    rounding: tuple[float, float] | None = None
+
+    @property
+    def disagreement(self) -> str:
+        """By how much, as part of a sentence."""
+        if self.difference > ABSOLUTE or self.rounding is None:
+            return f"differs by {self.difference:.2g} nats on {self.requests} requests"
+        return f"is {self.rounding[0]:.2g} nats off float32 and lm-eval {self.rounding[1]:.2g}, and so"
 
     @classmethod
-    def of(
-        cls, answers: Sequence[Answer], theirs: Sequence[Answer], with_other_batches: Sequence[Answer]
-    ) -> Comparison:
-        pairs = list(zip(answers, theirs, strict=True))
-        spread = max(
-            abs(a.loglikelihood - b.loglikelihood)
-            for a, b in zip(theirs, with_other_batches, strict=True)
-        )
+    def of(cls, answers: Sequence[Answer], alone: Sequence[Answer]) -> Comparison:
+        pairs = list(zip(answers, alone, strict=True))
         differences = [abs(a.loglikelihood - b.loglikelihood) for a, b in pairs]
         agree = all(
-            difference <= ABSOLUTE + RELATIVE * abs(b.loglikelihood) + SPREADS * spread
+            difference <= ABSOLUTE + RELATIVE * abs(b.loglikelihood)
             for difference, (_, b) in zip(differences, pairs, strict=True)
         )
         flips = sum(a.greedy != b.greedy for a, b in pairs)
-        return cls(len(pairs), max(differences), spread, flips, agree)
+        largest = max(differences) if all(map(isfinite, differences)) else float("nan")
+        return cls(len(pairs), largest, flips, agree and not flips)
+
+    def with_rounding(
+        self, answers: Sequence[Answer], alone: Sequence[Answer], exact: Sequence[Answer], unit: float
+    ) -> Comparison:
+        """With what half precision adds.
+
+        Args:
+            exact: what float32 answers to each request by itself.
+            unit: distance of 1 from the next larger number of the dtype.
+        """
+        ours, theirs = _distance(answers, exact), _distance(alone, exact)
+        last = unit * _distance(exact, [Answer(0.0, False)] * len(exact))
+        return replace(
+            self, rounding=(ours, theirs), agree=self.agree and ours <= ROUNDING * theirs + last
+        )
 
 
-def sample(requests: Sequence[Request]) -> list[Request]:
-    """A few requests of different lengths, the longest that fit among them."""
-    distinct = sorted(set(requests), key=lambda request: len(request.tokens))
-    wanted = distinct[:: max(1, -(-len(distinct) // REQUESTS))]
-    tokens = 0
-    for count, request in enumerate(wanted):
-        tokens += len(request.tokens)
-        if tokens > TOKENS:
-            return wanted[: max(1, count)]
-    return wanted
+def _distance(answers: Sequence[Answer], others: Sequence[Answer]) -> float:
+    """Root mean square."""
+    pairs = zip(answers, others, strict=True)
+    return hypot(*(a.loglikelihood - b.loglikelihood for a, b in pairs)) / len(answers) ** 0.5
 
 
-def check(one_pass: OnePass, variant: str, requests: Sequence[Request], batch_size: int) -> Comparison:
-    """Compare a variant's answers to some requests with those that lm-eval's forward gives."""
+def sample(requests: Sequence[Request], lengths: Lengths = ALIKE) -> list[Request]:
+    """A few requests: the shortest and the longest, those on both sides of every length beyond which
+    the model computes otherwise, some in between, and of each the one that shares most with it."""
+    distinct = sorted(set(requests))
+    following = dict(pairwise(distinct))
+    groups = lengths.groups(sorted(distinct, key=_length), _length)
+    ends = list(dict.fromkeys(end for group in groups for end in (group[0], group[-1])))
+    if len(ends) > REQUESTS:
+        ends = [ends[i * (len(ends) - 1) // (REQUESTS - 1)] for i in range(REQUESTS)]
+    between = sorted(distinct, key=_length)[:: max(1, -(-2 * len(distinct) // REQUESTS))]
+    chosen, tokens = list(ends), sum(map(_length, ends))
+    for request in [*ends, *between]:
+        for one in (request, following.get(request, request)):
+            fits = len(chosen) < REQUESTS and tokens + len(one.tokens) <= TOKENS
+            if one not in chosen and fits:
+                chosen.append(one)
+                tokens += len(one.tokens)
+    return sorted(chosen, key=_length)
+
+
+def _length(request: Request) -> int:
+    return len(request.tokens)
+
+
+def check(one_pass: OnePass, variant: str, requests: Sequence[Request]) -> Comparison:
+    """Compare a variant's answers to some requests with those of lm-eval's forward to each by itself."""
+    fork, dtype = one_pass.sweep.fork, one_pass.lm.model.dtype
+    with in_float32(fork.decoder):
+        answers = swept(one_pass, variant, requests)
+        exact = one_pass.answered_alone(variant, requests)
+    found = Comparison.of(answers, exact)
+    if (unit := unit_of(dtype)) is None:
+        return found
+    alone = one_pass.answered_alone(variant, requests)
+    return found.with_rounding(swept(one_pass, variant, requests), alone, exact, unit)
+
+
+def swept(one_pass: OnePass, variant: str, requests: Sequence[Request]) -> list[Answer]:
+    """A variant's answers in one pass, which are not kept."""
     sweep = Sweep(one_pass.sweep.fork, Answers())
+    sweep.known.budget = one_pass.sweep.known.budget
     sweep.run([variant], requests)
-    answers = [sweep.known.of(variant, request) for request in requests]
-    theirs = one_pass.answered_by_lm_eval(variant, list(requests), batch_size)
-    other = one_pass.answered_by_lm_eval(variant, list(requests), 1)
-    return Comparison.of(answers, theirs, other)
+    return [sweep.known.of(variant, request) for request in requests]
+
+
+def unit_of(dtype: torch.dtype) -> float | None:
+    """Distance of 1 from the next larger number of a half-precision dtype; ``None`` for float32."""
+    import torch
+
+    return torch.finfo(dtype).eps if dtype in (torch.float16, torch.bfloat16) else None

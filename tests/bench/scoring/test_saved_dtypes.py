@@ -153,7 +153,7 @@ def test_checkpoint_in_the_wanted_dtype_is_not_cast(tiny: Path) -> None:
 # ---- lm-eval's command line
 
 
-@pytest.mark.parametrize("dtype", ["float32"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_scores_are_those_of_lm_evals_command_line(
     call_here: Call,
     sources: dict[str, Path],

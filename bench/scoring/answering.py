@@ -1,0 +1,98 @@
+"""lm-eval's model class, whose answers may come from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from lm_eval.models.huggingface import HFLM
+
+from bench.scoring.fork import Answer
+from bench.scoring.trees import Request
+from replaceme.errors import InputError
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+KINDS = {"loglikelihood", "loglikelihood_rolling"}
+
+
+class AnsweringLM(HFLM):
+    """lm-eval's model class with other answers than those of its own forward, where ``source`` is set.
+
+    Everything that comes before the forward and after it, tokens, windows and sums, is lm-eval's own.
+    """
+
+    def __init__(self, pretrained: Any, **settings: Any) -> None:
+        super().__init__(pretrained=pretrained, **settings)
+        self.source: Callable[[Request], Answer] | None = None
+        self._encoded: dict[Any, list[int]] = {}
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **settings: Any
+    ) -> list[int]:
+        """Tokens of a text, which are found out once."""
+        key = (string, add_special_tokens, *settings.items())
+        if key not in self._encoded:
+            self._encoded[key] = super().tok_encode(string, add_special_tokens, **settings)
+        return self._encoded[key]
+
+    def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[Answer]:
+        if self.source is None:
+            return super()._loglikelihood_tokens(requests, *args, **kwargs)
+        return [self.source(self.request(context, goal)) for _, context, goal in requests]
+
+    def request(self, context: Sequence[int], continuation: Sequence[int]) -> Request:
+        """What the model reads and predicts; what is too long loses its beginning, as in lm-eval.
+
+        Raises:
+            InputError: the continuation is empty, or alone too long.
+        """
+        if not 0 < len(continuation) <= self.max_length:
+            raise InputError(
+                f"a choice of {len(continuation)} tokens cannot be scored; the model takes 1 to "
+                f"{self.max_length}."
+            )
+        whole = tuple(context) + tuple(continuation)
+        return Request(whole[-(self.max_length + 1) :][:-1], tuple(continuation))
+
+    def requests(self, instances: list[Instance]) -> list[Request]:
+        """What some instances ask for, in tokens."""
+        seen: list[Request] = []
+
+        def note(request: Request) -> Answer:
+            seen.append(request)
+            return Answer(0.0, False)
+
+        with self.answering(note):
+            for kind in KINDS:
+                asked = [instance for instance in instances if instance.request_type == kind]
+                if asked:
+                    getattr(self, kind)(asked, disable_tqdm=True)
+        return seen
+
+    def answers(self, requests: Sequence[Request], batch_size: int) -> list[Answer]:
+        """What lm-eval's own forward answers to requests."""
+        rows = [(None, *request.split) for request in requests]
+        with self.batches_of(batch_size):
+            return [Answer(*answer) for answer in self._loglikelihood_tokens(rows, disable_tqdm=True)]
+
+    @contextmanager
+    def batches_of(self, batch_size: int) -> Iterator[None]:
+        """Another batch size for as long as the context lasts."""
+        own = int(self.batch_size)
+        self.batch_size_per_gpu = batch_size
+        try:
+            yield
+        finally:
+            self.batch_size_per_gpu = own
+
+    @contextmanager
+    def answering(self, source: Callable[[Request], Answer]) -> Iterator[None]:
+        """Answers come from ``source`` for as long as the context lasts."""
+        self.source = source
+        try:
+            yield
+        finally:
+            self.source = None
