@@ -668,7 +668,6 @@ def test_wrong_answers_send_a_task_checkpoint_by_checkpoint(
     zero_positions(monkeypatch)
     out, result = run(pruned)
     assert result.returncode == 0, result.stderr
-    assert "several checkpoint by checkpoint: one pass differs by " in result.stderr
     wanted = scores(finished)
     for place, task in scores(out).items():
         assert task.method == "per-variant"
