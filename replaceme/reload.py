@@ -52,7 +52,9 @@ class Expected:
         model, _ = loading.load(source, None, "cpu", trust_remote_code)
         draw = torch.Generator().manual_seed(0)
         sequences = torch.randint(model.config.vocab_size, (4, 128), generator=draw).tolist()
-        loss = HeldBack(Decoder.of(model), Batches(sequences, len(sequences))).loss(edit)
+        decoder = Decoder.of(model)
+        alike = Batches(sequences, len(sequences), lengths=decoder.lengths)
+        loss = HeldBack(decoder, alike).loss(edit)
         return cls(loss, sequences, model.dtype)
 
 
