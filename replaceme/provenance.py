@@ -28,12 +28,12 @@ class Provenance(BaseModel):
     runner_up: list[tuple[int, int]] | None = Field(description="the second best choice")
     solver: dict[str, Any] = Field(description="name, version and parameters")
     calibration: dict[str, Any] = Field(description="data set, its fingerprint, and tokens fitted on")
-    relative_error: tuple[float, float] | None = Field(
+    relative_error: tuple[float | None, float | None] | None = Field(
         description="at the end of the first block, after plain removal and after the fit; null: not "
         "measured on these weights"
     )
-    mean_cosine: tuple[float, float] | None = Field(description="the same")
-    loss: tuple[float, float] | None = Field(
+    mean_cosine: tuple[float | None, float | None] | None = Field(description="the same")
+    loss: tuple[float | None, float | None] | None = Field(
         description="nats per held-back token after plain removal and after the fit"
     )
     intact_loss: float | None = Field(description="nats per held-back token of the intact model")
@@ -105,7 +105,7 @@ class Provenance(BaseModel):
         )
 
 
-Pair = tuple[float | None, float | None] | None
+Pair = tuple[float | None, float | None] | None  # None: not measured, or not a number
 
 
 def how_pruned(

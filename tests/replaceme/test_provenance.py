@@ -208,6 +208,15 @@ def test_saved_edit_is_read_as_it_was(fitted: tuple[Edit, Provenance, Any], tmp_
     assert [file.name for file in path.parent.iterdir()] == ["edit.safetensors"]
 
 
+def test_edit_of_a_model_whose_loss_is_no_number_is_read_again(
+    fitted: tuple[Edit, Provenance, Any], tmp_path: Path
+) -> None:
+    edit, said, _ = fitted
+    path, nan = tmp_path / "edit.safetensors", float("nan")
+    save_edit(path, edit, said.model_copy(update={"loss": (nan, nan), "intact_loss": nan}))
+    assert load_edit(path)[1] == said.model_copy(update={"loss": (None, None), "intact_loss": None})
+
+
 def test_checkpoint_of_a_saved_edit_is_that_of_the_edit(
     tiny: Path, fitted: tuple[Edit, Provenance, Any], folder: Path, tmp_path: Path
 ) -> None:
