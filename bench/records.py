@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from bench.serving import ServingResult
+from replaceme.calibration import RowCount
 
 SCHEMA_VERSION = 5
 
@@ -102,6 +103,12 @@ class Prune(_Part):
     solve_seconds: float | None = None
     calibration_tokens: int | None = Field(
         None, description="real tokens that were fitted on, padding not counted"
+    )
+    calibration_hash: str | None = Field(
+        None, description="SHA-256 of the token ids of all calibration sequences, in their order"
+    )
+    calibration_rows: RowCount | None = Field(
+        None, description="what became of the rows of the data set; null: a text without rows"
     )
     calibration_seconds: float | None = Field(
         None, description="all passes, shared by the model's cells"

@@ -40,10 +40,10 @@ def load(
         InputError: transformers cannot load the folder, or not without code that comes with it, or not
             into the memory of the device, or it would fill a part of it with random numbers.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
+    tokenizer = load_tokenizer(folder, trust_remote_code)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype or "auto",
@@ -67,6 +67,20 @@ def load(
             if hasattr(module, FAST_ON_SOME):
                 setattr(module, FAST_ON_SOME, False)
     return model.eval(), tokenizer
+
+
+def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint folder.
+
+    Raises:
+        InputError: transformers cannot load it, or not without code that comes with it.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise cannot_load(folder, error, trust_remote_code) from error
 
 
 def has_four_bits() -> bool:

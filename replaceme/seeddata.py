@@ -23,8 +23,7 @@ def calibration_sequences(config: SeedConfig, tokenizer: Any) -> list[list[int]]
             conversations.
     """
     data = config.data
-    path = data.local_file()
-    if path is not None and path.suffix == ".txt":
+    if data.is_plain_text:
         return load_sequences(data, tokenizer)
     texts = _texts(config, tokenizer)
     encoded = [

@@ -119,7 +119,7 @@ def analyse(config: SeedConfig, say: Say) -> str:
         InputError: a value does not fit the model, or model or data cannot be read.
         OutputError: an output cannot be written.
     """
-    config.data.local_file()
+    config.data.check()
     source = find_source(config)
     loaded = load(config, source, say)
     distances = measure_distances(config, loaded.model, loaded.batches)
@@ -147,7 +147,7 @@ def prune(config: SeedConfig, method: Method, overwrite: bool, say: Say) -> tupl
         InputError: a value does not fit the model, or model or data cannot be read.
         OutputError: an output cannot be written.
     """
-    config.data.local_file()
+    config.data.check()
     from replaceme import Provenance, calibrate, contents, fit, models, write_checkpoint
     from replaceme.editfile import save_edit
     from replaceme.provenance import choice_line, listed

@@ -33,6 +33,7 @@ def settings(record: Record) -> dict[str, Any]:
         "calibration": data,
         "calibration_revision": hub[1] if hub and hub[1] != "main" else None,
         **{k: calibration.get(k) for k in CALIBRATION},
+        "streaming": True if calibration.get("streaming") else None,
         "dtype": model.get("dtype"),
         "calibration_dtype": identity.get("calibration_dtype"),
         "compat": identity.get("compat"),

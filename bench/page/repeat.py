@@ -103,6 +103,7 @@ def _calibration_options(calibration: dict[str, Any]) -> list[str]:
         value = calibration.get(key)
         if key in ("samples", "max_length", "seed") or value != getattr(usual, key):
             words += _option(name, value)
+    words += ["--streaming"] if calibration.get("streaming") else []
     return words + _option("date", calibration.get("date"))
 
 

@@ -19,7 +19,14 @@ from pydantic import (
 )
 
 from bench.run.console import progress
-from bench.run.variants import Variant, architecture_in, calibrated, check_variant, fitted
+from bench.run.variants import (
+    Variant,
+    architecture_in,
+    calibrated,
+    check_variant,
+    fitted,
+    text_for,
+)
 from bench.suite.suite import Blocks, Count, Dtype, ModelSpec, PruneSpec, Selector, SolverSpec, resolved
 from replaceme import contents, yaml_source
 from replaceme.architectures import layer_count
@@ -83,7 +90,10 @@ class PruneOptions(BaseModel):
     num_blocks: int = Field(1, gt=0, description="in how many blocks of the same size")
     calibration: str = Field("builtin:prose", description="file or hub data set")
     subset: str | None = Field(None, description="configuration name of a hub data set")
-    split: str = Field("train", description="split of a hub data set")
+    split: str = Field("train", description="split, or a part of it such as train[:1000]")
+    streaming: bool = Field(
+        False, description="read a hub data set row by row instead of downloading it"
+    )
     calibration_revision: str | None = Field(None, description="revision of a hub data set")
     column: str = Field("text", description="column of the calibration data")
     samples: int = Field(192, gt=0, description="sequences at most")
@@ -124,6 +134,7 @@ class PruneOptions(BaseModel):
             raise ValueError("give either --layers N or --blocks START:END")
         try:
             self.prune  # noqa: B018
+            self.data.check()
         except ValidationError as error:
             raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
         return self
@@ -162,6 +173,7 @@ class PruneOptions(BaseModel):
             subset=self.subset,
             split=self.split,
             revision=self.calibration_revision,
+            streaming=self.streaming,
             column=self.column,
             samples=self.samples,
             max_length=self.max_length,
@@ -219,15 +231,15 @@ def prune_checkpoint(options: PruneOptions) -> str:
     if not options.transform_only:
         check_apart(source, out)
     device = options.device or loading.default_device()
+    model, data, day = options.source, options.data, options.date
     with progress(sys.stderr, steps=3) as reporter:
         reporter.step("calibrating")
+        text = text_for(source, model, prune, data, day)
         calibration = calibrated(
-            source, options.source, prune, options.data, [count], [spec.solver], device, options.date
+            source, model, prune, text, options.seed, [count], [spec.solver], device
         )
         reporter.next_step(f"fitting {spec.label}")
-        variant = fitted(
-            source, calibration, options.source, prune, options.data, count, spec.solver, options.date
-        )
+        variant = fitted(source, calibration, model, prune, data, text, count, spec.solver, day)
         reporter.next_step("saving")
         edit, provenance = variant.fit.edit, variant.provenance
         quality, expected = _quality(calibration, variant), Expected.of(calibration, variant.fit)
@@ -252,6 +264,8 @@ def prune_checkpoint(options: PruneOptions) -> str:
             )
     lines = [architecture.notice + "."] if architecture.notice else []
     lines += _choice(variant, layer_count(models.read_config(source)))
+    if text.rows and (notice := text.rows.notice()):
+        lines.append(notice)
     lines += quality
     lines += [] if options.transform_only else contents.left_line(source)
     return "\n".join([*lines, f"Wrote {out}."])

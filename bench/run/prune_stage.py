@@ -10,7 +10,7 @@ from bench import records
 from bench.run import environment
 from bench.run.checkpoints import settle
 from bench.run.leftovers import discard
-from bench.run.variants import architecture_in, calibrated, check_variant, fitted
+from bench.run.variants import architecture_in, calibrated, check_variant, fitted, text_for
 from bench.suite.layer_counts import check_declared
 from bench.suite.matrix import Cell
 from bench.suite.suite import ModelSpec
@@ -23,6 +23,7 @@ from replaceme.saved import SavedLayers
 if TYPE_CHECKING:
     from bench.run.runner import Run
     from replaceme.architectures import Architecture
+    from replaceme.calibration import CalibrationText
     from replaceme.pruning import Calibration
     from replaceme.reload import Expected
 
@@ -32,6 +33,7 @@ class PruneStage:
 
     def __init__(self, run: Run, model: ModelSpec, source: Path, cells: list[Cell]) -> None:
         self.run, self.model, self.source = run, model, source
+        self.pruned = [cell for cell in cells if cell.solver]
         self.cells = [cell for cell in cells if self._lacks(cell)]
 
     def _lacks(self, cell: Cell) -> bool:
@@ -52,11 +54,15 @@ class PruneStage:
                 self.run.attempt(cell, "prune", partial(self._baseline, cell))
 
     def _prune(self, cells: list[Cell]) -> None:
-        self.run.events.step(f"{self.model.name}: calibrating")
         architecture = architecture_in(self.source, self.model.id)
         fitting = [cell for cell in cells if self._fits(cell, architecture)]
+        if not fitting:
+            return
         try:
-            calibration = self._calibrate(fitting)
+            self.run.events.step(f"{self.model.name}: calibrating")
+            text = self._text(fitting[0])
+            fitting += self._stale(text, fitting)
+            calibration = self._calibrate(fitting, text)
         except OutputError:
             raise
         except Exception as error:
@@ -70,7 +76,7 @@ class PruneStage:
         for cell in fitting:
             self.run.events.step(f"{cell.name}: fitting and saving")
             try:
-                written[cell] = self._write(cell, calibration)
+                written[cell] = self._write(cell, calibration, text)
             except OutputError:
                 raise
             except Exception as error:
@@ -79,6 +85,27 @@ class PruneStage:
         for cell, (prune, expected) in written.items():
             self.run.events.step(f"{cell.name}: loading what was saved")
             self.run.attempt(cell, "prune", partial(self._confirm, cell, prune, expected))
+
+    def _text(self, cell: Cell) -> CalibrationText:
+        suite = self.run.plan.suite
+        text = text_for(self.source, self.model, cell.prune, suite.calibration, suite.date)
+        if text.rows and (notice := text.rows.notice()):
+            self.run.events.say(f"{self.model.name}: {notice}")
+        return text
+
+    def _stale(self, text: CalibrationText, fitting: list[Cell]) -> list[Cell]:
+        """Cells that are due as well because their calibration tokens were others, under the same
+        identity: another version of a hub data set, or of a library. What they have is forgotten."""
+        stale = []
+        for cell in self.pruned:
+            known = self.run.records[cell].prune
+            if known and known.calibration_hash not in (None, text.hash):
+                self.run.forget(cell)
+                stale += [cell] if cell not in fitting else []
+        if stale:
+            names = ", ".join(cell.name for cell in stale)
+            self.run.events.say(f"{names}: made again, since the calibration text has changed.")
+        return stale
 
     def _fits(self, cell: Cell, architecture: Architecture) -> bool:
         """Whether a variant can be made; refuses what became known only now that the model is here."""
@@ -92,13 +119,12 @@ class PruneStage:
             return False
         return True
 
-    def _calibrate(self, cells: list[Cell]) -> Calibration:
-        suite = self.run.plan.suite
-        prune, data, device = self.cells[0].prune, suite.calibration, self.run.device
+    def _calibrate(self, cells: list[Cell], text: CalibrationText) -> Calibration:
+        prune, seed = cells[0].prune, self.run.plan.suite.calibration.seed
         counts = [cell.layers for cell in cells]
         solvers = [cell.solver.solver for cell in cells if cell.solver]
         calibration = calibrated(
-            self.source, self.model, prune, data, counts, solvers, device, suite.date
+            self.source, self.model, prune, text, seed, counts, solvers, self.run.device
         )
         for statistics in calibration.statistics.values():
             if not bool(statistics.sample.after.isfinite().all()):
@@ -123,7 +149,9 @@ class PruneStage:
             raise
         self.run.records[cell].prune = prune
 
-    def _write(self, cell: Cell, calibration: Calibration) -> tuple[records.Prune, Expected]:
+    def _write(
+        self, cell: Cell, calibration: Calibration, text: CalibrationText
+    ) -> tuple[records.Prune, Expected]:
         """Fit and save a cell; returns what to record of it, and what its checkpoint is to do."""
         from replaceme import write_checkpoint
         from replaceme.reload import Expected
@@ -132,7 +160,7 @@ class PruneStage:
         suite, solver = self.run.plan.suite, cell.solver.solver
         prune, data = cell.prune, suite.calibration
         variant = fitted(
-            self.source, calibration, self.model, prune, data, cell.layers, solver, suite.date
+            self.source, calibration, self.model, prune, data, text, cell.layers, solver, suite.date
         )
         found, choice, provenance = variant.fit, variant.choice, variant.provenance
         out, edit_file = (
@@ -168,6 +196,8 @@ class PruneStage:
             notes=found.notes,
             solve_seconds=found.seconds,
             calibration_tokens=calibration.tokens,
+            calibration_hash=text.hash,
+            calibration_rows=text.rows,
             calibration_seconds=calibration.seconds,
             **environment.peak_memory(),
             **_size(out, cell.model.trust_remote_code),

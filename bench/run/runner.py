@@ -174,6 +174,13 @@ class Run:
         self.events.say(f"failed: {cell.name}, {stage}: {text.splitlines()[0]}")
         self.events.done(1)
 
+    def forget(self, cell: Cell) -> None:
+        """Drop everything that is known of a cell, and what was answered for it."""
+        record = self.records[cell]
+        record.prune, record.quality, record.serving, record.failures = None, {}, None, []
+        discard(answers_file(self.out, cell))
+        self._save(cell)
+
     def _save(self, cell: Cell) -> None:
         record = self.records[cell]
         record.status = status(record, self.plan)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replaceme import contents, loading, models
 from replaceme.architectures import Architecture, architecture_of, check_present, layer_count
-from replaceme.calibration import Batches, CalibrationData, load_sequences, padding_token
+from replaceme.calibration import (
+    Batches,
+    CalibrationData,
+    CalibrationText,
+    padding_token,
+    read_text,
+)
 from replaceme.errors import InputError
 from replaceme.provenance import Provenance
 from replaceme.selection import check_blocks, check_count
@@ -65,26 +71,38 @@ def check_variant(
         raise InputError(f"{where}: {error}") from None
 
 
+def text_for(
+    source: Path, model: ModelSpec, prune: PruneSpec, data: CalibrationData, day: date
+) -> CalibrationText:
+    """The calibration tokens of a checkpoint, on ``day`` where its chat template asks.
+
+    Raises:
+        InputError: the data cannot be read, or cannot be used.
+    """
+    tokenizer = loading.load_tokenizer(source, model.trust_remote_code)
+    pad = padding_token(tokenizer) if prune.compat == "reference" else None
+    return replace(read_text(data, tokenizer, day), counted_pad=pad)
+
+
 @loading.enough_memory()
 def calibrated(
     source: Path,
     model: ModelSpec,
     prune: PruneSpec,
-    data: CalibrationData,
+    text: CalibrationText,
+    seed: int,
     counts: Iterable[int],
     solvers: Iterable[Solver],
     device: str,
-    day: date,
 ) -> Calibration:
-    """Load a checkpoint and calibrate it for all its variants, on ``day`` where a chat template asks."""
+    """Load a checkpoint and calibrate it for all its variants."""
     from replaceme.pruning import calibrate
 
     dtype = prune.calibration_dtype or model.dtype
     loaded, tokenizer = loading.load(source, dtype, device, model.trust_remote_code)
-    sequences = load_sequences(data, tokenizer, day)
     return calibrate(
         loaded,
-        Batches(sequences, prune.batch_size, data.seed, padding_token(tokenizer)),
+        Batches(text.sequences, prune.batch_size, seed, padding_token(tokenizer)),
         counts=[] if prune.blocks else counts,
         blocks=[prune.given] if prune.blocks else [],
         solvers=solvers,
@@ -109,6 +127,7 @@ def fitted(
     model: ModelSpec,
     prune: PruneSpec,
     data: CalibrationData,
+    text: CalibrationText,
     count: int,
     solver: Solver,
     day: date,
@@ -124,7 +143,8 @@ def fitted(
         solver,
         data.model_dump()
         | {"date": None if data.is_plain_text else day.isoformat()}
-        | {"fingerprint": data.fingerprint(), "tokens": calibration.tokens},
+        | {"fingerprint": data.fingerprint(), "tokens": calibration.tokens}
+        | text.described(),
         found,
         prune.selector if choice else None,
         choice,

@@ -108,9 +108,7 @@ def expand(suite: Suite, only: tuple[str, ...] = ()) -> Plan:
             missing local model or calibration file, or globs that match nothing.
     """
     wanted = Wanted(suite.score)
-    calibration = suite.calibration.model_dump(exclude={"dataset"}) | {
-        "data": suite.calibration.fingerprint()
-    }
+    calibration = suite.calibration.identity()
     if not suite.calibration.is_plain_text:
         calibration["date"] = suite.date.isoformat()
     cells = []

@@ -22,7 +22,7 @@ from bench.suite.prune_spec import (
     SolverSpec,
 )
 from replaceme import yaml_source
-from replaceme.calibration import CalibrationData
+from replaceme.calibration import CalibrationData, is_data_file
 from replaceme.chat import USUAL_DAY, Day
 from replaceme.errors import InputError
 from replaceme.models import short_name
@@ -31,7 +31,6 @@ from replaceme.yaml_file import shown
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Seeds = tuple[Seed | None, Seed | None, Seed | None, Seed | None]
 SEEDS: Seeds = (0, 1234, 1234, 1234)  # lm-eval's defaults
-LOCAL = {".gguf", ".jsonl", ".parquet", ".txt"}
 
 __all__ = [
     "Blocks",
@@ -204,7 +203,7 @@ class Suite(Section):
         folder = _folder(info, "calibration", "dataset")
         data = data.model_copy(update={"dataset": resolved(data.dataset, folder)})
         try:
-            data.local_file()
+            data.check()
         except InputError as error:
             raise ValueError(str(error)) from None
         return data
@@ -262,7 +261,12 @@ def resolved(name: str, folder: Path) -> str:
     """
     try:
         path = folder / Path(name).expanduser()
-        local = path.is_dir() or name.startswith((".", "/", "~")) or path.suffix in LOCAL
+        local = (
+            path.is_dir()
+            or name.startswith((".", "/", "~"))
+            or path.suffix == ".gguf"
+            or is_data_file(path)
+        )
         return str(path.resolve()) if ":" not in name and (local or "\0" in name) else name
     except (OSError, RuntimeError, ValueError) as error:  # too long, a null byte, an unknown user
         reason = getattr(error, "strerror", None) or error

@@ -233,22 +233,30 @@ def test_damaged_gguf_fails_its_cells_and_says_why(
     [
         ('{"texts": "a b c"}\n', "has no column 'text'; did you mean 'texts'? Its columns are texts."),
         ('{"text": "  "}\n', "holds no text"),
-        ("", "calibration"),
-        ('{"text": 3}\n', "holds int values"),
+        ("", "holds no text: it has no rows"),
+        ('{"text": 3}\n', "the column 'text' cannot be used: it holds int; allowed are texts"),
+        ('{"text": "a"}\n{"text": "b', "line 2 is not valid JSON (Unterminated string starting at col"),
+        (
+            '{"text": "caf\xe9"}\n',
+            "line 1 is not UTF-8 text (byte 0xE9 at column 14); save it as UTF-8.",
+        ),
     ],
-    ids=["column missing", "blank", "empty", "numbers"],
+    ids=["column missing", "blank", "empty", "numbers", "cut off", "latin 1"],
 )
-def test_unusable_calibration_fails_pruned_cells_and_keeps_the_baseline(
-    call: Call, write_suite: WriteSuite, tmp_path: Path, rows: str, part: str
+@pytest.mark.parametrize("verb", ["plan", "run"])
+def test_unusable_calibration_file_is_refused_before_anything_starts(
+    refused: Refused,
+    call_here: Call,
+    write_suite: WriteSuite,
+    tmp_path: Path,
+    verb: str,
+    rows: str,
+    part: str,
 ) -> None:
-    (tmp_path / "data.jsonl").write_text(rows)
+    (tmp_path / "data.jsonl").write_bytes(rows.encode("latin-1"))
     suite = write_suite(calibration={"dataset": "data.jsonl"})
-    result = call("run", suite, "--out", tmp_path / "out")
-    assert result.returncode == 3
-    assert part in result.stdout
-    assert "Traceback" not in result.stdout + result.stderr
-    states = {record["label"]: record["status"] for record in records(tmp_path / "out")}
-    assert states == {"baseline": "complete", "uidl": "failed", "lstsq": "failed"}
+    refused(call_here(verb, suite, "--out", tmp_path / "out"), "calibration", part)
+    assert not (tmp_path / "out").exists()
 
 
 def test_records_of_a_newer_schema_are_refused(

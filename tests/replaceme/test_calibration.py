@@ -146,7 +146,10 @@ def test_other_column_is_read_on_request(tokenizer: Any, tmp_path: Path) -> None
     [
         ("txt", r"has no column 'txt'; did you mean 'text'\? Its columns are text, number\.$"),
         ("zzz", r"has no column 'zzz'\. Its columns are text, number\.$"),
-        ("number", r"holds int values; allowed are texts, and lists of messages"),
+        (
+            "number",
+            r"20 of 20 rows cannot be used; row 1: it holds int\. Allowed are texts, and lists of m",
+        ),
     ],
 )
 def test_wrong_column_is_refused_with_what_there_is(

@@ -1,0 +1,48 @@
+"""A data set → token sequences → batches.
+
+Rules, the same for every source:
+
+* A row of text gets the special tokens that its tokenizer adds by default. A row of messages goes
+  through the model's chat template, which writes its own special tokens.
+* A ``.txt`` file (or a built-in text) is cut into consecutive windows of ``max_length`` tokens; each
+  starts with the tokenizer's BOS where the tokenizer would put one.
+* A row that cannot be used is skipped and counted; more such rows than usable ones are refused.
+"""
+
+from replaceme.calibration.batches import Batch, Batches, padding_token
+from replaceme.calibration.chats import UnusableError
+from replaceme.calibration.data import (
+    BUILTIN_PREFIX,
+    BUILTINS,
+    PICKLES,
+    CalibrationData,
+    is_data_file,
+)
+from replaceme.calibration.rows import rows_of
+from replaceme.calibration.sequences import (
+    CalibrationText,
+    RowCount,
+    load_sequences,
+    read_text,
+    tokenize,
+    windows,
+)
+
+__all__ = [
+    "BUILTINS",
+    "BUILTIN_PREFIX",
+    "PICKLES",
+    "Batch",
+    "Batches",
+    "CalibrationData",
+    "CalibrationText",
+    "RowCount",
+    "UnusableError",
+    "is_data_file",
+    "load_sequences",
+    "padding_token",
+    "read_text",
+    "rows_of",
+    "tokenize",
+    "windows",
+]
