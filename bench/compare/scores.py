@@ -163,6 +163,7 @@ def _paired_task(name: str, metric: str, base: Side, new: Side) -> tuple[Items, 
         ("task version", old.version, fresh.version),
         ("few-shot", old.num_fewshot, fresh.num_fewshot),
         ("limit", old.identity.get("limit"), fresh.identity.get("limit")),
+        ("chat template or instruction", old.identity.get("prompt"), fresh.identity.get("prompt")),
         ("the task's data differ", old.identity.get("data"), fresh.identity.get("data")),
     ]
     seeds = (old.identity.get("seeds"), fresh.identity.get("seeds"))

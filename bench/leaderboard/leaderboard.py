@@ -50,11 +50,35 @@ def _tasks(records: list[Record]) -> list[TaskInfo]:
     in_average = counted(records)
     return list(
         dict.fromkeys(
-            TaskInfo(name, task.primary, task.num_fewshot, task.version, task.items, name in in_average)
+            TaskInfo(
+                name,
+                task.primary,
+                task.num_fewshot,
+                task.version,
+                task.items,
+                name in in_average,
+                _prompt(task),
+            )
             for record in records
             for name, task in record.scores.items()
         )
     )
+
+
+def _prompt(task: Task | TaskGroup) -> str | None:
+    """Chat template and instruction of a task in words; ``None`` where there is neither."""
+    prompt = task.identity.get("prompt")
+    if not isinstance(prompt, dict):
+        return None
+    template, instruction = prompt.get("apply_chat_template"), prompt.get("system_instruction")
+    words = []
+    if template:
+        named = f" {template!r}" if isinstance(template, str) else ""
+        turns = "turns" if prompt.get("fewshot_as_multiturn") else "one turn"
+        words = [f"chat template{named}", *([f"examples as {turns}"] if task.num_fewshot else [])]
+    if instruction:
+        words.append(f"system instruction {instruction!r}")
+    return ", ".join(words) or None
 
 
 def _workloads(records: list[Record]) -> list[Workload]:
@@ -231,7 +255,7 @@ def task_note(tasks: list[TaskInfo]) -> str:
         shots = "few-shot not stated" if task.num_fewshot is None else f"{task.num_fewshot}-shot"
         items = f"{task.items:,} items" if task.items is not None else ""
         version = f"task version {task.version}" if task.version else ""
-        how = ", ".join(filter(None, [shots, items, version]))
+        how = ", ".join(filter(None, [shots, task.prompt, items, version]))
         extra = "" if task.average else " (not in avg)"
         metric = f" {task.metric}" if task.metric else ""
         alike.setdefault(how, []).append(f"{task.name}{metric}{extra}")

@@ -117,6 +117,7 @@ class TaskInfo:
     version: str | None
     items: int | None
     average: bool
+    prompt: str | None = None
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,8 @@ def estimate(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Estimate
     Raises:
         InputError: a task asks for what is not answered in one pass, or a model cannot be had.
     """
-    store, prepared = Store(out), {}
+    store = Store(out)
+    prepared: dict[tuple[Task, ModelSpec | None], PreparedTask] = {}
     found = []
     for model in plan.suite.models:
         records = {cell: store.read(cell.stem) for cell in plan.cells if cell.model == model}
@@ -76,11 +77,14 @@ def estimate(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Estimate
             lacking = {cell: record for cell, record in records.items() if tasks_left(record, [task])}
             if not lacking:
                 continue
-            if task not in prepared:
-                prepared[task] = PreparedTask(task.spec, task.source, task.limit, task.seeds)
-            say(f"{model.name}: {task.spec.task}")
             layer = layer or _OneLayer.of(plan, model)
-            found.append(layer.estimate(task, prepared[task], lacking))
+            key = (task, model if task.spec.apply_chat_template else None)
+            if key not in prepared:
+                prepared[key] = PreparedTask(
+                    task.spec, task.source, task.limit, task.seeds, layer.lm, task.day
+                )
+            say(f"{model.name}: {task.spec.task}")
+            found.append(layer.estimate(task, prepared[key], lacking))
     return found
 
 

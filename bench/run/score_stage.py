@@ -14,6 +14,7 @@ from bench.run.resume import tasks_left
 from bench.serving import device_name
 from bench.suite.matrix import Cell, file_name
 from bench.suite.scoring import Task, TaskGroup, digest, stage_of
+from bench.suite.suite import TaskSpec
 from replaceme import loading
 from replaceme.editfile import load_edit
 from replaceme.errors import InputError, OutputError
@@ -40,6 +41,7 @@ class ScoreStage:
         assert prune is not None
         self.run, self.source, self.cells, self.settings = run, source, cells, score
         self.model = cells[0].model
+        self._templated: dict[Task, PreparedTask] = {}
         self.dtype = score.dtype or loading.fast_dtype(prune.dtype, run.device)
 
     def execute(self) -> None:
@@ -70,19 +72,30 @@ class ScoreStage:
         """The cells that a task is still to do for."""
         return [cell for cell in self.cells if stage_of(task) in self.run.due(cell)]
 
-    def prepared(self, task: Task) -> PreparedTask:
-        """A task with its requests, built once for all models."""
+    def prepared(self, task: Task, scorer: OnePass | CheckpointScorer) -> PreparedTask:
+        """A task with its requests, built once for all models, or once for this one if it has its chat
+        template."""
         from bench.scoring.tasks import PreparedTask
 
-        if task not in self.run.prepared:
-            found = PreparedTask(task.spec, task.source, task.limit, task.seeds)
-            self.run.prepared[task] = found
-            if task.spec.num_fewshot not in (None, found.num_fewshot):
-                self.run.events.say(
-                    f"{task.spec.task}: {found.num_fewshot}-shot, which the task fixes; "
-                    f"{task.spec.num_fewshot} examples were asked for."
-                )
-        return self.run.prepared[task]
+        known = self._templated if task.spec.apply_chat_template else self.run.prepared
+        if task not in known:
+            found = PreparedTask(task.spec, task.source, task.limit, task.seeds, scorer.lm, task.day)
+            known[task] = found
+            self._tell(task.spec, found.num_fewshot)
+        return known[task]
+
+    def _tell(self, spec: TaskSpec, shots: int) -> None:
+        """Say where lm-eval does something else than was asked for."""
+        if spec.num_fewshot not in (None, shots):
+            self.run.events.say(
+                f"{spec.task}: {shots}-shot, which the task fixes; {spec.num_fewshot} examples were "
+                f"asked for."
+            )
+        if spec.apply_chat_template not in (None, False, True, "default"):
+            self.run.events.say(
+                f"{spec.task}: lm-eval renders the tokenizer's default chat template, whatever "
+                f"apply_chat_template names."
+            )
 
     # ---- in one pass
 
@@ -102,7 +115,7 @@ class ScoreStage:
         reasons = {}
         for task in tasks:
             try:
-                if reason := scorer.obstacle or self.obstacle(task) or self._sweep(scorer, task):
+                if reason := scorer.obstacle or self.obstacle(task, scorer) or self._sweep(scorer, task):
                     reasons[task] = reason
             except OutputError:
                 raise
@@ -140,11 +153,11 @@ class ScoreStage:
     def _edit(self, cell: Cell) -> Edit:
         return load_edit(self.run.checkpoints.edit_file(cell))[0] if cell.solver else Edit()
 
-    def obstacle(self, task: Task) -> str | None:
+    def obstacle(self, task: Task, scorer: OnePass) -> str | None:
         """Why a task cannot be scored in one pass, or ``None``."""
         from bench.scoring.answering import KINDS
 
-        other = self.prepared(task).kinds - KINDS
+        other = self.prepared(task, scorer).kinds - KINDS
         return f"the task asks for {' and '.join(sorted(other))}" if other else None
 
     @loading.enough_memory()
@@ -152,7 +165,7 @@ class ScoreStage:
         """Score a task; returns why that cannot be, if so."""
         from bench.scoring.verify import check, sample
 
-        cells, prepared = self._lacking(task), self.prepared(task)
+        cells, prepared = self._lacking(task), self.prepared(task, scorer)
         self.run.events.step(f"{self.model.name}: {task.spec.task}, {len(cells)} variants in one pass")
         requests = scorer.lm.requests(prepared.instances)
         few = sample(requests, scorer.sweep.lengths)
@@ -242,7 +255,7 @@ class ScoreStage:
 
     @loading.enough_memory()
     def _score_checkpoint(self, cell: Cell, task: Task, scorer: CheckpointScorer, reason: str) -> None:
-        prepared = self.prepared(task)
+        prepared = self.prepared(task, scorer)
         dependence = scorer.dependence(prepared)
         if dependence:
             reason += f"; one request at a time: {dependence}"

@@ -82,8 +82,8 @@ def _verdicts(
     verdicts = []
     for task in tasks:
         say(f"{cell.name}: {task.spec.task}, as a run scores it and one request at a time")
-        prepared = stage.prepared(task)
-        if obstacle := one_pass.obstacle or stage.obstacle(task):
+        prepared = stage.prepared(task, one_pass)
+        if obstacle := one_pass.obstacle or stage.obstacle(task, one_pass):
             verdicts.append(_of_batches(checkpoint, prepared, obstacle))
         else:
             verdicts.append(_of_one_pass(one_pass, checkpoint, cell.stem, prepared))

@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from bench.scoring.catalog import TaskSource, loadable, yaml_of
@@ -14,11 +15,13 @@ from bench.scoring.surroundings import Surroundings
 from bench.scoring.words import in_words
 from bench.suite.suite import SEEDS, Seeds, TaskSpec
 from bench.transcripts import Questions, Transcript
+from replaceme.chat import USUAL_DAY
 from replaceme.errors import InputError
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.api.model import LM
+    from lm_eval.models.huggingface import HFLM
 
 WEIGHTED = {"word_perplexity": 1.0, "byte_perplexity": 1.0, "bits_per_byte": -1 / math.log(2)}
 BOOTSTRAPS = 1000  # resamples for the standard error of metrics that are not means
@@ -54,8 +57,23 @@ class PreparedTask:
     """
 
     def __init__(
-        self, spec: TaskSpec, source: TaskSource, limit: int | None, seeds: Seeds = SEEDS
+        self,
+        spec: TaskSpec,
+        source: TaskSource,
+        limit: int | None,
+        seeds: Seeds = SEEDS,
+        model: HFLM | None = None,
+        day: date = USUAL_DAY,
     ) -> None:
+        """Build the requests.
+
+        Args:
+            model: whose chat template is used, where ``spec`` wants one.
+            day: that the template takes for today.
+
+        Raises:
+            InputError: the model has not the chat template that ``spec`` names.
+        """
         from bench.scoring.preparing import prepare
 
         self.spec, self._limit = spec, limit
@@ -66,8 +84,11 @@ class PreparedTask:
         names = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
         settings: dict[str, Any] = dict(zip(names, seeds, strict=True))
         settings |= {"num_fewshot": spec.num_fewshot, "limit": limit}
+        settings["apply_chat_template"] = spec.apply_chat_template or False
+        settings["fewshot_as_multiturn"] = bool(spec.fewshot_as_multiturn)
+        settings["system_instruction"] = spec.system_instruction
         with in_words(), self._surroundings.entered():
-            self._task = prepare(*loadable(source), **settings)
+            self._task = prepare(*loadable(source), model, day, **settings)
             self._restore = self._surroundings.random_states()
         self._task.build_all_requests = self._rewind
 

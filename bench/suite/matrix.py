@@ -16,7 +16,7 @@ from bench.serving import ServeSettings, device_name, engine_version
 from bench.suite.layer_counts import check_declared, prune_of
 from bench.suite.prune_spec import PruneSpec
 from bench.suite.scoring import Task, TaskGroup, Wanted, digest
-from bench.suite.suite import ModelSpec, SolverSpec, Suite
+from bench.suite.suite import ModelSpec, PromptSpec, SolverSpec, Suite
 from replaceme import models
 from replaceme.errors import InputError
 from replaceme.selection import check_count
@@ -29,6 +29,7 @@ RUNTIME = {
     "TaskSpec": {"metric", "average"},
     "SolverSpec": {"label"},
 }
+PROMPT = {*PromptSpec.model_fields}
 IDENTITY = {
     "Suite": {"models", "prune", "calibration", "date", "score", "serve"},
     "ModelSpec": {"id", "revision", "dtype", "matrix"},
@@ -42,8 +43,8 @@ IDENTITY = {
         "compat",
         "calibration_dtype",
     },
-    "ScoreSpec": {"tasks", "limit", "dtype", "seed"},
-    "TaskSpec": {"task", "num_fewshot"},
+    "ScoreSpec": {"tasks", "limit", "dtype", "seed"} | PROMPT,
+    "TaskSpec": {"task", "num_fewshot"} | PROMPT,
     "SolverSpec": {"solver"},
 }
 VOLATILE_CONFIG = ("_name_or_path", "transformers_version")
@@ -107,7 +108,7 @@ def expand(suite: Suite, only: tuple[str, ...] = ()) -> Plan:
         InputError: an unknown task, a layer count that does not fit a model on this machine, a
             missing local model or calibration file, or globs that match nothing.
     """
-    wanted = Wanted(suite.score)
+    wanted = Wanted(suite.score, suite.date)
     calibration = suite.calibration.identity()
     if not suite.calibration.is_plain_text:
         calibration["date"] = suite.date.isoformat()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from bench.scoring.catalog import TaskSource
 from bench.scoring.groups import Group, expand, matched
-from bench.suite.suite import SEEDS, ScoreSpec, Seeds, TaskSpec
+from bench.suite.suite import SEEDS, PromptSpec, ScoreSpec, Seeds, TaskSpec
+from replaceme.chat import USUAL_DAY
 from replaceme.errors import InputError
 
 WILD = frozenset("*?[")
@@ -35,6 +37,7 @@ class Task:
     dtype: str | None = None
     seeds: Seeds = SEEDS
     column: bool = True
+    day: date = USUAL_DAY
 
     @property
     def name(self) -> str:
@@ -47,9 +50,18 @@ class Task:
             "num_fewshot": self.spec.num_fewshot,
             "limit": self.limit,
             "seeds": list(self.seeds),
+            "prompt": self.prompt,
             "dtype": self.dtype,
             "data": self.source.fingerprint,
         }
+
+    @property
+    def prompt(self) -> dict[str, Any] | None:
+        """Chat template and instruction; ``None`` where there is neither."""
+        prompt = {name: getattr(self.spec, name) for name in PromptSpec.model_fields}
+        if self.spec.apply_chat_template:
+            prompt["date"] = self.day.isoformat()
+        return prompt if any(prompt.values()) else None
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,7 @@ class TaskGroup:
         """What its score is made from, and how."""
         return {
             "group": self.name,
+            "prompt": self.tasks[0].prompt if self.tasks else None,
             "aggregation": json.loads(json.dumps(self.group.aggregation, default=str)),
             "tasks": {task.name: digest(task.identity) for task in self.tasks},
         }
@@ -84,11 +97,11 @@ class Wanted:
         notes: sentences.
     """
 
-    def __init__(self, score: ScoreSpec | None) -> None:
-        self._score, self.notes = score, list[str]()
+    def __init__(self, score: ScoreSpec | None, day: date = USUAL_DAY) -> None:
+        self._score, self._day, self.notes = score, day, list[str]()
         self._tasks: dict[str, Task] = {}
         self._groups: dict[str, TaskGroup] = {}
-        for spec in score.tasks if score else []:
+        for spec in map(score.asked, score.tasks) if score else []:
             for part in self._named(spec):
                 self._add(part, spec, column=True)
 
@@ -137,7 +150,7 @@ class Wanted:
         changes = {"task": source.name} if column else {"task": source.name, "metric": None}
         own = spec.model_copy(update=changes | {"average": spec.average and column})
         score = self._score
-        task = Task(own, source, score.limit, score.dtype, score.seeds, column)
+        task = Task(own, source, score.limit, score.dtype, score.seeds, column, self._day)
         known = self._tasks.setdefault(source.name, task)
         if known.identity != task.identity:
             raise InputError(

@@ -78,7 +78,25 @@ class ModelSpec(Section):
         return short_name(self.id)
 
 
-class TaskSpec(Section):
+class PromptSpec(Section):
+    """How a task's prompt is put to a model, as lm_eval's options of the same names."""
+
+    apply_chat_template: bool | Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="put prompts into the tokenizer's chat template; a text: into that of this name; "
+        "null: what the suite says of all tasks, or no",
+    )
+    fewshot_as_multiturn: bool | None = Field(
+        None,
+        description="examples as turns of a conversation, not as one text; null: what the suite says, "
+        "or yes where there is a chat template",
+    )
+    system_instruction: str | None = Field(
+        None, description="text before every prompt; null: what the suite says, or none"
+    )
+
+
+class TaskSpec(PromptSpec):
     """A task, group or tag of lm-eval, or a pattern; a bare string means its name."""
 
     task: str = Field(
@@ -98,7 +116,7 @@ class TaskSpec(Section):
         return {"task": value} if isinstance(value, str) else value
 
 
-class ScoreSpec(Section):
+class ScoreSpec(PromptSpec):
     """Quality: lm-eval tasks."""
 
     tasks: list[TaskSpec] = Field(
@@ -120,7 +138,6 @@ class ScoreSpec(Section):
     batch_tokens: int | None = Field(
         None, gt=0, description="tokens per forward in one pass; null: what is measured to be fastest"
     )
-
     seed: Seed | Seeds = Field(
         SEEDS,
         description="of random, numpy, torch and the choice of examples, as in lm_eval's --seed; one "
@@ -131,6 +148,24 @@ class ScoreSpec(Section):
     def seeds(self) -> Seeds:
         """One for each generator."""
         return self.seed if isinstance(self.seed, tuple) else (self.seed,) * 4
+
+    def asked(self, task: TaskSpec) -> TaskSpec:
+        """A task with the suite's prompt where it says nothing of its own."""
+        own = {name: getattr(task, name) for name in PromptSpec.model_fields}
+        whole = {name: getattr(self, name) if own[name] is None else own[name] for name in own}
+        whole["apply_chat_template"] = template = whole["apply_chat_template"] or False
+        if whole["fewshot_as_multiturn"] is None:
+            whole["fewshot_as_multiturn"] = bool(template)
+        return task.model_copy(update=whole)
+
+    @model_validator(mode="after")
+    def _turns_of_conversations(self) -> Self:
+        for task in map(self.asked, self.tasks):
+            if task.fewshot_as_multiturn and not task.apply_chat_template:
+                raise ValueError(
+                    f"fewshot_as_multiturn of {task.task!r} needs apply_chat_template, as in lm_eval"
+                )
+        return self
 
     @field_validator("tasks", mode="before")
     @classmethod

@@ -173,6 +173,40 @@ def test_task_identity_follows_its_data(
     assert before.identity["data"] != after.identity["data"]
 
 
+TASK_CHANGES: dict[str, dict[str, Any]] = {
+    "seed": {"seed": 1},
+    "one seed": {"seed": [0, 1234, 1234, 5]},
+    "limit": {"limit": 3},
+    "dtype": {"dtype": "bfloat16"},
+    "examples": {"tasks": [{"task": "colours", "num_fewshot": 1}]},
+    "chat template": {"apply_chat_template": True},
+    "its name": {"apply_chat_template": "tools"},
+    "one turn": {"apply_chat_template": True, "fewshot_as_multiturn": False},
+    "instruction": {"system_instruction": "Answer."},
+    "instruction of the task": {"tasks": [{"task": "colours", "system_instruction": "Answer!"}]},
+}
+
+
+def test_what_changes_scores_changes_the_identity_of_a_task(
+    write_suite: WriteSuite, content: dict[str, Any]
+) -> None:
+    plain = {"tasks": ["colours"], "include_path": content["score"]["include_path"]}
+
+    def identity(**changes: Any) -> str:
+        (task,) = matrix.expand(suite.load(write_suite(score=plain | changes))).tasks
+        return json.dumps(task.identity, sort_keys=True)
+
+    found = [identity(), *(identity(**change) for change in TASK_CHANGES.values())]
+    assert len(set(found)) == len(found)
+    assert identity(seed=[0, 1234, 1234, 1234]) == identity(batch_size=3) == found[0]
+    chat = content | {"score": plain | {"apply_chat_template": True}}
+    (one,), (other,) = (
+        matrix.expand(suite.load(write_suite(**chat, date=day))).tasks
+        for day in ("2024-07-26", "2024-07-27")
+    )
+    assert one.identity != other.identity
+
+
 def test_only_keeps_matching_cells(write_suite: WriteSuite) -> None:
     plan = matrix.expand(suite.load(write_suite()), ("*/baseline", "*lstsq"))
     assert [cell.name for cell in plan.cells] == ["tiny/baseline", "tiny/2/lstsq"]

@@ -16,7 +16,8 @@ import yaml
 from bench.scoring.catalog import find
 from bench.scoring.checkpoint import CheckpointScorer
 from bench.scoring.tasks import PreparedTask, TaskScore
-from bench.suite.suite import SEEDS, Seeds, TaskSpec
+from bench.suite.suite import SEEDS, ScoreSpec, Seeds, TaskSpec
+from replaceme.errors import InputError
 
 FUNCTIONS = '''
 import random
@@ -229,3 +230,94 @@ def test_tasks_that_draw_at_random_score_as_lm_eval_alone(
         found = scorer.score(prepared(folder, name, shots=3))
         assert found.num_fewshot == result["n-shot"][name] == (0 if name == "none" else 3)
         assert values(found) == printed(result, name)
+
+
+# ---- chat templates
+
+TURNS = (
+    "{% for m in messages %}<|begin|>{{ m['role'] }}: {{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|begin|>assistant:{% endif %}"
+)
+PLAIN = "{% for m in messages %}{{ m['role'] }} says {{ m['content'] }}. {% endfor %}"
+CHATS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "template": ({"apply_chat_template": True}, ["--apply_chat_template"]),
+    "instruction": (
+        {"apply_chat_template": True, "system_instruction": "Answer with a colour."},
+        ["--apply_chat_template", "--system_instruction", "Answer with a colour."],
+    ),
+    "one turn": (
+        {"apply_chat_template": True, "fewshot_as_multiturn": False},
+        ["--apply_chat_template", "--fewshot_as_multiturn", "false"],
+    ),
+    "instruction alone": (
+        {"system_instruction": "Answer with a colour."},
+        ["--system_instruction", "Answer with a colour."],
+    ),
+    "name": ({"apply_chat_template": "default"}, ["--apply_chat_template", "default"]),
+    "other name": ({"apply_chat_template": "plain"}, ["--apply_chat_template", "plain"]),
+}
+
+
+def asked(name: str, **prompt: Any) -> TaskSpec:
+    score = ScoreSpec.model_validate({"tasks": [name], **prompt})
+    return score.asked(score.tasks[0])
+
+
+@pytest.fixture(scope="module")
+def named_templates(model: Path) -> None:
+    """Gives the model two chat templates."""
+    (model / "chat_template.jinja").write_text(TURNS)
+    (model / "additional_chat_templates").mkdir()
+    (model / "additional_chat_templates" / "plain.jinja").write_text(PLAIN)
+
+
+@pytest.mark.usefixtures("named_templates")
+def test_chat_templates_score_as_in_lm_eval(
+    folder: Path, lm_eval: Callable[[Runs], Results], model: Path
+) -> None:
+    results = lm_eval([("examples", options) for _, options in CHATS.values()])
+    scorer = CheckpointScorer(model, dtype="float32", device="cpu", batch_size=4)
+    ours = {}
+    for case, (prompt, _) in CHATS.items():
+        spec, source = asked("examples", **prompt), find("examples", [folder])
+        ours[case] = values(scorer.score(PreparedTask(spec, source, None, model=scorer.lm)))
+    assert ours == {
+        case: printed(result, "examples") for case, result in zip(CHATS, results, strict=True)
+    }
+    assert ours["other name"] == ours["name"], "lm_eval renders the name now: say so no longer"
+    assert len({str(ours[case]) for case in ("template", "instruction", "one turn")}) == 3
+
+
+@pytest.mark.usefixtures("named_templates")
+@pytest.mark.parametrize(
+    ("known", "wanted", "words"),
+    [
+        (None, True, "has no chat template"),
+        (TURNS, "plain", "has one chat template, and none named 'plain'"),
+        ({"default": TURNS}, "tools", "no chat template named 'tools'; it has default"),
+        ({"tools": TURNS}, True, "no chat template named 'default'; it has tools"),
+    ],
+)
+def test_chat_template_that_a_tokenizer_has_not_is_refused(
+    folder: Path,
+    scorer: CheckpointScorer,
+    monkeypatch: pytest.MonkeyPatch,
+    known: Any,
+    wanted: bool | str,
+    words: str,
+) -> None:
+    monkeypatch.setattr(scorer.lm.tokenizer, "chat_template", known)
+    spec = asked("first", apply_chat_template=wanted)
+    with pytest.raises(InputError, match=words):
+        PreparedTask(spec, find("first", [folder]), None, model=scorer.lm)
+
+
+def test_prompt_is_refined_task_by_task() -> None:
+    tasks = [{"task": "a", "apply_chat_template": False}, {"task": "b", "system_instruction": "B"}, "c"]
+    score = ScoreSpec.model_validate({"tasks": tasks, "apply_chat_template": True})
+    found = [score.asked(task) for task in score.tasks]
+    assert [task.apply_chat_template for task in found] == [False, True, True]
+    assert [task.fewshot_as_multiturn for task in found] == [False, True, True]
+    assert [task.system_instruction for task in found] == [None, "B", None]
+    with pytest.raises(ValueError, match="'a' needs apply_chat_template"):
+        ScoreSpec.model_validate({"tasks": ["a"], "fewshot_as_multiturn": True})
