@@ -22,29 +22,52 @@ from replaceme.evaluation import HeldBack, negative_log_likelihood
 if TYPE_CHECKING:
     from replaceme.fitting import Fit
     from replaceme.pruning import Calibration
+    from replaceme.saved import SavedLayers
     from replaceme.surgery import Edit
 
 TOKENS = 1024  # where nothing was held back
 LEAST_TOLERANCE = 5e-4  # nats per token, which float32 stays far below in any order of summing
-EPSILONS = 4  # of the coarser dtype
+EPSILONS = 8  # by which the loss of a token may differ where it is computed in another order
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a checkpoint is to predict: ``loss`` nats per token of ``sequences``, ``None`` if unknown."""
+    """What a checkpoint is to predict.
+
+    Attributes:
+        loss: nats per token of ``sequences``; ``None`` if unknown.
+        dtype: that it was computed in.
+        cast: the dtype that weights are cast to which were not when it was computed.
+    """
 
     loss: float | None
     sequences: list[list[int]]
     dtype: torch.dtype
+    cast: str | None = None
 
     @classmethod
-    def of(cls, calibration: Calibration, found: Fit) -> Expected:
-        """The loss of a fit on its held-back tokens, or on some that it was fitted on."""
-        decoder, held = calibration.decoder, calibration.held_back
-        if found.loss is not None:
-            return cls(found.loss[1], held.batches.sequences, decoder.model.dtype)
-        some = calibration.batches.evenly(TOKENS)
-        return cls(HeldBack(decoder, some).loss(found.edit), some.sequences, decoder.model.dtype)
+    def of(cls, calibration: Calibration, found: Fit, saved: SavedLayers) -> Expected:
+        """The loss of a fit, its weights as they are saved, on its held-back tokens, or on some that it
+        was fitted on."""
+        model, edit, held = calibration.decoder.model, found.edit, calibration.held_back
+        if found.loss is None:
+            held = HeldBack(calibration.decoder, calibration.batches.evenly(TOKENS))
+        loss = found.loss[1] if found.loss and saved.keeps_values(model, edit) else None
+        if loss is None:
+            loss = held.loss(saved.with_values(model, edit))
+        return cls(loss, held.batches.sequences, model.dtype, saved.other_cast)
+
+    @property
+    def tolerance(self) -> float:
+        """How far a sound checkpoint's loss may be from this one.
+
+        Rounding differs from token to token, so that its mean over n of them shrinks with √n; that of a
+        cast is the same at every token.
+        """
+        tokens = max(1, sum(len(row) - 1 for row in self.sequences))
+        order = EPSILONS * torch.finfo(self.dtype).eps / tokens**0.5
+        cast = EPSILONS * torch.finfo(getattr(torch, self.cast)).eps if self.cast else 0.0
+        return LEAST_TOLERANCE + order + cast
 
     @classmethod
     def of_random_tokens(cls, source: Path, edit: Edit, trust_remote_code: bool = False) -> Expected:
@@ -74,8 +97,7 @@ def reloaded_loss(
     if expected.loss is None or not isfinite(expected.loss):
         return None
     found = _loss(model, expected.sequences)
-    saved = loading.checkpoint_dtype(folder)
-    if abs(found - expected.loss) > _tolerance(dtype, saved):
+    if abs(found - expected.loss) > expected.tolerance:
         raise InputError(
             f"the checkpoint does not do what the pruned model did: loaded again, its loss is "
             f"{found:.4f} nats per token, and it was {expected.loss:.4f} before it was written; the "
@@ -93,7 +115,3 @@ def _loss(model: torch.nn.Module, sequences: list[list[int]]) -> float:
         logits = model(input_ids=ids[None], use_cache=False).logits[0]
         total += negative_log_likelihood(logits[:-1], ids[1:])
     return total / sum(len(row) - 1 for row in sequences)
-
-
-def _tolerance(*dtypes: str) -> float:
-    return max(LEAST_TOLERANCE, *(EPSILONS * torch.finfo(getattr(torch, d)).eps for d in dtypes))

@@ -14,6 +14,7 @@ from replaceme.tensorfile import FLOATS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
     from replaceme.surgery import Edit
 
@@ -55,8 +56,7 @@ class SavedLayers:
 
     def obstacle(self, dtype: str) -> str | None:
         """Why a model loaded in ``dtype`` cannot be given the values of the checkpoint, or ``None``."""
-        saved = {FLOATS[stored.entry.dtype][0] for stored in self.entries.values()}
-        if self.cast and saved - {self.cast} and dtype not in (self.cast, "float32"):
+        if self.other_cast and dtype not in (self.cast, "float32"):
             return f"its files are cast to {self.cast}, and that is computed in {dtype}"
         return None
 
@@ -99,3 +99,34 @@ class SavedLayers:
             for name, values in edit.weights.items()
         }
         return Edit(edit.blocks, edit.transforms, weights)
+
+    def keeps_values(self, model: PreTrainedModel, edit: Edit) -> bool:
+        """Whether saving rounds none of the weights that an edit changes in a loaded model."""
+        from replaceme.surgery import changed_parameters
+
+        return all(
+            self.dtype(layer, tensor) == str(parameter.dtype).removeprefix("torch.")
+            for layer, tensor, parameter in changed_parameters(model, self.architecture, edit)
+        )
+
+    def with_values(self, model: PreTrainedModel, edit: Edit) -> Edit:
+        """The edit with every weight that it changes in a loaded model as it will be saved.
+
+        Raises:
+            InputError: one is made of tensors of several dtypes.
+        """
+        from replaceme.surgery import Edit, changed_parameters
+
+        weights = {
+            (layer, tensor): edit.changed(
+                self.architecture, layer, tensor, self.unedited(layer, tensor, parameter)
+            )
+            for layer, tensor, parameter in changed_parameters(model, self.architecture, edit)
+        }
+        return Edit(edit.blocks, {}, weights)
+
+    @property
+    def other_cast(self) -> str | None:
+        """The dtype that tensors are cast to which the files hold in another; ``None``: none are."""
+        held = {FLOATS[stored.entry.dtype][0] for stored in self.entries.values()}
+        return self.cast if self.cast and held != {self.cast} else None

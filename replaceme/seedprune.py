@@ -154,6 +154,7 @@ def prune(config: SeedConfig, method: Method, overwrite: bool, say: Say) -> tupl
     from replaceme.pruning import HELD_BACK_TOKENS
     from replaceme.reference import published_choice
     from replaceme.reload import Expected, reloaded_loss
+    from replaceme.saved import SavedLayers
 
     source = find_source(config)
     config.make_solver(method, 1).check(source.architecture)
@@ -199,7 +200,8 @@ def prune(config: SeedConfig, method: Method, overwrite: bool, say: Say) -> tupl
     )
     confirm = None
     if not loaded.in_four_bits:
-        confirm = partial(reloaded_loss, expected=Expected.of(calibration, found))
+        saved = SavedLayers.of(source.folder, source.architecture, dtype)
+        confirm = partial(reloaded_loss, expected=Expected.of(calibration, found, saved))
     write_checkpoint(
         source.folder,
         folder,

@@ -217,6 +217,7 @@ def prune_checkpoint(options: PruneOptions) -> str:
     from replaceme import loading, matching, models, surgery
     from replaceme.editfile import check_edit_file, save_edit
     from replaceme.reload import Expected, reloaded_loss
+    from replaceme.saved import SavedLayers
 
     prune, out = options.prune, options.out
     (spec,), (count,) = prune.solvers, prune.counts
@@ -242,7 +243,9 @@ def prune_checkpoint(options: PruneOptions) -> str:
         variant = fitted(source, calibration, model, prune, data, text, count, spec.solver, day)
         reporter.next_step("saving")
         edit, provenance = variant.fit.edit, variant.provenance
-        quality, expected = _quality(calibration, variant), Expected.of(calibration, variant.fit)
+        saved = SavedLayers.of(source, architecture, options.dtype)
+        quality = _quality(calibration, variant)
+        expected = Expected.of(calibration, variant.fit, saved)
         del calibration  # one model at a time in memory
         if options.transform_only:
             save_edit(out, edit, provenance)

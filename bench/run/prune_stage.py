@@ -202,7 +202,7 @@ class PruneStage:
             **environment.peak_memory(),
             **_size(out, cell.model.trust_remote_code),
         )
-        return prune_record, Expected.of(calibration, found)
+        return prune_record, Expected.of(calibration, found, stored)
 
     def _baseline(self, cell: Cell) -> None:
         folder = self.run.checkpoints.whole(cell, self.source)
