@@ -19,15 +19,17 @@ def render(table: Table) -> str:
     writer = csv.DictWriter(out, heads, restval="", lineterminator="\n")
     writer.writerow({head: csv_field(head) for head in heads})
     for part in (table, *table.quoted):
-        writer.writerows(_fields(part, row) for row in part.rows)
+        stderrs = _with_stderr(part)
+        writer.writerows(_fields(part, row, stderrs) for row in part.rows)
     return out.getvalue()
 
 
 def _heads(table: Table) -> list[str]:
     heads = ["model", "source"]
     for part in (table, *table.quoted):
+        stderrs = _with_stderr(part)
         for column in part.columns:
-            heads += [_name(column), *([_stderr_name(column)] if _has_stderr(part, column) else [])]
+            heads += [_name(column), *([_stderr_name(column)] if column.key in stderrs else [])]
     return list(dict.fromkeys([*heads, "best", "warning", "failure"]))
 
 
@@ -39,12 +41,12 @@ def _stderr_name(column: Column) -> str:
     return f"{column.key} stderr"
 
 
-def _fields(table: Table, row: Row) -> dict[str, str]:
+def _fields(table: Table, row: Row, stderrs: set[str]) -> dict[str, str]:
     fields = {}
     for column in table.columns:
         value = row.values[column.key]
         fields[_name(column)] = _field(value)
-        if _has_stderr(table, column):
+        if column.key in stderrs:
             fields[_stderr_name(column)] = _number(value.stderr)
     fields |= {"model": csv_field(row.model), "source": csv_field(row.source or MEASURED)}
     fields |= {"best": "yes" if row.best else "", "warning": csv_field(row.warning or "")}
@@ -57,8 +59,10 @@ def _field(value: Value) -> str:
     return csv_field(value.text or "")
 
 
-def _has_stderr(table: Table, column: Column) -> bool:
-    return any(row.values[column.key].stderr is not None for row in table.rows)
+def _with_stderr(table: Table) -> set[str]:
+    """Keys of the columns in which some value has a standard error."""
+    keys = [column.key for column in table.columns]
+    return {key for row in table.rows for key in keys if row.values[key].stderr is not None}
 
 
 def _number(number: float | None) -> str:

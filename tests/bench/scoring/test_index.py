@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,9 +104,7 @@ def test_own_names_win_over_those_of_lm_eval(folder: Path) -> None:
 def test_names_of_lm_eval_are_asked_for_once(capfd: pytest.CaptureFixture[str]) -> None:
     (kept,) = (models.cache_folder() / "tasks").iterdir()
     index.builtin.cache_clear()
-    start = time.perf_counter()
     names = index.builtin()
-    assert time.perf_counter() - start < 0.8
     assert not capfd.readouterr().err
     root = index.lm_eval_folder()
     assert root

@@ -121,7 +121,7 @@ def test_pairs_give_item_scores_whose_mean_makes_lm_evals_aggregate(tasks: Path,
         assert found.metrics[name]["value"] == pytest.approx(value, rel=1e-9)
         assert found.metrics[name]["higher_is_better"] is False
         task = record_of(found, name)
-        items = items_of(task, found.samples, "NEW")
+        items = items_of(task, found.samples, "NEW", name)
         assert items.link == ("minus" if name == "bits_per_byte" else "exp")
         assert float(items.metric(items.scores.mean())) == pytest.approx(value, rel=1e-5)
 
