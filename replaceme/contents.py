@@ -29,6 +29,8 @@ CARRIED = (
     *("readme.md", "license*", "notice*", "use_policy*"),
 )
 
+OTHER_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".gguf")
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -94,6 +96,14 @@ def left_behind(folder: Path) -> list[str]:
     own = {Path(CONFIG), *weights, *([Path(INDEX)] if _is_indexed(folder) else [])}
     others = {file for file in _files(folder) if file not in own and not _is_carried(file)}
     return sorted({f"{file.parts[0]}/" if len(file.parts) > 1 else file.name for file in others})
+
+
+def has_other_weights(folder: Path) -> bool:
+    """Whether a folder holds weights besides the model's, which some program may read instead.
+
+    vLLM, for one, reads every .safetensors file that an index does not exclude.
+    """
+    return any(name.endswith(OTHER_WEIGHTS) for name in left_behind(folder))
 
 
 def left_line(folder: Path) -> list[str]:

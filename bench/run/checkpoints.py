@@ -10,7 +10,7 @@ from bench.leaderboard.averages import average
 from bench.records import Record
 from bench.run.leftovers import discard
 from bench.suite.matrix import Cell
-from replaceme import loading
+from replaceme import contents, loading
 from replaceme.errors import OutputError
 
 
@@ -21,10 +21,9 @@ class Checkpoints:
         self.out, self.keep = out, keep
 
     def folder(self, cell: Cell, source: Path) -> Path:
-        """Folder of a cell's checkpoint; the baseline's is the source itself unless it is cast."""
-        if cell.solver is None and not loading.is_cast(source, cell.model.dtype):
-            return source
-        return self._own(cell)
+        """Folder of a cell's checkpoint; the baseline's is the source itself if that will do."""
+        own = cell.solver is not None or needs_copy(source, cell.model.dtype)
+        return self._own(cell) if own else source
 
     def edit_file(self, cell: Cell) -> Path:
         """What the cell's solver found, weights rounded to the dtype of the checkpoint."""
@@ -73,6 +72,12 @@ class Checkpoints:
 
     def _own(self, cell: Cell) -> Path:
         return self.out / "checkpoints" / cell.stem
+
+
+def needs_copy(source: Path, dtype: str | None) -> bool:
+    """Whether the intact model is written as well: it is cast, or its folder holds other weights too,
+    which vLLM might serve in its place."""
+    return loading.is_cast(source, dtype) or contents.has_other_weights(source)
 
 
 def best(records: Mapping[Cell, Record]) -> set[Cell]:

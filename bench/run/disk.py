@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.run.checkpoints import needs_copy
 from bench.run.resume import known, stages_due
 from bench.run.variants import architecture_in
 from bench.store import Store
-from replaceme import contents, loading, models
+from replaceme import contents, models
 from replaceme.architectures import layer_count
 from replaceme.errors import InputError, OutputError
 from replaceme.solvers import Reconstruct, Uidl
@@ -124,7 +125,7 @@ def _sizes(model: ModelSpec, folder: Path, cells: Iterable[Cell]) -> tuple[dict[
             checkpoints[cell] = shape.checkpoint(cell.layers)
             gaps = len(cell.prune.given) or cell.prune.num_blocks
             edits += shape.edit(cell.solver.solver, gaps, layers)
-        elif loading.is_cast(folder, model.dtype):
+        elif needs_copy(folder, model.dtype):
             checkpoints[cell] = shape.total
     return checkpoints, edits
 

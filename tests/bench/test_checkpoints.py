@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,3 +169,17 @@ def test_fewer_kept_checkpoints_need_less_disk(
     # six variants of each model without 2 or 3 of 8 layers; all at once, or of one model at a time
     assert 3 * 6 * 0.6 * whole < all_of_them < 3 * 6 * 0.9 * whole
     assert 6 * 0.6 * whole < none < 6 * 1.1 * whole
+
+
+def test_baseline_is_written_where_its_folder_holds_other_weights(
+    forked: Any, write_suite: WriteSuite, tiny: Path, tmp_path: Path
+) -> None:
+    """vLLM reads every .safetensors file of a folder, or those of an index; transformers one."""
+    source, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(tiny, source)
+    shutil.copy(source / "model.safetensors", source / "consolidated.safetensors")
+    suite_file = write_suite(models=[str(source)], prune={"layers": [2], "solvers": ["uidl"]})
+    assert forked("run", suite_file, "--out", out).returncode == 0
+    (baseline,) = (found for name, found in checkpoints(out).items() if "baseline" in name)
+    assert baseline == (source / "model.safetensors").read_bytes()
+    assert not [*out.glob("checkpoints/*/consolidated*")]
