@@ -11,11 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bench.scoring import index, task_yaml
+from bench.scoring import index, task_files, task_yaml
 from bench.scoring.presets import PRESETS
-from replaceme.calibration import PICKLES
 from replaceme.errors import InputError, nearest
-from replaceme.yaml_file import shown
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ def find(name: str, include_path: list[Path]) -> TaskSource:
         InputError: there is none, or more than one, or it names a file that is missing.
     """
     if path := _own_file(name, include_path):
-        return TaskSource(name, path, _fingerprint(path, include_path))
+        return TaskSource(name, path, task_files.fingerprint(path, include_path))
     version = f"lm_eval=={metadata.version('lm_eval')}"
     if in_preset(name):
         return TaskSource(name, None, version)
@@ -68,8 +66,11 @@ def with_overrides(
     inline = not source.fingerprint
     name = f"{group}::{source.name}" if inline else source.name
     digest = hashlib.sha256(json.dumps(overrides, sort_keys=True, default=str).encode())
-    for file in _named_files(yaml_of(source), overrides, include_path):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    path = yaml_of(source)
+    changed = dict(overrides)
+    if not inline and {"dataset_path", "dataset_kwargs"} & changed.keys():
+        changed = task_yaml.whole(path) | changed  # data are named by both keys together
+    task_files.add(digest, task_files.named(path, changed, include_path), path.parent)
     base = source.fingerprint or f"lm_eval=={metadata.version('lm_eval')}"
     return TaskSource(
         name, source.yaml, f"{base} with sha256:{digest.hexdigest()}", dict(overrides), group
@@ -168,65 +169,3 @@ def tasks_in(folders: list[Path]) -> list[str]:
     """Names of the tasks defined in some folders."""
     own = index.own(tuple(folders))
     return sorted(name for name, found in own.items() if is_task(found))
-
-
-def _fingerprint(path: Path, include_path: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in _files(path, include_path):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return f"sha256:{digest.hexdigest()}"
-
-
-def _files(path: Path, include_path: list[Path], including: tuple[Path, ...] = ()) -> list[Path]:
-    """The YAML, what it includes, its local data files, and the modules of its functions."""
-    if path.resolve() in including:
-        raise InputError(f"{path}: the file includes itself, through {including[-1]}.")
-    config = task_yaml.read(path)
-    folder, chain = path.parent, (*including, path.resolve())
-    files = [path]
-    for name in task_yaml.strings(config.get("include")):
-        files += _files(folder / name, include_path, chain)
-    return files + _named_files(path, config, include_path)
-
-
-def _named_files(path: Path, config: Mapping[str, Any], include_path: list[Path]) -> list[Path]:
-    """The data files and the modules of functions that the content of a YAML file names."""
-    folder, files = path.parent, []
-    settings = config.get("dataset_kwargs")
-    data = settings.get("data_files") if isinstance(settings, dict) else None
-    for name in task_yaml.strings(data):
-        if Path(name).suffix in PICKLES or config.get("dataset_path") == "pandas":
-            raise InputError(
-                f"{path}: data_files names {shown(name)!r}, a pickle, which can run code when read."
-            )
-        if "://" in name:
-            continue
-        whole = Path(name).is_absolute() or not name
-        matches = [folder / name] if whole else sorted(folder.glob(name))
-        if not matches or not matches[0].is_file():
-            raise InputError(
-                f"{path}: data_files names {name!r}, and there is no such file in {folder}."
-            )
-        files += matches
-    functions = {
-        text for text in task_yaml.strings(dict(config)) if isinstance(text, task_yaml.Function)
-    }
-    return files + sorted({_module(path, function, include_path) for function in functions})
-
-
-def _module(path: Path, function: task_yaml.Function, include_path: list[Path]) -> Path:
-    """The file of a function that a task names, which will be run.
-
-    lm-eval would also take any module that Python can import, and any file by its absolute path.
-
-    Raises:
-        InputError: it is not inside lm-eval, nor in a folder that the suite names.
-    """
-    file = task_yaml.module_file(function)
-    allowed = [folder.resolve() for folder in include_path] + [index.lm_eval_folder()]
-    if not any(file.is_relative_to(folder) for folder in allowed if folder) or not file.is_file():
-        raise InputError(
-            f"{path}: !function {shown(function)}: the function must be in a Python file beside the "
-            f"task, in a folder that score.include_path names."
-        )
-    return file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import random
 import sys
 import tempfile
@@ -20,7 +21,8 @@ class Surroundings:
 
     Inside :meth:`entered`, the working folder is the task's own; modules that lm-eval loads for its
     functions are loaded anew and belong to this task; and ``datasets`` keeps its transforms in a folder
-    of this task. A transform that another run left behind would stand in for a draw of random numbers.
+    of this task, and knows local files by their content. A transform that another run left behind would
+    stand in for a draw of random numbers, and what was read from a file, for another of the same time.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,7 +35,11 @@ class Surroundings:
         others = self._leave()
         sys.modules.update(self._modules)
         try:
-            with contextlib.chdir(self._folder), _transforms_in(Path(self._transforms.name)):
+            with (
+                contextlib.chdir(self._folder),
+                _transforms_in(Path(self._transforms.name)),
+                _files_by_content(),
+            ):
                 yield
         finally:
             self._modules = self._leave()
@@ -70,6 +76,26 @@ def _transforms_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         Dataset._get_cache_file_path = usual
+
+
+@contextlib.contextmanager
+def _files_by_content() -> Iterator[None]:
+    """Have ``datasets`` tell local files apart by content, and not by their time of change."""
+    from datasets import data_files
+
+    usual = data_files._get_single_origin_metadata
+
+    def origin(file: str, *arguments: Any, **options: Any) -> Any:
+        if not Path(file).is_file():
+            return usual(file, *arguments, **options)
+        with Path(file).open("rb") as content:
+            return (hashlib.file_digest(content, "sha256").hexdigest(),)
+
+    data_files._get_single_origin_metadata = origin
+    try:
+        yield
+    finally:
+        data_files._get_single_origin_metadata = usual
 
 
 def _random_states(modules: Iterable[ModuleType]) -> Restore:
