@@ -19,15 +19,15 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 NAMED = "transformers_weights"  # the config key by which a checkpoint names its weights itself
-CARRIED = (
+USED = (
     "generation_config.json",
     *("tokenizer*.json", "*token*.json", "tekken.json", "*vocab*.json", "*vocab*.txt", "*.vocab"),
     *("merges*.txt", "*.model", "tokenizer.model.*", "*.tiktoken", "*.spm", "*.bpe", "*.codes"),
     *("chat_template.*", "additional_chat_templates/*.jinja"),
     *("preprocessor_config.json", "*_preprocessor_config.json", "processor_config.json"),
     *("*.py", "custom_generate/*.py", "custom_generate/requirements.txt"),
-    *("readme.md", "license*", "notice*", "use_policy*"),
 )
+CARRIED = (*USED, "readme.md", "license*", "notice*", "use_policy*")
 
 OTHER_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", ".gguf")
 
@@ -89,6 +89,11 @@ def carried_files(folder: Path) -> list[Path]:
     return [file for file in _files(folder) if _is_carried(file)]
 
 
+def used_files(folder: Path) -> list[Path]:
+    """Those of them that a program loads: all but card and licence."""
+    return [file for file in carried_files(folder) if _is_like(file, USED)]
+
+
 def left_behind(folder: Path) -> list[str]:
     """Names of what a folder holds besides, folders with a slash: what is not known to agree with the
     pruned model, such as other weights, adapters and settings of quantised copies."""
@@ -124,8 +129,12 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _is_carried(file: Path) -> bool:
+    return _is_like(file, CARRIED)
+
+
+def _is_like(file: Path, names: tuple[str, ...]) -> bool:
     path = PurePosixPath(file)
-    patterns = [pattern for pattern in CARRIED if pattern.count("/") == len(path.parts) - 1]
+    patterns = [pattern for pattern in names if pattern.count("/") == len(path.parts) - 1]
     return any(fnmatchcase(str(path).lower(), pattern) for pattern in patterns)
 
 

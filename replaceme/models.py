@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from replaceme.contents import CARRIED, CONFIG, INDEX, WEIGHTS, weight_files
+from replaceme.contents import CARRIED, CONFIG, INDEX, WEIGHTS, used_files, weight_files
 from replaceme.errors import InputError, OutputError
 from replaceme.files import write_atomically
 from replaceme.tensorfile import read_header
@@ -180,9 +180,11 @@ def _download(source: str, revision: str | None, code: bool, token: str | None) 
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, remembered in the cache by path, size and time of change."""
+    """SHA-256 of a file, remembered in the cache by path, size and times of change, of which a program
+    can set one back and not the other."""
     stat = path.stat()
-    key = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()
+    state = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
+    key = hashlib.sha256(state.encode()).hexdigest()
     memo = cache_folder() / "hashes" / key
     if memo.is_file():
         return memo.read_text()
@@ -209,6 +211,17 @@ def fingerprint(source: str, revision: str | None = None, folder: Path | None = 
     for file in [path / "config.json", *weight_files(path)]:
         if file.is_file():
             digest.update(f"{file.name}:{file_hash(file)}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def files_fingerprint(source: str) -> str | None:
+    """What identifies a local folder's other files: tokenizer, chat templates, generation settings and
+    code, by content. ``None`` where :func:`fingerprint` covers them: on the hub, and in a GGUF file."""
+    if is_hub_id(source) or (path := local_file(source)).is_file():
+        return None
+    digest = hashlib.sha256()
+    for file in used_files(path):
+        digest.update(f"{file.as_posix()}:{file_hash(path / file)}\n".encode())
     return f"sha256:{digest.hexdigest()}"
 
 

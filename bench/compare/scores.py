@@ -159,7 +159,7 @@ def _paired_task(name: str, metric: str, base: Side, new: Side) -> tuple[Items, 
     if metric not in fresh.metrics:
         raise IncomparableError(f"NEW has no {metric} of {name}")
     asked = [
-        ("the model's weights differ", *(_weights(side.record) for side in (base, new))),
+        ("the model's weights differ", *(_of_model(side.record, "weights") for side in (base, new))),
         ("task version", old.version, fresh.version),
         ("few-shot", old.num_fewshot, fresh.num_fewshot),
         ("limit", old.identity.get("limit"), fresh.identity.get("limit")),
@@ -167,8 +167,11 @@ def _paired_task(name: str, metric: str, base: Side, new: Side) -> tuple[Items, 
         ("the task's data differ", old.identity.get("data"), fresh.identity.get("data")),
     ]
     seeds = (old.identity.get("seeds"), fresh.identity.get("seeds"))
+    files = [_of_model(side.record, "files") for side in (base, new)]
     if None not in seeds:  # which old records do not know
         asked.append(("seeds", *seeds))
+    if None not in files:  # likewise
+        asked.append(("the model's tokenizer or other files differ", *files))
     for what, before, after in asked:
         if before != after:
             shown = "" if what.endswith("differ") else f" {_shown(before)} → {_shown(after)}"
@@ -183,9 +186,9 @@ def _paired_task(name: str, metric: str, base: Side, new: Side) -> tuple[Items, 
     return pair
 
 
-def _weights(record: Record) -> Any:
+def _of_model(record: Record, key: str) -> Any:
     model = record.identity.get("model")
-    return model.get("weights") if isinstance(model, dict) else None
+    return model.get(key) if isinstance(model, dict) else None
 
 
 def _shown(value: Any) -> str:

@@ -115,6 +115,8 @@ def expand(suite: Suite, only: tuple[str, ...] = ()) -> Plan:
     cells = []
     for model in suite.models:
         weights = {"weights": models.fingerprint(model.id, model.revision), "dtype": model.dtype}
+        if files := models.files_fingerprint(model.id):
+            weights["files"] = files
         prune = prune_of(suite, model)
         _check_model(prune, model)
         cells.append(Cell(model, 0, None, {"model": weights}, prune))

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,20 @@ def _other_weights(record: Record) -> None:
 
 def _no_mean(record: Record) -> None:
     record.quality[FACTS].metrics["acc_norm"].value = 0.123
+
+
+def _set_files(files: str, record: Record) -> None:
+    record.identity["model"]["files"] = files
+
+
+def test_another_tokenizer_is_not_comparable_and_an_unknown_one_is(pair: tuple[Any, Any]) -> None:
+    """Older records do not know what the model's other files were."""
+    base, new = pair
+    for copy, files in ((base, None), (new, "sha256:1"), (base, "sha256:2")):
+        if files:
+            copy.change("6/lstsq", partial(_set_files, files))
+        reason = verdict(compared(pair), "6/lstsq", FACTS).reason or ""
+        assert ("tokenizer or other files differ" in reason) == (files == "sha256:2")
 
 
 @pytest.mark.parametrize(

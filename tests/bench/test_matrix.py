@@ -161,6 +161,19 @@ def test_weights_are_known_by_content_not_by_path(
     assert cells(moved)["tiny/2/uidl"].identity != here
 
 
+def test_a_changed_tokenizer_is_another_model(
+    write_suite: WriteSuite, tiny: Path, tmp_path: Path
+) -> None:
+    """The losses of a run with one tokenizer are not those of a run with another."""
+    shutil.copytree(tiny, tmp_path / "tiny")
+    suite = write_suite(models=[str(tmp_path / "tiny")])
+    before = cells(suite)
+    tokenizer = tmp_path / "tiny" / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text() + "\n")
+    after = cells(suite)
+    assert all(after[name].stem != cell.stem for name, cell in before.items())
+
+
 def test_task_identity_follows_its_data(
     write_suite: WriteSuite, task_folder: Path, tmp_path: Path
 ) -> None:

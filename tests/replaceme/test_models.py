@@ -384,6 +384,39 @@ def test_fingerprint_changes_with_the_content(copy: Path, name: str) -> None:
     assert models.fingerprint(str(copy)) != before
 
 
+def test_a_hash_is_not_remembered_past_a_change_that_hides(copy: Path) -> None:
+    """Other content under the old size and time of change, as copying programs leave it."""
+    file = copy / WEIGHTS
+    before, stat = models.fingerprint(str(copy)), file.stat()
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert models.fingerprint(str(copy)) != before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+        *("chat_template.jinja", "additional_chat_templates/tools.jinja"),
+        *("generation_config.json", "modeling_own.py"),
+    ],
+)
+def test_other_files_of_a_model_are_known_by_content(copy: Path, name: str) -> None:
+    before = models.files_fingerprint(str(copy))
+    (copy / "README.md").write_text("x")
+    (copy / "training_args.bin").write_text("x")
+    assert models.files_fingerprint(str(copy)) == before
+    (copy / name).parent.mkdir(exist_ok=True)
+    with (copy / name).open("a") as file:
+        file.write(" ")
+    assert models.files_fingerprint(str(copy)) != before
+
+
+def test_files_that_are_known_with_the_weights_are_not_known_twice(gguf_file: Path) -> None:
+    assert models.files_fingerprint(str(gguf_file)) is None
+    assert models.files_fingerprint("org/name") is None
+
+
 def test_fingerprint_of_a_gguf_file_is_its_content(gguf_file: Path, tmp_path: Path) -> None:
     same = shutil.copy(gguf_file, tmp_path / "renamed.gguf")
     assert models.fingerprint(str(same)) == models.fingerprint(str(gguf_file))
