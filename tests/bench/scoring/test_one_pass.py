@@ -466,7 +466,7 @@ def test_longest_choice_that_the_model_takes_is_scored(scorer: OnePass, tmp_path
     (longest, _) = sorted(scorer.lm.requests(task.instances), key=lambda r: -len(r.targets))
     assert len(longest.targets) == LENGTH == len(longest.tokens)
     scorer.answer(task, ["baseline"])
-    wanted = scorer.answered_by_lm_eval("baseline", [longest], 1)
+    wanted = scorer.answered_alone("baseline", [longest])
     found = scorer.sweep.known.of("baseline", longest)
     assert found.loglikelihood == pytest.approx(wanted[0].loglikelihood, abs=TOLERANCE)
 
