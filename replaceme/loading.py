@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 # bitsandbytes' own path for CPUs with AVX-512 rounds its scales to bfloat16, and fails on matrices whose
 # rows are no multiple of 64; without it the weights are dequantised and multiplied, as everywhere else.
 FAST_ON_SOME = "support_avx512bf16_for_cpu"
+
+# Files that hold a tokenizer's vocabulary.
+VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json")
 
 
 def load(
@@ -66,6 +70,7 @@ def load(
         for module in model.modules():
             if hasattr(module, FAST_ON_SOME):
                 setattr(module, FAST_ON_SOME, False)
+    refuse_unknown_tokens(model)
     return model.eval(), tokenizer
 
 
@@ -73,14 +78,43 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
     """The tokenizer of a checkpoint folder.
 
     Raises:
-        InputError: transformers cannot load it, or not without code that comes with it.
+        InputError: there is none, or transformers cannot load it, or not without code that comes with
+            it.
     """
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:
-        raise cannot_load(folder, error, trust_remote_code) from error
+        if not any(file for pattern in VOCABULARIES for file in folder.glob(pattern)):
+            raise InputError(
+                f"model {folder} has no tokenizer: no tokenizer.json, and no vocabulary of another "
+                f"kind; copy the tokenizer of the model that it was made from."
+            ) from error
+        for file in sorted(folder.glob("*token*.json")):
+            try:
+                json.loads(file.read_bytes())
+            except ValueError as broken:
+                raise InputError(f"model {folder}: {file} is not valid JSON ({broken}).") from error
+        raise cannot_load(folder, error, trust_remote_code, "the tokenizer of ") from error
+
+
+def refuse_unknown_tokens(model: PreTrainedModel) -> None:
+    """Have a model refuse tokens that its embedding lacks.
+
+    Its tokenizer may know some that never come. torch itself names no token, and on a GPU leaves the
+    process without use of it.
+    """
+
+    def check(module: Any, inputs: tuple[Any, ...]) -> None:
+        rows = module.weight.shape[0]
+        if inputs and (largest := int(inputs[0].max())) >= rows:
+            raise InputError(
+                f"a text holds token {largest} of the tokenizer, but the model has {rows} (0 to "
+                f"{rows - 1}): the tokenizer in {model.name_or_path} is not that of its weights."
+            )
+
+    model.get_input_embeddings().register_forward_pre_hook(check)
 
 
 def has_four_bits() -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replaceme.contents import CONFIG, Stored, stored_tensors, weight_files
-from replaceme.errors import InputError
+from replaceme.errors import InputError, told
 from replaceme.models import read_config
 from replaceme.tensorfile import read_header, tensor_of
 
@@ -97,8 +97,8 @@ def refuse_incomplete(where: str, missing: tuple[str, ...], mismatched: tuple[st
         )
 
 
-def cannot_load(folder: Path, error: Exception, trust_remote_code: bool) -> InputError:
-    """What transformers says of a folder that it cannot load, in a sentence."""
+def cannot_load(folder: Path, error: Exception, trust_remote_code: bool, part: str = "") -> InputError:
+    """What transformers says of a folder, or a part of it, that it cannot load, in a sentence."""
     if not trust_remote_code and "trust_remote_code" in str(error):
         kind = read_config(folder)["model_type"]
         return InputError(
@@ -106,8 +106,7 @@ def cannot_load(folder: Path, error: Exception, trust_remote_code: bool) -> Inpu
             f"trust_remote_code is set; supported without it are models whose classes are part of "
             f"transformers."
         )
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return InputError(f"model {folder} cannot be loaded: {reason}")
+    return InputError(f"{part}model {folder} cannot be loaded: {told(error)}")
 
 
 def _named(names: tuple[str, ...]) -> str:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from replaceme.contents import CARRIED, CONFIG, INDEX, WEIGHTS, used_files, weight_files
-from replaceme.errors import InputError, OutputError
+from replaceme.errors import InputError, OutputError, told
 from replaceme.files import write_atomically
-from replaceme.tensorfile import read_header
+from replaceme.tensorfile import FLOATS, read_header
 
 PACKAGE_PREFIX = "package:"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -133,6 +133,7 @@ def check_folder(folder: Path, source: str) -> None:
         raise InputError(f"{where}: {folder / 'config.json'} is not valid JSON ({error}).") from None
     if not isinstance(config, dict) or "model_type" not in config:
         raise InputError(f"{where}: {folder / 'config.json'} does not say its model_type.")
+    _check_settings(config, f"{where}: {folder / 'config.json'}")
     files = weight_files(folder)
     if not files:
         raise InputError(
@@ -143,6 +144,25 @@ def check_folder(folder: Path, source: str) -> None:
         if not file.is_file():
             raise InputError(f"{where} is not whole: {file} is missing.")
         read_header(file)
+
+
+def _check_settings(config: dict[str, Any], where: str) -> None:
+    """Refuse settings with which transformers fails, in words that do not tell which.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    allowed = sorted({name for name, _ in FLOATS.values()})
+    for key in ("dtype", "torch_dtype"):
+        if (dtype := config.get(key)) not in (None, *allowed):
+            raise InputError(
+                f"{where}: {key} is {dtype!r}; allowed are {', '.join(allowed)}, or leave it out."
+            )
+    if config.get("return_dict") is False:
+        raise InputError(
+            f"{where}: return_dict is false, with which the models of transformers do not run; leave it "
+            f"out."
+        )
 
 
 def _instead(folder: Path) -> str:
@@ -175,8 +195,7 @@ def _download(source: str, revision: str | None, code: bool, token: str | None) 
     except InputError:
         raise
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise InputError(f"model {source!r} cannot be had from the hub: {reason}") from error
+        raise InputError(f"model {source!r} cannot be had from the hub: {told(error)}") from error
 
 
 def file_hash(path: Path) -> str:
@@ -269,8 +288,7 @@ def _write_conversion(gguf: Path, folder: Path) -> None:
         )
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **named)
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise InputError(f"the GGUF file {gguf} cannot be converted: {reason}") from error
+        raise InputError(f"the GGUF file {gguf} cannot be converted: {told(error)}") from error
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     try:

@@ -32,11 +32,45 @@ class AnsweringLM(HFLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **settings: Any
     ) -> list[int]:
-        """Tokens of a text, which are found out once."""
+        """Tokens of a text, which are found out once.
+
+        Where the tokenizer has no token that a text could begin with, none is looked for: lm-eval would
+        decode ``None``.
+        """
+        if add_special_tokens is None and super().prefix_token_id is None:
+            add_special_tokens = self.add_bos_token is not False
         key = (string, add_special_tokens, *settings.items())
         if key not in self._encoded:
             self._encoded[key] = super().tok_encode(string, add_special_tokens, **settings)
         return self._encoded[key]
+
+    @property
+    def prefix_token_id(self) -> int:
+        """The token that lm-eval puts before a text that has no context.
+
+        Raises:
+            InputError: the tokenizer has none.
+        """
+        if (found := super().prefix_token_id) is None:
+            raise InputError(
+                f"the tokenizer of {self.tokenizer.name_or_path} has neither a BOS nor an EOS token, "
+                f"one of which lm-eval puts before a text that has no context; name one in "
+                f"tokenizer_config.json (bos_token, eos_token)."
+            )
+        return found
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """What the model writes.
+
+        Raises:
+            InputError: the tokenizer has no token that ends a text.
+        """
+        if self.eot_token_id is None:
+            raise InputError(
+                f"the tokenizer of {self.tokenizer.name_or_path} has no EOS token, at which lm-eval "
+                f"ends what a model writes; name one in tokenizer_config.json (eos_token)."
+            )
+        return super().generate_until(requests, disable_tqdm)
 
     def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[Answer]:
         if self.source is None:

@@ -24,6 +24,8 @@ def dependence(lm: AnsweringLM, instances: list[Instance]) -> str | None:
     decoder = Decoder.of(lm.model)
     scored = lm.requests(instances)
     generated = [instance for instance in instances if instance.request_type not in KINDS]
+    if generated and lm.tokenizer.pad_token_id >= lm.model.get_input_embeddings().weight.shape[0]:
+        return "the model lacks the token that its tokenizer fills up with"
     lengths = [len(request.tokens) for request in scored]
     prompts = sorted((lm.tok_encode(instance.args[0]) for instance in generated), key=len)
     lengths += [min(_end(lm, instance), lm.max_length) for instance in generated]

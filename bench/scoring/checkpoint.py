@@ -6,6 +6,7 @@ import gc
 from pathlib import Path
 
 from bench.scoring.tasks import PreparedTask, TaskScore
+from replaceme.loading import refuse_unknown_tokens
 
 
 class CheckpointScorer:
@@ -24,6 +25,7 @@ class CheckpointScorer:
             batch_size=batch_size,
             trust_remote_code=trust_remote_code,
         )
+        refuse_unknown_tokens(self.lm.model)
 
     def dependence(self, task: PreparedTask) -> str | None:
         """Why the requests of a task are to be answered one at a time, or ``None``."""

@@ -463,12 +463,72 @@ def test_load_takes_the_checkpoints_dtype_unless_told(
     assert tokenizer("Some text")["input_ids"]
 
 
-def test_folder_that_transformers_cannot_load_is_one_sentence(copy: Path) -> None:
-    for file in copy.glob("tokenizer*"):
-        file.unlink()
-    with pytest.raises(InputError, match="cannot be loaded: ") as error:
+def without_vocabulary(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def cut_off(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": ')
+
+
+def of_nothing(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+
+
+def setting(**changes: Any) -> Damage:
+    def change(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+
+    return change
+
+
+UNLOADABLE: list[tuple[Damage, str]] = [
+    (without_vocabulary, "has no tokenizer: no tokenizer.json"),
+    (cut_off, "tokenizer_config.json is not valid JSON (Expecting value: line 1 column 21 (char 20))"),
+    (of_nothing, "the tokenizer of model"),
+    (setting(layer_types=["full_attention"] * 9), "`num_hidden_layers` (8) must be equal to the number"),
+    (
+        setting(num_attention_heads=5),
+        "The hidden size (64) is not a multiple of the number of attention",
+    ),
+    (setting(hidden_act="nosuch"), "KeyError: nosuch"),
+]
+
+
+@pytest.mark.parametrize(("damage", "said"), UNLOADABLE)
+def test_folder_that_transformers_cannot_load_is_one_sentence(
+    copy: Path, damage: Damage, said: str
+) -> None:
+    damage(copy)
+    with pytest.raises(InputError) as error:
         loading.load(copy)
+    assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"dtype": "auto"},
+            "dtype is 'auto'; allowed are bfloat16, float16, float32, float64, or leave",
+        ),
+        ({"dtype": None, "torch_dtype": "torch.float32"}, "torch_dtype is 'torch.float32'; allowed are"),
+        ({"dtype": ["float32"]}, "dtype is ['float32']; allowed are"),
+        (
+            {"return_dict": False},
+            "return_dict is false, with which the models of transformers do not run",
+        ),
+    ],
+)
+def test_setting_with_which_transformers_fails_is_named(
+    copy: Path, changes: dict[str, Any], said: str
+) -> None:
+    setting(**changes)(copy)
+    with pytest.raises(InputError) as error:
+        models.check_folder(copy, "x")
+    assert f"{copy / 'config.json'}: {said}" in str(error.value)
 
 
 # memory
