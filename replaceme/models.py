@@ -25,6 +25,7 @@ from replaceme.tensorfile import FLOATS, read_header
 
 PACKAGE_PREFIX = "package:"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+ADAPTER = "adapter_config.json"
 GGUF_MAGIC = b"GGUF"
 
 
@@ -134,6 +135,11 @@ def check_folder(folder: Path, source: str) -> None:
     if not isinstance(config, dict) or "model_type" not in config:
         raise InputError(f"{where}: {folder / 'config.json'} does not say its model_type.")
     _check_settings(config, f"{where}: {folder / 'config.json'}")
+    if (folder / ADAPTER).is_file() and importlib.util.find_spec("peft"):
+        raise InputError(
+            f"{where}: {folder / ADAPTER} lies beside the weights, and peft is installed, with which "
+            f"transformers loads another model than the weights are; merge the adapter or move it away."
+        )
     files = weight_files(folder)
     if not files:
         raise InputError(
