@@ -18,11 +18,11 @@ from replaceme.calibration import Batches
 from replaceme.decoder import Decoder
 from replaceme.errors import InputError
 from replaceme.evaluation import HeldBack, negative_log_likelihood
+from replaceme.saved import SavedLayers
 
 if TYPE_CHECKING:
     from replaceme.fitting import Fit
     from replaceme.pruning import Calibration
-    from replaceme.saved import SavedLayers
     from replaceme.surgery import Edit
 
 TOKENS = 1024  # where nothing was held back
@@ -70,15 +70,22 @@ class Expected:
         return LEAST_TOLERANCE + order + cast
 
     @classmethod
-    def of_random_tokens(cls, source: Path, edit: Edit, trust_remote_code: bool = False) -> Expected:
-        """The loss of an edited model, which is loaded for it, on tokens drawn at random."""
+    def of_random_tokens(
+        cls, source: Path, edit: Edit, dtype: str | None, trust_remote_code: bool = False
+    ) -> Expected:
+        """The loss of an edited model, which is loaded for it, on tokens drawn at random.
+
+        Args:
+            dtype: that the checkpoint is cast to; ``None``: it is not.
+        """
         model, _ = loading.load(source, None, "cpu", trust_remote_code)
         draw = torch.Generator().manual_seed(0)
         sequences = torch.randint(model.config.vocab_size, (4, 128), generator=draw).tolist()
         decoder = Decoder.of(model)
         alike = Batches(sequences, len(sequences), lengths=decoder.lengths)
-        loss = HeldBack(decoder, alike).loss(edit)
-        return cls(loss, sequences, model.dtype)
+        saved = SavedLayers.of(source, decoder.architecture, dtype)
+        loss = HeldBack(decoder, alike).loss(saved.with_values(model, edit))
+        return cls(loss, sequences, model.dtype, saved.other_cast)
 
 
 def reloaded_loss(

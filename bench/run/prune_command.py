@@ -308,7 +308,7 @@ def apply_edit(
             trust_remote_code=trust_remote_code,
             confirm=lambda part: reloaded_loss(
                 part,
-                Expected.of_random_tokens(source, edit, trust_remote_code),
+                Expected.of_random_tokens(source, edit, provenance.dtype, trust_remote_code),
                 trust_remote_code=trust_remote_code,
             ),
         )

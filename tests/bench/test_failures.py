@@ -132,15 +132,14 @@ def test_failure_of_a_stage_that_the_suite_no_longer_has_is_forgotten(
 
 
 def test_failed_prune_is_left_alone_with_all_that_needs_it(
-    forked: Any, write_suite: WriteSuite, tmp_path: Path
+    forked: Any, write_suite: WriteSuite, tiny: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "data.jsonl").write_text('{"text": "  "}\n')
-    suite, out = write_suite(calibration={"dataset": "data.jsonl"}), tmp_path / "out"
+    suite, out = write_suite(models=[str(with_nan(tiny, tmp_path / "tiny"))]), tmp_path / "out"
     assert forked("run", suite, "--out", out).returncode == 3
     assert left(forked, suite, out) == {"baseline": [], "uidl": [], "lstsq": []}
     again = forked("run", suite, "--out", out)
     assert again.returncode == 3
-    assert "holds no text" in again.stdout
+    assert "are not numbers" in again.stdout
     assert "calibrating" not in again.stderr
     assert "calibrating" in forked("run", suite, "--out", out, "--retry-failed").stderr
 
