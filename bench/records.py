@@ -159,6 +159,17 @@ class Task(_Scored):
     method: Literal["one-pass", "per-variant"] = "per-variant"
     reason: str | None = Field(None, description="why it was not scored in one pass")
     dtype: str | None = Field(None, description="computed in; null: that of the checkpoint")
+    requests: str | None = Field(
+        None,
+        description="SHA-256 of what was asked, with the items, whatever their data set is called",
+    )
+    files: dict[str, str] = Field(
+        default={},
+        description="SHA-256 of the files below its folder that the task read, by path from there",
+    )
+    sampled_batch: int | None = Field(
+        None, description="score.batch_size where answers are drawn at random; null: none are"
+    )
     pass_seconds: float | None = Field(
         None, description="of the pass that gave the answers of all its variants"
     )

@@ -170,6 +170,8 @@ def _paired_task(name: str, metric: str, base: Side, new: Side) -> tuple[Items, 
     files = [_of_model(side.record, "files") for side in (base, new)]
     if None not in seeds:  # which old records do not know
         asked.append(("seeds", *seeds))
+    if None not in (old.requests, fresh.requests):
+        asked.append(("what was asked differs", old.requests, fresh.requests))
     if None not in files:  # likewise
         asked.append(("the model's tokenizer or other files differ", *files))
     for what, before, after in asked:

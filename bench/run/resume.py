@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from bench.records import Failure, Group, Record
+from bench.records import Task as Scored
+from bench.scoring.catalog import yaml_of
 from bench.scoring.metrics import primary_metric
 from bench.serving import device_name, engine_version
 from bench.store import Store
 from bench.suite.matrix import Cell, Plan, serving_identity
 from bench.suite.scoring import Task, TaskGroup, digest, stage_of
+from replaceme.models import file_hash
 
 
 def known(cell: Cell, plan: Plan, store: Store, retry_failed: bool = False) -> Record:
@@ -34,6 +37,9 @@ def known(cell: Cell, plan: Plan, store: Store, retry_failed: bool = False) -> R
     record.label, record.model = cell.label, cell.model.name
     for task in plan.tasks:
         if (found := record.quality.get(task.spec.task)) and found.identity == task.identity:
+            if _outdated(found, task, plan):
+                del record.quality[task.spec.task]
+                continue
             found.primary = primary_metric(task.spec, found.metrics)
             found.average, found.column = task.spec.average, task.column
     record.groups = {name: group for name, group in record.groups.items() if _fits(group, record)}
@@ -44,6 +50,30 @@ def known(cell: Cell, plan: Plan, store: Store, retry_failed: bool = False) -> R
     record.failures = [] if retry_failed else _standing(record, cell, plan)
     record.status = status(record, plan)
     return record
+
+
+def _outdated(found: Scored, task: Task, plan: Plan) -> bool:
+    """Whether a score with the identity that is wanted comes from other files or, of answers that are
+    drawn at random, from another batch size."""
+    assert plan.suite.score
+    if found.sampled_batch not in (None, plan.suite.score.batch_size):
+        return True
+    if not found.files:
+        return False
+    paths = {yaml_of(task.source).parent / name: known for name, known in found.files.items()}
+    return any(not path.is_file() or file_hash(path) != known for path, known in paths.items())
+
+
+def forget_others(record: Record, task: Task, requests: str) -> bool:
+    """Drop a record's score of a task that asked something else, and what was made from it; returns
+    whether there was one."""
+    name = task.spec.task
+    found = record.quality.get(name)
+    if found is None or found.identity != task.identity or found.requests in (None, requests):
+        return False
+    del record.quality[name]
+    record.groups = {key: group for key, group in record.groups.items() if name not in group.tasks}
+    return True
 
 
 def _fits(group: Group, record: Record) -> bool:

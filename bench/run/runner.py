@@ -52,6 +52,7 @@ class Run:
 
     Attributes:
         records: of every cell, as far as it is known.
+        outdated: models of which scores turned out to be of other requests.
     """
 
     def __init__(self, plan: Plan, out: Path, retry_failed: bool = False) -> None:
@@ -61,6 +62,7 @@ class Run:
         self.records = {cell: known(cell, plan, self.store, retry_failed) for cell in plan.cells}
         self.device = plan.suite.device or loading.default_device()
         self.prepared: dict[Task, PreparedTask] = {}
+        self.outdated: dict[ModelSpec, None] = {}
 
     def due(self, cell: Cell) -> list[str]:
         """Names of the stages that are still to do for a cell."""
@@ -93,10 +95,15 @@ class Run:
             if self.store.read(cell.stem) not in (None, record):
                 self.store.write(cell.stem, record)
         for model in self.plan.suite.models:
-            cells = [cell for cell in self.plan.cells if cell.model == model]
-            if any(self.due(cell) for cell in cells):
-                self._model(model, cells)
-            self._tidy(cells)
+            self._whole(model)
+        for model in [*self.outdated]:
+            self._whole(model)
+
+    def _whole(self, model: ModelSpec) -> None:
+        cells = [cell for cell in self.plan.cells if cell.model == model]
+        if any(self.due(cell) for cell in cells):
+            self._model(model, cells)
+        self._tidy(cells)
 
     def _model(self, model: ModelSpec, cells: list[Cell]) -> None:
         if (source := self.make(model, cells)) is None:

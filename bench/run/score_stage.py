@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import records, transcripts
 from bench.run import environment
-from bench.run.resume import tasks_left
+from bench.run.resume import forget_others, tasks_left
 from bench.serving import device_name
 from bench.suite.matrix import Cell, file_name
 from bench.suite.scoring import Task, TaskGroup, digest, stage_of
@@ -82,7 +82,20 @@ class ScoreStage:
             found = PreparedTask(task.spec, task.source, task.limit, task.seeds, scorer.lm, task.day)
             known[task] = found
             self._tell(task.spec, found.num_fewshot)
+            self._forget_others(task, found.requests)
         return known[task]
+
+    def _forget_others(self, task: Task, requests: str) -> None:
+        """Have cells scored again that were asked something else; a chat template asks every model
+        something else."""
+        cells = self.cells if task.spec.apply_chat_template else [*self.run.records]
+        stale = [cell for cell in cells if forget_others(self.run.records[cell], task, requests)]
+        if stale:
+            self.run.outdated |= dict.fromkeys(cell.model for cell in stale)
+            self.run.events.say(
+                f"{task.spec.task}: it asks something else than when {len(stale)} cells were scored, "
+                f"which are scored again."
+            )
 
     def _tell(self, spec: TaskSpec, shots: int) -> None:
         """Say where lm-eval does something else than was asked for."""
@@ -182,7 +195,9 @@ class ScoreStage:
         how = {"method": "one-pass", "pass_seconds": seconds, "pass_variants": len(cells)}
         for cell in self._with_numbers(scorer.sweep.known, task, cells, requests):
             score = partial(scorer.score, prepared, cell.stem)
-            self.run.attempt(cell, stage_of(task), partial(self._record, cell, task, score, how))
+            self.run.attempt(
+                cell, stage_of(task), partial(self._record, cell, task, prepared, score, how)
+            )
         return None
 
     def _with_numbers(
@@ -260,12 +275,17 @@ class ScoreStage:
         if dependence:
             reason += f"; one request at a time: {dependence}"
         score = partial(scorer.score, prepared, 1 if dependence else None)
-        self._record(cell, task, score, {"method": "per-variant", "reason": reason})
+        self._record(cell, task, prepared, score, {"method": "per-variant", "reason": reason})
 
     # ---- records
 
     def _record(
-        self, cell: Cell, task: Task, scored: Callable[[], TaskScore], how: dict[str, Any]
+        self,
+        cell: Cell,
+        task: Task,
+        prepared: PreparedTask,
+        scored: Callable[[], TaskScore],
+        how: dict[str, Any],
     ) -> None:
         score, store, name = scored(), self.run.store, task.spec.task
         store.write_samples(cell.stem, store.read_samples(cell.stem) | {name: score.samples})
@@ -282,6 +302,9 @@ class ScoreStage:
             num_fewshot=score.num_fewshot,
             seconds=score.seconds,
             dtype=self.dtype,
+            requests=prepared.requests,
+            files=prepared.files,
+            sampled_batch=self.settings.batch_size if prepared.samples else None,
             **environment.peak_memory(),
             **how,
         )

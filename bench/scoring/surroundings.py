@@ -13,6 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from bench.scoring import reading
+from replaceme.models import file_hash
+
 Restore = Callable[[], None]
 
 
@@ -28,6 +31,7 @@ class Surroundings:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._modules: dict[str, ModuleType] = {}
+        self._opened: set[str] = set()
         self._transforms = tempfile.TemporaryDirectory(prefix="replaceme-")
 
     @contextlib.contextmanager
@@ -38,12 +42,21 @@ class Surroundings:
             with (
                 contextlib.chdir(self._folder),
                 _transforms_in(Path(self._transforms.name)),
-                _files_by_content(),
+                _files_by_content(self._opened),
+                reading.heard(self._opened),
             ):
                 yield
         finally:
             self._modules = self._leave()
             sys.modules.update(others)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """SHA-256 of the files below its folder that the task has read, by path from there."""
+        modules = [str(module.__file__) for module in self._modules.values() if module.__file__]
+        own = [Path(file) for file in sorted(modules) if Path(file).is_relative_to(self._folder)]
+        found = dict.fromkeys([*own, *reading.beside(self._folder, self._opened)])
+        return {file.relative_to(self._folder).as_posix(): file_hash(file) for file in found}
 
     def random_states(self) -> Restore:
         """What takes every random generator that the task draws from back to where it is now."""
@@ -79,8 +92,12 @@ def _transforms_in(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _files_by_content() -> Iterator[None]:
-    """Have ``datasets`` tell local files apart by content, and not by their time of change."""
+def _files_by_content(found: set[str]) -> Iterator[None]:
+    """Have ``datasets`` tell local files apart by content, and not by their time of change.
+
+    Args:
+        found: gets them all, those too that are read from a cache.
+    """
     from datasets import data_files
 
     usual = data_files._get_single_origin_metadata
@@ -88,6 +105,7 @@ def _files_by_content() -> Iterator[None]:
     def origin(file: str, *arguments: Any, **options: Any) -> Any:
         if not Path(file).is_file():
             return usual(file, *arguments, **options)
+        found.add(str(Path(file).absolute()))
         with Path(file).open("rb") as content:
             return (hashlib.file_digest(content, "sha256").hexdigest(),)
 

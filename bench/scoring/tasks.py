@@ -75,6 +75,7 @@ class PreparedTask:
             InputError: the model has not the chat template that ``spec`` names.
         """
         from bench.scoring.preparing import prepare
+        from bench.scoring.requests import requests_hash
 
         self.spec, self._limit = spec, limit
         path = yaml_of(source).resolve()
@@ -90,6 +91,7 @@ class PreparedTask:
         with in_words(), self._surroundings.entered():
             self._task = prepare(*loadable(source), model, day, **settings)
             self._restore = self._surroundings.random_states()
+        self.requests = requests_hash(self._task)
         self._task.build_all_requests = self._rewind
 
     def _rewind(self, **_: Any) -> None:
@@ -106,6 +108,18 @@ class PreparedTask:
     def num_fewshot(self) -> int:
         """Examples in the prompt: never any where the task fixes 0."""
         return int(self._task.get_config("num_fewshot") or 0)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """SHA-256 of the files that its code has read, by path from its YAML's folder."""
+        return self._surroundings.files
+
+    @property
+    def samples(self) -> bool:
+        """Whether its answers are drawn at random, and so depend on the batch size."""
+        from bench.scoring.requests import samples
+
+        return samples(self._task)
 
     @property
     def kinds(self) -> set[str]:

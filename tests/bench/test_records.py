@@ -171,6 +171,9 @@ def test_record_of_the_fourth_schema_keeps_all_it_says(name: str) -> None:
     for unknown in ("reloaded_loss", "calibration_hash", "calibration_rows"):
         assert kept["prune"].pop(unknown) is None
     assert all(task.pop("column") for task in kept["quality"].values())
+    for task in kept["quality"].values():
+        newer = [task.pop(key) for key in ("requests", "files", "sampled_batch")]
+        assert newer == [None, {}, None]
     assert [failure.pop("attempt") for failure in kept["failures"]] == [None] * (name == "failed")
     assert kept == old
 
