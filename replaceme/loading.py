@@ -48,15 +48,16 @@ def load(
 
     tokenizer = load_tokenizer(folder, trust_remote_code)
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype or "auto",
-            device_map=device if device != "cpu" or four_bits else None,
-            quantization_config=_nf4() if four_bits else None,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        with without_progress_bars():
+            model, found = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype or "auto",
+                device_map=device if device != "cpu" or four_bits else None,
+                quantization_config=_nf4() if four_bits else None,
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
     except Exception as error:
         raise cannot_load(folder, error, trust_remote_code) from error
     refuse_incomplete(f"model {folder}", tuple(found["missing_keys"]), ())
@@ -72,6 +73,20 @@ def load(
                 setattr(module, FAST_ON_SOME, False)
     refuse_unknown_tokens(model)
     return model.eval(), tokenizer
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Have transformers draw none, over what a command prints itself."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
