@@ -243,13 +243,13 @@ def prune_checkpoint(options: PruneOptions) -> str:
         variant = fitted(source, calibration, model, prune, data, text, count, spec.solver, day)
         reporter.next_step("saving")
         edit, provenance = variant.fit.edit, variant.provenance
-        saved = SavedLayers.of(source, architecture, options.dtype)
         quality = _quality(calibration, variant)
-        expected = Expected.of(calibration, variant.fit, saved)
-        del calibration  # one model at a time in memory
         if options.transform_only:
             save_edit(out, edit, provenance)
         else:
+            saved = SavedLayers.of(source, architecture, options.dtype)
+            expected = Expected.of(calibration, variant.fit, saved)
+            del calibration  # one model at a time in memory
             surgery.write_checkpoint(
                 source,
                 out,
