@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from bench.commands import (
+from bench.exits import EXIT_INTERRUPTED, EXIT_WRONG
+from bench.verbs import (
     card,
     compare,
     history,
@@ -21,7 +22,6 @@ from bench.commands import (
     schema,
     verify,
 )
-from bench.exits import EXIT_INTERRUPTED, EXIT_WRONG
 from replaceme.errors import InputError, OutputError
 
 
@@ -41,7 +41,7 @@ def _told(error: OSError) -> Exception | None:
     A file's own errors are for the verbs to handle, but for a name that no file could have, or one
     that only others may look at.
     """
-    from bench.run.console import give_up_output
+    from bench.console import give_up_output
     from replaceme.yaml_file import shown
 
     if error.filename is None:

@@ -17,9 +17,9 @@ LIGHT = [
     "suite.matrix",
     "records",
     "run.resume",
-    "run.lock",
-    "run.leftovers",
-    "run.disk",
+    "run.host.lock",
+    "run.host.leftovers",
+    "run.host.disk",
     "run.checkpoints",
     "leaderboard.leaderboard",
     "leaderboard.table",
@@ -43,7 +43,7 @@ LIGHT = [
     "suite.scoring",
     "card.card",
     "card.command",
-    "commands.evaluate",
+    "verbs.evaluate",
 ]
 HEAVY = ["torch", "transformers", "lm_eval", "vllm", "datasets"]
 VERBS = [

@@ -71,7 +71,7 @@ def _results(record: Record) -> Iterator[EvalResult]:
     """Every metric of every task; the one that counts first."""
     from huggingface_hub import EvalResult
 
-    from bench.scoring.catalog import dataset_of
+    from bench.tasks.catalog import dataset_of
 
     for name, task in record.scores.items():
         data = dataset_of(name, task.identity.get("data"))

@@ -20,7 +20,7 @@ def files(record: Record) -> tuple[dict[str, str], list[str]]:
     """File name → YAML, one file for each data set, and the tasks that name no data set of the hub."""
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
-    from bench.scoring.catalog import dataset_of
+    from bench.tasks.catalog import dataset_of
 
     entries: dict[str, list[EvalResultEntry]] = {}
     others = []

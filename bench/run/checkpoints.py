@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.leaderboard.averages import average
 from bench.records import Record
-from bench.run.leftovers import discard
+from bench.run.host.leftovers import discard
 from bench.suite.matrix import Cell
 from replaceme import contents, loading
 from replaceme.errors import OutputError

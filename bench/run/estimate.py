@@ -24,8 +24,8 @@ from bench.scoring.tasks import PreparedTask
 from bench.scoring.trees import Request, Tree, TreeBatch
 from bench.store import Store
 from bench.suite.matrix import Cell, Plan
-from bench.suite.scoring import Task
 from bench.suite.suite import ModelSpec
+from bench.tasks.planned import Task
 from replaceme import loading, models
 from replaceme.architectures import layer_count, pruned_config
 from replaceme.decoder import Decoder

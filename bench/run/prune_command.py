@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from bench.run.console import progress
+from bench.console import progress
 from bench.run.variants import (
     Variant,
     architecture_in,

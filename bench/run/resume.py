@@ -6,12 +6,12 @@ from typing import Any, Literal
 
 from bench.records import Failure, Group, Record
 from bench.records import Task as Scored
-from bench.scoring.catalog import yaml_of
 from bench.scoring.metrics import primary_metric
 from bench.serving import device_name, engine_version
 from bench.store import Store
 from bench.suite.matrix import Cell, Plan, serving_identity
-from bench.suite.scoring import Task, TaskGroup, digest, stage_of
+from bench.tasks.catalog import yaml_of
+from bench.tasks.planned import Task, TaskGroup, digest, stage_of
 from replaceme.models import file_hash
 
 

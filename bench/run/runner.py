@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.records import Failure
-from bench.run import disk, environment, interrupts
 from bench.run.checkpoints import Checkpoints
-from bench.run.leftovers import discard
-from bench.run.prune_stage import PruneStage
+from bench.run.host import disk, environment, interrupts
+from bench.run.host.leftovers import discard
 from bench.run.resume import attempt_hash, known, stages_due, status
-from bench.run.score_stage import ScoreStage, answers_file
-from bench.run.serve_stage import ServeStage
+from bench.run.stages.prune import PruneStage
+from bench.run.stages.score import ScoreStage, answers_file
+from bench.run.stages.serve import ServeStage
 from bench.run.variants import architecture_in
 from bench.serving import ServingError
 from bench.store import Store
 from bench.suite.matrix import Cell, Plan
-from bench.suite.scoring import Task
 from bench.suite.suite import ModelSpec
+from bench.tasks.planned import Task
 from replaceme import loading, matching, models
 from replaceme.errors import InputError, OutputError, told
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from bench.console import Reporter, chatter_to, output, progress, tell
 from bench.leaderboard import leaderboard
 from bench.records import Record
 from bench.render import FORMATS, SUFFIXES, terminal
-from bench.run import disk, environment, interrupts, leftovers
-from bench.run.console import Reporter, chatter_to, output, progress, tell
-from bench.run.interrupts import heeding
-from bench.run.lock import locked
+from bench.run.host import disk, environment, interrupts, leftovers
+from bench.run.host.interrupts import heeding
+from bench.run.host.lock import locked
 from bench.run.runner import Events, Run
 from bench.suite.matrix import Plan
 from replaceme.errors import InputError, OutputError

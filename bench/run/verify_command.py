@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from bench.run.lock import locked
+from bench.run.host.lock import locked
 from bench.run.runner import Run
-from bench.run.score_stage import ScoreStage
+from bench.run.stages.score import ScoreStage
 from bench.suite.matrix import Cell, Plan
-from bench.suite.scoring import Task
+from bench.tasks.planned import Task
 from replaceme.errors import InputError
 
 if TYPE_CHECKING:

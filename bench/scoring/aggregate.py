@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lm_eval.api import group as lm_eval_group
 
 from bench import records
-from bench.scoring import task_yaml
 from bench.scoring.metrics import primary_metric
+from bench.tasks import task_yaml
 from replaceme.errors import InputError
 
 if TYPE_CHECKING:
-    from bench.suite.scoring import TaskGroup
+    from bench.tasks.planned import TaskGroup
 
 T = TypeVar("T")
 

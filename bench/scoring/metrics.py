@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.suite.suite import TaskSpec
+from bench.tasks.spec import TaskSpec
 from replaceme.errors import InputError
 
 PREFERRED = ("acc_norm", "acc", "exact_match")

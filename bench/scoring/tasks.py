@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from bench.scoring.catalog import TaskSource, loadable, yaml_of
 from bench.scoring.metrics import primary_metric
 from bench.scoring.surroundings import Surroundings
 from bench.scoring.words import in_words
-from bench.suite.suite import SEEDS, Seeds, TaskSpec
+from bench.tasks.catalog import TaskSource, loadable, yaml_of
+from bench.tasks.spec import SEEDS, Seeds, TaskSpec
 from bench.transcripts import Questions, Transcript
 from replaceme.chat import USUAL_DAY
 from replaceme.errors import InputError

@@ -16,8 +16,8 @@ def solvers() -> Iterator[str]:
 
 
 def tasks() -> Iterator[str]:
-    from bench.scoring.index import builtin
-    from bench.scoring.presets import PRESETS
+    from bench.tasks.index import builtin
+    from bench.tasks.presets import PRESETS
 
     for name, entries in PRESETS.items():
         yield f"{name} (preset): {', '.join(entry['task'] for entry in entries)}"

@@ -15,8 +15,10 @@ from bench.run.variants import architecture_in, check_variant
 from bench.serving import ServeSettings, device_name, engine_version
 from bench.suite.layer_counts import check_declared, prune_of
 from bench.suite.prune_spec import PruneSpec
-from bench.suite.scoring import Task, TaskGroup, Wanted, digest
-from bench.suite.suite import ModelSpec, PromptSpec, SolverSpec, Suite
+from bench.suite.scoring import Wanted
+from bench.suite.suite import ModelSpec, SolverSpec, Suite
+from bench.tasks.planned import Task, TaskGroup, digest
+from bench.tasks.spec import PromptSpec
 from replaceme import models
 from replaceme.errors import InputError
 from replaceme.selection import check_count

@@ -8,8 +8,9 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
+from bench.section import Section
 from replaceme.errors import InputError
 from replaceme.selection import Block, Selection, merge_adjacent
 from replaceme.solvers import Solver, make_solver
@@ -17,10 +18,6 @@ from replaceme.solvers import Solver, make_solver
 Dtype = Literal["float32", "bfloat16", "float16"]
 Items = TypeVar("Items", bound=Sequence[Any])
 SHARE = re.compile(r"(\d{1,2}(?:\.\d{1,6})?)\s*%")
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SolverSpec(Section):

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.records import SCHEMA_VERSION, Record
-from bench.scoring.presets import PRESETS
 from bench.suite.prune_spec import SHARE
 from bench.suite.suite import Suite
+from bench.tasks.presets import PRESETS
 from replaceme.solvers import SOLVERS
 
 Schema = dict[str, Any]

@@ -2,90 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any
 
-from bench.scoring.catalog import TaskSource
-from bench.scoring.groups import Group, expand, matched
-from bench.suite.suite import SEEDS, PromptSpec, ScoreSpec, Seeds, TaskSpec
+from bench.suite.suite import ScoreSpec
+from bench.tasks.catalog import TaskSource
+from bench.tasks.groups import Group, expand, matched
+from bench.tasks.planned import Task, TaskGroup
+from bench.tasks.spec import TaskSpec
 from replaceme.chat import USUAL_DAY
 from replaceme.errors import InputError
 
 WILD = frozenset("*?[")
-
-
-def digest(identity: dict[str, Any]) -> str:
-    """Short stable hash of an identity."""
-    text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Task:
-    """A task of the suite with where it was found.
-
-    ``column``: whether it stands by itself, or is only a part of groups that do.
-    """
-
-    spec: TaskSpec
-    source: TaskSource
-    limit: int | None
-    dtype: str | None = None
-    seeds: Seeds = SEEDS
-    column: bool = True
-    day: date = USUAL_DAY
-
-    @property
-    def name(self) -> str:
-        return self.spec.task
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {
-            "task": self.spec.task,
-            "num_fewshot": self.spec.num_fewshot,
-            "limit": self.limit,
-            "seeds": list(self.seeds),
-            "prompt": self.prompt,
-            "dtype": self.dtype,
-            "data": self.source.fingerprint,
-        }
-
-    @property
-    def prompt(self) -> dict[str, Any] | None:
-        """Chat template and instruction; ``None`` where there is neither."""
-        prompt = {name: getattr(self.spec, name) for name in PromptSpec.model_fields}
-        if self.spec.apply_chat_template:
-            prompt["date"] = self.day.isoformat()
-        return prompt if any(prompt.values()) else None
-
-
-@dataclass(frozen=True)
-class TaskGroup:
-    """A group of tasks that has a score of its own."""
-
-    spec: TaskSpec
-    group: Group
-    tasks: tuple[Task, ...]
-    column: bool = True
-
-    @property
-    def name(self) -> str:
-        return self.group.name
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What its score is made from, and how."""
-        return {
-            "group": self.name,
-            "prompt": self.tasks[0].prompt if self.tasks else None,
-            "aggregation": json.loads(json.dumps(self.group.aggregation, default=str)),
-            "tasks": {task.name: digest(task.identity) for task in self.tasks},
-        }
 
 
 class Wanted:
@@ -160,8 +89,3 @@ class Wanted:
         if column and not known.column:
             self._tasks[source.name] = task
         return self._tasks[source.name]
-
-
-def stage_of(scored: Task | TaskGroup) -> str:
-    """The name of the stage that scores a task, or makes a group's score from its tasks'."""
-    return f"score:{scored.name}"

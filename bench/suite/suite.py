@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from glob import glob
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from bench.scoring.presets import PRESETS
+from bench.section import Section
 from bench.serving.spec import ServeSettings
 from bench.suite import files as suite_files
 from bench.suite.prune_spec import (
@@ -17,20 +17,17 @@ from bench.suite.prune_spec import (
     Dtype,
     Matrix,
     PruneSpec,
-    Section,
     Selector,
     SolverSpec,
 )
+from bench.tasks.presets import PRESETS
+from bench.tasks.spec import SEEDS, PromptSpec, Seed, Seeds, TaskSpec
 from replaceme import yaml_source
 from replaceme.calibration import CalibrationData, is_data_file
 from replaceme.chat import USUAL_DAY, Day
 from replaceme.errors import InputError
 from replaceme.models import short_name
 from replaceme.yaml_file import shown
-
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Seeds = tuple[Seed | None, Seed | None, Seed | None, Seed | None]
-SEEDS: Seeds = (0, 1234, 1234, 1234)  # lm-eval's defaults
 
 __all__ = [
     "Blocks",
@@ -76,44 +73,6 @@ class ModelSpec(Section):
     @property
     def name(self) -> str:
         return short_name(self.id)
-
-
-class PromptSpec(Section):
-    """How a task's prompt is put to a model, as lm_eval's options of the same names."""
-
-    apply_chat_template: bool | Annotated[str, Field(min_length=1)] | None = Field(
-        None,
-        description="put prompts into the tokenizer's chat template; a text: into that of this name; "
-        "null: what the suite says of all tasks, or no",
-    )
-    fewshot_as_multiturn: bool | None = Field(
-        None,
-        description="examples as turns of a conversation, not as one text; null: what the suite says, "
-        "or yes where there is a chat template",
-    )
-    system_instruction: str | None = Field(
-        None, description="text before every prompt; null: what the suite says, or none"
-    )
-
-
-class TaskSpec(PromptSpec):
-    """A task, group or tag of lm-eval, or a pattern; a bare string means its name."""
-
-    task: str = Field(
-        min_length=1, description="name of an lm-eval task, group or tag, or a pattern: mmlu_*"
-    )
-    num_fewshot: int | None = Field(
-        None, ge=0, description="examples in the prompt; null: the task's own"
-    )
-    metric: str | None = Field(
-        None, description="the metric that counts; null: acc_norm, acc or exact_match, the first it has"
-    )
-    average: bool = Field(True, description="whether it counts in the average")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bare(cls, value: Any) -> Any:
-        return {"task": value} if isinstance(value, str) else value
 
 
 class ScoreSpec(PromptSpec):

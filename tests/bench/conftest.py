@@ -129,7 +129,7 @@ def call_here() -> Callable[..., subprocess.CompletedProcess[str]]:
 @pytest.fixture(scope="session")
 def lm_eval_names() -> None:
     """lm-eval's names are in the cache, so that no command says that it asks for them."""
-    from bench.scoring import index
+    from bench.tasks import index
 
     index.builtin()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bench.scoring import catalog
+from bench.tasks import catalog
 
 FOLDER = Path(__file__).resolve().parents[2] / "suites" / "demo"
 TASKS = ("facts", "grammar", "lastword", "retrieval", "causes")

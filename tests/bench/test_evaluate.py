@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from bench.commands.evaluate import Evaluation, evaluate_model, read
 from bench.suite.suite import Suite
+from bench.verbs.evaluate import Evaluation, evaluate_model, read
 
 DEMO = Path(__file__).parents[2] / "suites" / "demo"
 PRUNING = "method: lstsq\nlayers_to_skip: 8\nlayers_to_skip: 4\nuse_4bit: True\nmodel_path: m\n"

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from bench.console import chatter_to
 from bench.records import Record
-from bench.run import disk, environment
-from bench.run.console import chatter_to
+from bench.run.host import disk, environment
 from bench.store import Store
 
 WriteSuite = Callable[..., Path]

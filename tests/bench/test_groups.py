@@ -23,12 +23,12 @@ from bench.page.drawer import drawers
 from bench.records import Group, Record, Task
 from bench.results import open_results
 from bench.run.runner import Run
-from bench.scoring import index
-from bench.scoring.groups import NOT_OF_TASKS, expand
-from bench.scoring.groups import Group as TasksOf
-from bench.scoring.index import lm_eval_folder
 from bench.store import Store
 from bench.suite import matrix, suite
+from bench.tasks import index
+from bench.tasks.groups import NOT_OF_TASKS, expand
+from bench.tasks.groups import Group as TasksOf
+from bench.tasks.index import lm_eval_folder
 from replaceme.errors import InputError
 
 WriteSuite = Callable[..., Path]

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from bench import page
-from bench.commands.prune import prune as prune_verb
 from bench.leaderboard import leaderboard
 from bench.page import repeat
 from bench.page.columns import OTHER, sets_of
@@ -24,6 +23,7 @@ from bench.page.drawer import drawers
 from bench.records import Record
 from bench.run.prune_command import PruneOptions, options_of
 from bench.store import Store
+from bench.verbs.prune import prune as prune_verb
 from tests.bench import cells
 
 DEMO = Path(__file__).parents[2] / "results" / "demo"

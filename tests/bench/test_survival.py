@@ -19,7 +19,7 @@ import psutil
 import pytest
 import yaml
 
-from bench.run.lock import NAME, locked
+from bench.run.host.lock import NAME, locked
 from bench.store import Store
 from replaceme.errors import InputError
 
@@ -451,7 +451,7 @@ def test_run_that_does_not_fit_on_its_disk_is_refused_before_it_starts(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("bench.run.disk.free", lambda _: 1_000_000)
+    monkeypatch.setattr("bench.run.host.disk.free", lambda _: 1_000_000)
     result = call_here("run", plain, "--out", tmp_path / "out")
     refused(result, "has too little space: the run writes up to", "and 1.0 MB are free")
     assert not [*(tmp_path / "out").iterdir()]

@@ -22,11 +22,11 @@ import torch
 import yaml
 
 from bench.scoring.answers import Answers
-from bench.scoring.catalog import find, tasks_in
 from bench.scoring.checkpoint import CheckpointScorer
 from bench.scoring.one_pass import OnePass
 from bench.scoring.tasks import PreparedTask
-from bench.suite.suite import TaskSpec
+from bench.tasks.catalog import find, tasks_in
+from bench.tasks.spec import TaskSpec
 from replaceme.calibration import Batch
 from replaceme.selection import Block
 from replaceme.surgery import Edit, write_checkpoint

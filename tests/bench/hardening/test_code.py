@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from bench.scoring.catalog import find
 from bench.store import Store
+from bench.tasks.catalog import find
 from replaceme.calibration import CalibrationData, load_sequences
 from replaceme.errors import InputError
 from tests.bench.hardening.test_paths import files_below

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench.run.console import progress
+from bench.console import progress
 from bench.store import Store
 from tests.bench import cells
 from tests.bench.fuzzing import control_characters, ends_well

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.scoring.catalog import find
+from bench.tasks.catalog import find
 from replaceme.errors import InputError
 from tests.bench.fuzzing import ends_well, in_time
 

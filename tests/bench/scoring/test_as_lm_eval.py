@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
-from bench.scoring.catalog import find
 from bench.scoring.checkpoint import CheckpointScorer
 from bench.scoring.tasks import PreparedTask, TaskScore
-from bench.suite.suite import SEEDS, ScoreSpec, Seeds, TaskSpec
+from bench.suite.suite import ScoreSpec
+from bench.tasks.catalog import find
+from bench.tasks.spec import SEEDS, Seeds, TaskSpec
 from replaceme.errors import InputError
 
 FUNCTIONS = '''

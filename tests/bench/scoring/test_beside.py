@@ -17,10 +17,10 @@ from torch import Tensor
 
 from bench.scoring.answering import AnsweringLM
 from bench.scoring.beside import dependence
-from bench.scoring.catalog import find
 from bench.scoring.tasks import PreparedTask
 from bench.store import Store
-from bench.suite.suite import TaskSpec
+from bench.tasks.catalog import find
+from bench.tasks.spec import TaskSpec
 from replaceme.lengths import Lengths
 
 SWITCH = 48

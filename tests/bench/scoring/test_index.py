@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench.scoring import index
-from bench.scoring.catalog import find, tasks_in
 from bench.scoring.lm_eval_names import KINDS
+from bench.tasks import index
+from bench.tasks.catalog import find, tasks_in
 from replaceme import models
 from replaceme.errors import InputError
 

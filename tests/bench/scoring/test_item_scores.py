@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from bench.compare.scores import items_of
 from bench.records import Metric, Task
 from bench.render import FORMATS
-from bench.scoring.catalog import find
 from bench.scoring.tasks import PreparedTask, TaskScore, _task_score
 from bench.store import Store, read_record
-from bench.suite.suite import TaskSpec
+from bench.tasks.catalog import find
+from bench.tasks.spec import TaskSpec
 from replaceme.errors import InputError
 from tests.bench import cells
 from tests.bench.fuzzing import fuzz

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from bench.records import Task
 from bench.scoring.answers import Answers
-from bench.scoring.catalog import find
 from bench.scoring.one_pass import OnePass
 from bench.scoring.tasks import PreparedTask, TaskScore
 from bench.scoring.trees import TreeBatch
 from bench.store import Store
-from bench.suite.suite import TaskSpec
+from bench.tasks.catalog import find
+from bench.tasks.spec import TaskSpec
 from replaceme.architectures import ARCHITECTURES
 from replaceme.errors import InputError
 from replaceme.loading import load

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from bench.scoring import catalog, index
 from bench.scoring.tasks import PreparedTask
-from bench.suite.suite import TaskSpec
+from bench.tasks import catalog, index
+from bench.tasks.spec import TaskSpec
 from replaceme.errors import InputError
 
 WAYS: dict[str, dict[str, Any]] = {

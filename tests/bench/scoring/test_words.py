@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from bench.scoring.catalog import find
 from bench.scoring.tasks import PreparedTask
 from bench.scoring.words import in_words
-from bench.suite.suite import TaskSpec
+from bench.tasks.catalog import find
+from bench.tasks.spec import TaskSpec
 from replaceme.errors import InputError, told
 
 ROWS = [{"q": f"Box {i} holds", "c": ["red", "blue"], "a": i % 2} for i in range(4)]

@@ -62,11 +62,11 @@ def compare(
     BASE and NEW are result folders, record files, or REVISION:PATH for either as git has it, such as
     HEAD~1:results/demo.
     """
+    from bench import console
     from bench.compare.compare import compare as compared
     from bench.compare.comparison import Options
     from bench.render import comparison_json, comparison_markdown, comparison_terminal
     from bench.results import open_results
-    from bench.run import console
     from replaceme.files import write_atomically
 
     options = Options(alpha, max_drop, allow_missing, latency_tolerance)

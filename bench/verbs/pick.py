@@ -57,11 +57,11 @@ def pick(
     it is the fastest; times within 2 % of each other are equal, and then the best average decides. Where
     nothing was served, fewer parameters count as faster.
     """
+    from bench import console
     from bench.compare.certainty import certainty
     from bench.compare.pick import pick as picked
     from bench.render import pick as rendered
     from bench.results import open_results
-    from bench.run import console
 
     found = open_results(results)
     choice = picked(found, list(_constraints(found, workload, bounds)), prefer, workload)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.scoring import index, task_yaml
+from bench.tasks import index, task_yaml
 from replaceme.calibration import PICKLES
 from replaceme.errors import InputError
 from replaceme.yaml_file import shown

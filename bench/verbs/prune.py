@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from bench.commands.completion import solvers
+from bench.verbs.completion import solvers
 
 DTYPES = click.Choice(["float32", "bfloat16", "float16"])
 FOLDER = click.Path(path_type=Path)

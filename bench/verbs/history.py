@@ -30,9 +30,9 @@ PICTURES = ("png", "svg", "pdf")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file.")
 def history(folder: Path, metric: str, kind: str, plot: Path | None, output: Path | None) -> None:
     """Show a metric of every cell over the git commits that changed a results folder."""
+    from bench import console
     from bench.compare.history import read
     from bench.render import history as rendered
-    from bench.run import console
     from replaceme.files import write_atomically
 
     if plot is not None and plot.suffix[1:] not in PICTURES:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.completion import SuiteName, cells
+from bench.verbs.completion import SuiteName, cells
 from replaceme.errors import InputError
 
 if TYPE_CHECKING:

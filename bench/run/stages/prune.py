@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import records
-from bench.run import environment
 from bench.run.checkpoints import settle
-from bench.run.leftovers import discard
+from bench.run.host import environment
+from bench.run.host.leftovers import discard
 from bench.run.variants import architecture_in, calibrated, check_variant, fitted, text_for
 from bench.suite.layer_counts import check_declared
 from bench.suite.matrix import Cell

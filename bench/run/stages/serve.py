@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bench import records
 from bench.serving import ServingError, measure
 from bench.suite.matrix import Cell, serving_identity
-from bench.suite.scoring import digest
+from bench.tasks.planned import digest
 from replaceme import models
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from bench.commands.completion import cells
-from bench.commands.suite_options import LIMIT, OUT, SUITE, planned
 from bench.exits import EXIT_DIFFERENT
+from bench.verbs.completion import cells
+from bench.verbs.suite_options import LIMIT, OUT, SUITE, planned
 
 
 @click.command()
@@ -27,7 +27,7 @@ def verify(suite: Path, out: Path | None, limit: int | None, cell: str) -> None:
     """Score a cell as a run does and by lm-eval on its checkpoint, one request at a time."""
     from rich.console import Console
 
-    from bench.run.console import chatter_to
+    from bench.console import chatter_to
     from bench.run.verify_command import table
     from bench.run.verify_command import verify as verified
 

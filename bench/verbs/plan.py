@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.commands.suite_options import LIMIT, ONLY, OUT, SUITE, planned
+from bench.verbs.suite_options import LIMIT, ONLY, OUT, SUITE, planned
 
 if TYPE_CHECKING:
     from bench.records import Record
-    from bench.run.disk import Need
     from bench.run.estimate import Estimate
+    from bench.run.host.disk import Need
     from bench.suite.matrix import Plan
-    from bench.suite.scoring import Task, TaskGroup
+    from bench.tasks.planned import Task, TaskGroup
 
 
 @click.command()
@@ -37,7 +37,7 @@ def plan(
 ) -> None:
     """Show the cells of a suite, what is done, and what would run; loads no model."""
     from bench.render.escape import visible
-    from bench.run.disk import need
+    from bench.run.host.disk import need
     from bench.run.resume import known, stages_due, stages_left
     from bench.store import Store
 
@@ -94,7 +94,7 @@ def _state(due: list[str], record: Record, plan: Plan) -> str:
 
 def _with_groups(due: list[str], plan: Plan) -> list[str]:
     """Stages with those of a group's tasks counted in its own."""
-    from bench.suite.scoring import stage_of
+    from bench.tasks.planned import stage_of
 
     shown = {stage: stage for stage in due}
     for group in plan.groups:
@@ -114,7 +114,7 @@ def _with_groups(due: list[str], plan: Plan) -> list[str]:
 
 def _print_space(space: Need, folder: Path) -> None:
     from bench.render.escape import visible
-    from bench.run.disk import amount
+    from bench.run.host.disk import amount
 
     if space.bytes:
         size, free = amount(space.bytes), amount(space.free)
@@ -125,7 +125,7 @@ def _print_space(space: Need, folder: Path) -> None:
 
 
 def _estimated(found: Plan, folder: Path) -> list[Estimate]:
-    from bench.run.console import chatter_to
+    from bench.console import chatter_to
     from bench.run.estimate import estimate as estimated
 
     with chatter_to(Path(os.devnull)) as stderr:
@@ -133,8 +133,8 @@ def _estimated(found: Plan, folder: Path) -> list[Estimate]:
 
 
 def _print_estimate(estimates: list[Estimate]) -> None:
+    from bench.console import duration
     from bench.render.escape import visible
-    from bench.run.console import duration
 
     for line in estimates:
         name = visible(f"{line.model}, {line.task}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.completion import recorded_cells
+from bench.verbs.completion import recorded_cells
 
 if TYPE_CHECKING:
     from bench.records import Record

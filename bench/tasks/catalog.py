@@ -11,8 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bench.scoring import index, task_files, task_yaml
-from bench.scoring.presets import PRESETS
+from bench.tasks import index, task_files, task_yaml
+from bench.tasks.presets import PRESETS
 from replaceme.errors import InputError, nearest
 
 

@@ -8,8 +8,8 @@ from fnmatch import filter as matching
 from pathlib import Path
 from typing import Any
 
-from bench.scoring import index, task_yaml
-from bench.scoring.catalog import TaskSource, entry, find, in_preset, is_known, with_overrides
+from bench.tasks import index, task_yaml
+from bench.tasks.catalog import TaskSource, entry, find, in_preset, is_known, with_overrides
 from replaceme.errors import InputError
 
 NOT_OF_TASKS = {

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import records, transcripts
-from bench.run import environment
+from bench.run.host import environment
 from bench.run.resume import forget_others, tasks_left
 from bench.serving import device_name
 from bench.suite.matrix import Cell, file_name
-from bench.suite.scoring import Task, TaskGroup, digest, stage_of
-from bench.suite.suite import TaskSpec
+from bench.tasks.planned import Task, TaskGroup, digest, stage_of
+from bench.tasks.spec import TaskSpec
 from replaceme import loading
 from replaceme.editfile import load_edit
 from replaceme.errors import InputError, OutputError

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from bench.commands.suite_options import LIMIT, ONLY, OUT, SUITE, planned
 from bench.exits import EXIT_FAILED
+from bench.verbs.suite_options import LIMIT, ONLY, OUT, SUITE, planned
 
 
 @click.command()

@@ -61,8 +61,8 @@ def report(
     """
     from dataclasses import replace
 
+    from bench import console
     from bench.render import terminal
-    from bench.run import console
     from replaceme.files import write_atomically
 
     if kind == "lm-eval":

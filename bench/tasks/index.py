@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.scoring import task_yaml
+from bench.tasks import task_yaml
 from replaceme.errors import InputError, OutputError
 from replaceme.files import write_atomically
 from replaceme.models import cache_folder

@@ -1,0 +1,1 @@
+"""What a task name stands for; does not import lm-eval."""
