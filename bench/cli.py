@@ -42,7 +42,7 @@ def _told(error: OSError) -> Exception | None:
     that only others may look at.
     """
     from bench.console import give_up_output
-    from replaceme.yaml_file import shown
+    from replaceme.io.yaml_file import shown
 
     if error.filename is None:
         try:

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from bench.records import SCHEMA_VERSION, Record
 from replaceme.errors import InputError
-from replaceme.files import write_atomically
-from replaceme.yaml_file import shown, text_of
+from replaceme.io.files import write_atomically
+from replaceme.io.yaml_file import shown, text_of
 
 MOST_BYTES = 64 << 20  # of a record, and of the scores of its items: 30 characters for 2 million items
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from bench.suite.matrix import file_name
 from replaceme.errors import InputError
-from replaceme.files import write_atomically
+from replaceme.io.files import write_atomically
 
 MOST_BYTES = 4 << 30  # of one file's entries
 

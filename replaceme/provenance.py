@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
-from replaceme.models import is_hub_id
+from replaceme.io.models import is_hub_id
 
 if TYPE_CHECKING:
     from replaceme.fitting import Fit

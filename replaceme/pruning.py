@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from replaceme.calibration import Batches, padding_token, tokenize
 from replaceme.chat import USUAL_DAY
+from replaceme.compat.reference import ReferenceBatches, WholeState
 from replaceme.decoder import Decoder, without_dropout
 from replaceme.errors import InputError
 from replaceme.evaluation import HeldBack
 from replaceme.fitting import Fit, fit
-from replaceme.reference import ReferenceBatches, WholeState
 from replaceme.selection import (
     Block,
     Choice,
@@ -113,7 +113,7 @@ def calibrate(
         held_back_tokens: about how many tokens to keep for the loss, a tenth of the sequences at most.
         compat_reference: do as the published code does: read the last layer's state after the final
             norm, hold nothing back, count padding, and fit blocks that touch one by one where they were
-            not merged (see :mod:`replaceme.reference`).
+            not merged (see :mod:`replaceme.compat.reference`).
         report: called after every batch of a pass.
 
     Raises:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from replaceme import loading
 from replaceme.calibration import Batches
 from replaceme.decoder import Decoder
 from replaceme.errors import InputError
 from replaceme.evaluation import HeldBack, negative_log_likelihood
-from replaceme.saved import SavedLayers
+from replaceme.io import loading
+from replaceme.io.saved import SavedLayers
 
 if TYPE_CHECKING:
     from replaceme.fitting import Fit

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from replaceme import tensorfile
 from replaceme.architectures import (
     EXTRA_LAYERS,
     Architecture,
@@ -25,13 +24,14 @@ from replaceme.architectures import (
     layer_count,
     pruned_config,
 )
-from replaceme.contents import INDEX, NAMED, WEIGHTS, Stored, carried_files, tensor_names
 from replaceme.errors import InputError
-from replaceme.matching import match, refuse_incomplete
-from replaceme.models import check_folder, read_config
-from replaceme.outfolder import PROVENANCE, check_apart, check_free, whole_folder
+from replaceme.io import tensorfile
+from replaceme.io.contents import INDEX, NAMED, WEIGHTS, Stored, carried_files, tensor_names
+from replaceme.io.matching import match, refuse_incomplete
+from replaceme.io.models import check_folder, read_config
+from replaceme.io.outfolder import PROVENANCE, check_apart, check_free, whole_folder
+from replaceme.io.tensorfile import FLOATS, Entry, Piece
 from replaceme.selection import Block, check_blocks
-from replaceme.tensorfile import FLOATS, Entry, Piece
 
 if TYPE_CHECKING:
     import torch
@@ -187,7 +187,7 @@ def write_checkpoint(
 ) -> None:
     """Write the checkpoint of the folder ``source``, edited, to the folder ``out``.
 
-    What :func:`replaceme.contents.carried_files` names is carried over, the rest left behind.
+    What :func:`replaceme.io.contents.carried_files` names is carried over, the rest left behind.
     ``replaceme.json`` holds ``provenance``, and the model card tells it; without one the source's card
     is kept. The folder appears whole or not at all.
 

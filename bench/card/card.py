@@ -11,7 +11,7 @@ from bench.card.settings import dataset, hub_dataset, plain_name, settings
 from bench.card.tables import LM_EVAL, quality, serving
 from bench.records import Prune, Record
 from bench.render.escape import markdown, visible
-from replaceme.models import is_hub_id
+from replaceme.io.models import is_hub_id
 from replaceme.provenance import code, fit_table, how_pruned
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from bench.card import card
 from bench.records import Record
 from bench.results import Results, latest, open_results
 from replaceme.errors import InputError, nearest
-from replaceme.yaml_file import shown
+from replaceme.io.yaml_file import shown
 
 RUNS = Path("runs")
 

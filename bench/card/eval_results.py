@@ -11,7 +11,7 @@ import yaml
 from bench.card.tables import LM_EVAL
 from bench.records import Record, Task
 from bench.render.escape import visible
-from replaceme.models import is_hub_id
+from replaceme.io.models import is_hub_id
 
 FOLDER = ".eval_results"
 

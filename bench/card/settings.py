@@ -7,7 +7,7 @@ from typing import Any
 from bench.records import Record
 from bench.render.escape import visible
 from replaceme.calibration import CalibrationData
-from replaceme.models import is_hub_id
+from replaceme.io.models import is_hub_id
 from replaceme.provenance import code
 
 CALIBRATION = ("subset", "split", "column", "samples", "max_length", "seed", "date")

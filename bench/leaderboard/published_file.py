@@ -10,7 +10,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.shipped import shipped_folder
-from replaceme import yaml_source
+from replaceme.io import yaml_source
 
 UNKNOWN = "-"  # what a table does not print
 

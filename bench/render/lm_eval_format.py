@@ -19,7 +19,7 @@ from bench.records import Group, Record, Task
 from bench.render.escape import visible
 from bench.results import Results
 from replaceme.errors import InputError
-from replaceme.files import write_atomically
+from replaceme.io.files import write_atomically
 
 SEPARATORS = re.compile(r"[\"<>:/|\\?*\[\]]+")  # that lm-eval keeps out of names of files
 LONGEST = 180  # bytes of a name in the name of a file, which has 255

@@ -10,8 +10,8 @@ from bench.leaderboard.averages import average
 from bench.records import Record
 from bench.run.host.leftovers import discard
 from bench.suite.matrix import Cell
-from replaceme import contents, loading
 from replaceme.errors import OutputError
+from replaceme.io import contents, loading
 
 
 class Checkpoints:
@@ -37,7 +37,7 @@ class Checkpoints:
             OutputError: it cannot be written.
         """
         from replaceme import Edit, write_checkpoint
-        from replaceme.editfile import load_edit
+        from replaceme.io.editfile import load_edit
 
         folder = self.folder(cell, source)
         if not folder.is_dir():

@@ -26,9 +26,9 @@ from bench.store import Store
 from bench.suite.matrix import Cell, Plan
 from bench.suite.suite import ModelSpec
 from bench.tasks.planned import Task
-from replaceme import loading, models
 from replaceme.architectures import layer_count, pruned_config
 from replaceme.decoder import Decoder
+from replaceme.io import loading, models
 from replaceme.selection import Block
 
 if TYPE_CHECKING:

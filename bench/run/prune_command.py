@@ -28,12 +28,12 @@ from bench.run.variants import (
     text_for,
 )
 from bench.suite.suite import Blocks, Count, Dtype, ModelSpec, PruneSpec, Selector, SolverSpec, resolved
-from replaceme import contents, yaml_source
 from replaceme.architectures import layer_count
 from replaceme.calibration import CalibrationData
 from replaceme.chat import USUAL_DAY, Day
 from replaceme.errors import InputError
-from replaceme.outfolder import check_apart, check_free
+from replaceme.io import contents, yaml_source
+from replaceme.io.outfolder import check_apart, check_free
 from replaceme.provenance import choice_line, listed
 
 if TYPE_CHECKING:
@@ -214,10 +214,11 @@ def prune_checkpoint(options: PruneOptions) -> str:
         InputError: an option is wrong, or the model cannot be pruned.
         OutputError: the output cannot be written.
     """
-    from replaceme import loading, matching, models, surgery
-    from replaceme.editfile import check_edit_file, save_edit
+    from replaceme import surgery
+    from replaceme.io import loading, matching, models
+    from replaceme.io.editfile import check_edit_file, save_edit
+    from replaceme.io.saved import SavedLayers
     from replaceme.reload import Expected, reloaded_loss
-    from replaceme.saved import SavedLayers
 
     prune, out = options.prune, options.out
     (spec,), (count,) = prune.solvers, prune.counts
@@ -283,8 +284,9 @@ def apply_edit(
         InputError: the file is not such a file, or does not fit the model.
         OutputError: ``out`` cannot be written.
     """
-    from replaceme import models, surgery
-    from replaceme.editfile import load_edit
+    from replaceme import surgery
+    from replaceme.io import models
+    from replaceme.io.editfile import load_edit
     from replaceme.reload import Expected, reloaded_loss
 
     edit, provenance = load_edit(edit_file)

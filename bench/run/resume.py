@@ -12,7 +12,7 @@ from bench.store import Store
 from bench.suite.matrix import Cell, Plan, serving_identity
 from bench.tasks.catalog import yaml_of
 from bench.tasks.planned import Task, TaskGroup, digest, stage_of
-from replaceme.models import file_hash
+from replaceme.io.models import file_hash
 
 
 def known(cell: Cell, plan: Plan, store: Store, retry_failed: bool = False) -> Record:

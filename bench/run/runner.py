@@ -27,8 +27,8 @@ from bench.store import Store
 from bench.suite.matrix import Cell, Plan
 from bench.suite.suite import ModelSpec
 from bench.tasks.planned import Task
-from replaceme import loading, matching, models
 from replaceme.errors import InputError, OutputError, told
+from replaceme.io import loading, matching, models
 
 if TYPE_CHECKING:
     from bench.scoring.tasks import PreparedTask

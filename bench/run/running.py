@@ -17,7 +17,7 @@ from bench.run.host.lock import locked
 from bench.run.runner import Events, Run
 from bench.suite.matrix import Plan
 from replaceme.errors import InputError, OutputError
-from replaceme.files import write_atomically
+from replaceme.io.files import write_atomically
 
 
 def run_plan(plan: Plan, out: Path, retry_failed: bool = False) -> bool:

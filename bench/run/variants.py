@@ -8,7 +8,6 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replaceme import contents, loading, models
 from replaceme.architectures import Architecture, architecture_of, check_present, layer_count
 from replaceme.calibration import (
     Batches,
@@ -18,6 +17,7 @@ from replaceme.calibration import (
     read_text,
 )
 from replaceme.errors import InputError
+from replaceme.io import contents, loading, models
 from replaceme.provenance import Provenance
 from replaceme.selection import check_blocks, check_count
 

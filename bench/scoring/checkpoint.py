@@ -6,7 +6,7 @@ import gc
 from pathlib import Path
 
 from bench.scoring.tasks import PreparedTask, TaskScore
-from replaceme.loading import refuse_unknown_tokens
+from replaceme.io.loading import refuse_unknown_tokens
 
 
 class CheckpointScorer:

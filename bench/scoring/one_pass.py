@@ -13,10 +13,10 @@ from bench.scoring.fork import Answer, Fork, obstacle, replaced
 from bench.scoring.sweep import Sweep
 from bench.scoring.tasks import PreparedTask, TaskScore
 from bench.scoring.trees import Request
-from replaceme import loading
 from replaceme.decoder import Decoder
 from replaceme.errors import InputError
-from replaceme.saved import SavedLayers
+from replaceme.io import loading
+from replaceme.io.saved import SavedLayers
 from replaceme.surgery import Edit, pruned
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from bench.scoring import reading
-from replaceme.models import file_hash
+from replaceme.io.models import file_hash
 
 Restore = Callable[[], None]
 

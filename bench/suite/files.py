@@ -9,9 +9,9 @@ from pathlib import Path
 
 from bench.shipped import shipped_folder
 from bench.suite.variables import expanded
-from replaceme import yaml_file
 from replaceme.errors import InputError, nearest
-from replaceme.yaml_file import Entry, shown
+from replaceme.io import yaml_file
+from replaceme.io.yaml_file import Entry, shown
 
 SUFFIXES = (".yaml", ".yml")
 

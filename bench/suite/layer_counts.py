@@ -7,9 +7,9 @@ from pathlib import Path
 
 from bench.suite.prune_spec import PruneSpec
 from bench.suite.suite import ModelSpec, Suite
-from replaceme import models
 from replaceme.architectures import layer_count
 from replaceme.errors import InputError
+from replaceme.io import models
 
 
 def prune_of(suite: Suite, model: ModelSpec) -> PruneSpec:

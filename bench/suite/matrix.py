@@ -19,8 +19,8 @@ from bench.suite.scoring import Wanted
 from bench.suite.suite import ModelSpec, SolverSpec, Suite
 from bench.tasks.planned import Task, TaskGroup, digest
 from bench.tasks.spec import PromptSpec
-from replaceme import models
 from replaceme.errors import InputError
+from replaceme.io import models
 from replaceme.selection import check_count
 
 RUNTIME = {

@@ -22,12 +22,12 @@ from bench.suite.prune_spec import (
 )
 from bench.tasks.presets import PRESETS
 from bench.tasks.spec import SEEDS, PromptSpec, Seed, Seeds, TaskSpec
-from replaceme import yaml_source
 from replaceme.calibration import CalibrationData, is_data_file
 from replaceme.chat import USUAL_DAY, Day
 from replaceme.errors import InputError
-from replaceme.models import short_name
-from replaceme.yaml_file import shown
+from replaceme.io import yaml_source
+from replaceme.io.models import short_name
+from replaceme.io.yaml_file import shown
 
 __all__ = [
     "Blocks",

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 from replaceme.errors import InputError
-from replaceme.yaml_file import Entry, shown
+from replaceme.io.yaml_file import Entry, shown
 
 # ``$${`` stands for a plain ``${``.
 REFERENCE = re.compile(r"\$\$(?=\{)|\$\{(?P<inside>[^{}]*)(?P<end>\}?)")

@@ -21,8 +21,8 @@ from typing import Any, Literal
 
 from bench.tasks import task_yaml
 from replaceme.errors import InputError, OutputError
-from replaceme.files import write_atomically
-from replaceme.models import cache_folder
+from replaceme.io.files import write_atomically
+from replaceme.io.models import cache_folder
 
 Kind = Literal["task", "python", "group", "tag"]
 SKIPPED = {"__pycache__", ".ipynb_checkpoints"}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bench.tasks import index, task_yaml
 from replaceme.calibration import PICKLES
 from replaceme.errors import InputError
-from replaceme.yaml_file import shown
+from replaceme.io.yaml_file import shown
 
 if TYPE_CHECKING:
     from hashlib import _Hash

@@ -31,7 +31,7 @@ def card(cell: str, results: str | None, output: Path | None) -> None:
     CELL is MODEL/N/SOLVER, the stem of a record, or the path of a record file.
     """
     from bench.card.command import make_card
-    from replaceme.files import write_atomically
+    from replaceme.io.files import write_atomically
 
     text, record = make_card(cell, results)
     if output:
@@ -44,7 +44,7 @@ def card(cell: str, results: str | None, output: Path | None) -> None:
 def _write_eval_results(record: Record, folder: Path) -> None:
     from bench.card import eval_results
     from bench.render.escape import visible
-    from replaceme.files import write_atomically
+    from replaceme.io.files import write_atomically
 
     files, others = eval_results.files(record)
     for name, text in files.items():

@@ -67,7 +67,7 @@ def compare(
     from bench.compare.comparison import Options
     from bench.render import comparison_json, comparison_markdown, comparison_terminal
     from bench.results import open_results
-    from replaceme.files import write_atomically
+    from replaceme.io.files import write_atomically
 
     options = Options(alpha, max_drop, allow_missing, latency_tolerance)
     found = compared(open_results(base), open_results(new), options)

@@ -11,10 +11,10 @@ import click
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from bench.exits import EXIT_FAILED
-from replaceme import yaml_file, yaml_source
+from replaceme.compat.commands import CONFIG, command, find, say, told_in_a_sentence
+from replaceme.compat.config import SeedConfig, few_shots
 from replaceme.errors import InputError
-from replaceme.seed import CONFIG, command, find, say, told_in_a_sentence
-from replaceme.seedconfig import SeedConfig, few_shots
+from replaceme.io import yaml_file, yaml_source
 
 
 class Evaluation(BaseModel):

@@ -33,7 +33,7 @@ def history(folder: Path, metric: str, kind: str, plot: Path | None, output: Pat
     from bench import console
     from bench.compare.history import read
     from bench.render import history as rendered
-    from replaceme.files import write_atomically
+    from replaceme.io.files import write_atomically
 
     if plot is not None and plot.suffix[1:] not in PICTURES:
         raise InputError(f"--plot {plot}: name a file that ends in .png, .svg or .pdf.")

@@ -30,7 +30,7 @@ def plot(folder: Path, out: Path, kind: str) -> None:
     from bench.plots import PAPER, figures
     from bench.plots.files import drawn
     from bench.store import Store
-    from replaceme.files import write_atomically
+    from replaceme.io.files import write_atomically
 
     records = Store(folder).all()
     if not records:

@@ -63,7 +63,7 @@ def report(
 
     from bench import console
     from bench.render import terminal
-    from replaceme.files import write_atomically
+    from replaceme.io.files import write_atomically
 
     if kind == "lm-eval":
         _write_lm_eval(sources, output, columns or key or best or published or group_by != "model")

@@ -1,7 +1,7 @@
 """Token sequences → batches, padded on the right.
 
 Attention is causal, so padding cannot reach a real token, and no statistic reads a padded position (but
-for ``compat: reference``, see :mod:`replaceme.reference`).
+for ``compat: reference``, see :mod:`replaceme.compat.reference`).
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ class Problem:
         statistics: of each block.
         decoder: of the intact model.
         batches: the calibration tokens.
-        following: of blocks that touch the one before, see :class:`replaceme.reference.WholeState`;
-            empty unless they are fitted one by one.
+        following: of blocks that touch the one before, see
+            :class:`replaceme.compat.reference.WholeState`; empty unless they are fitted one by one.
         in_turn: whether solvers that descend fit each block on the model as pruned so far.
         reload: the model as pruned so far after one more edit, where it cannot be edited as it is
             loaded.

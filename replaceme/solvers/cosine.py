@@ -72,7 +72,7 @@ class Cosine(TransformSolver):
     def transforms(self, problem: Problem) -> dict[Block, tuple[Tensor, dict[str, Any]]]:
         if not problem.in_turn:
             return super().transforms(problem)
-        from replaceme.reference import transforms_in_turn
+        from replaceme.compat.reference import transforms_in_turn
 
         return transforms_in_turn(self, problem)
 

@@ -38,7 +38,7 @@ import replaceme.pruning
 from bench.cli import main
 from bench.run import checkpoints
 from bench.scoring.answers import Answers
-from replaceme import tensorfile
+from replaceme.io import tensorfile
 
 LOADED = (datasets, lm_eval, torch, transformers, bench, replaceme)
 

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from hypothesis import strategies as st
 
 from bench.leaderboard.published_file import Published
-from replaceme import yaml_source
-from replaceme.editfile import load_edit, save_edit
+from replaceme.io import yaml_source
+from replaceme.io.editfile import load_edit, save_edit
 from replaceme.provenance import Provenance
 from replaceme.selection import Block
 from replaceme.surgery import Edit
@@ -136,7 +136,7 @@ def test_apply_of_any_edit_makes_a_checkpoint_or_refuses(
 
 @fuzz(60, data=st.data())
 def test_model_weights_with_any_header_are_read_or_refused(folder: Path, tiny: Path, data: Any) -> None:
-    from replaceme.tensorfile import read_header
+    from replaceme.io.tensorfile import read_header
 
     content = (tiny / "model.safetensors").read_bytes()
     header, tensors = split(content)
@@ -192,7 +192,7 @@ def test_prune_settings_of_any_values_are_refused(folder: Path, content: dict[st
 def test_published_settings_of_any_values_are_refused(
     folder: Path, content: dict[str, Any], verb: str
 ) -> None:
-    from replaceme import seed
+    from replaceme.compat import commands as seed
 
     if (text := safe(content | {"model_path": "/no/such/model"})) is None:
         return

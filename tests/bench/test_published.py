@@ -25,8 +25,8 @@ from bench.leaderboard.published_file import Published, folder, load, names
 from bench.leaderboard.table import Table
 from bench.records import Metric, Record, Task
 from bench.render import FORMATS, terminal
-from replaceme import yaml_source
 from replaceme.errors import InputError
+from replaceme.io import yaml_source
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from bench.leaderboard import leaderboard
 from bench.records import SCHEMA_VERSION, Metric, Prune, Record, Task
 from bench.store import Store, read_record
 from replaceme.errors import InputError, OutputError
-from replaceme.files import write_atomically
+from replaceme.io.files import write_atomically
 
 SAMPLES = Path(__file__).parent / "samples"
 

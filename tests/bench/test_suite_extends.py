@@ -19,7 +19,7 @@ from bench.suite import files as suite_files
 from bench.suite import matrix, suite
 from bench.suite.prune_spec import share_of
 from bench.suite.variables import SECRET
-from replaceme import seed
+from replaceme.compat import commands as seed
 from replaceme.errors import InputError
 
 Call = Callable[..., subprocess.CompletedProcess[str]]

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.suite import suite
-from replaceme import yaml_file
 from replaceme.errors import InputError
+from replaceme.io import yaml_file
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 Refused = Callable[..., None]

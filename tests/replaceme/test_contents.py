@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from replaceme.contents import INDEX, WEIGHTS, left_behind, left_line, stored_tensors, weight_files
 from replaceme.errors import InputError
-from replaceme.models import fingerprint
+from replaceme.io.contents import INDEX, WEIGHTS, left_behind, left_line, stored_tensors, weight_files
+from replaceme.io.models import fingerprint
 from replaceme.selection import Block
 from replaceme.surgery import Edit, write_checkpoint
 

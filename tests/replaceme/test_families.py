@@ -20,11 +20,11 @@ from transformers import (
 
 import replaceme
 from replaceme.architectures import architecture_of
-from replaceme.contents import tensor_names
 from replaceme.decoder import Decoder
 from replaceme.errors import InputError
-from replaceme.loading import load
-from replaceme.models import read_config
+from replaceme.io.contents import tensor_names
+from replaceme.io.loading import load
+from replaceme.io.models import read_config
 from replaceme.selection import Block
 from replaceme.surgery import Edit, write_checkpoint
 

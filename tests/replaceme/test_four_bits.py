@@ -17,13 +17,13 @@ from pydantic import PrivateAttr
 from safetensors.torch import load_file
 from torch import Tensor
 
-from replaceme import loading
 from replaceme.calibration import Batches
+from replaceme.compat.commands import run_replaceme, run_uidl
+from replaceme.compat.prune import Loaded, reloading
+from replaceme.compat.reference import published_choice
 from replaceme.fitting import fit
+from replaceme.io import loading
 from replaceme.pruning import calibrate
-from replaceme.reference import published_choice
-from replaceme.seed import run_replaceme, run_uidl
-from replaceme.seedprune import Loaded, reloading
 from replaceme.selection import Block
 from replaceme.solvers import Cosine, Lstsq, Solver
 

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from replaceme import loading, matching
-from replaceme.contents import WEIGHTS
 from replaceme.errors import InputError
+from replaceme.io import loading, matching
+from replaceme.io.contents import WEIGHTS
 from replaceme.selection import Block
 from replaceme.surgery import Edit, write_checkpoint
 

@@ -16,13 +16,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from replaceme import loading, models
 from replaceme.errors import InputError, OutputError
+from replaceme.io import loading, models
 
 Damage = Callable[[Path], Any]
 LOCATE = """
 import sys
-from replaceme import loading, models
+from replaceme.io import loading, models
 from replaceme.errors import InputError
 try:
     print(models.locate(*sys.argv[1:]))

@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from replaceme.calibration import Batches
+from replaceme.compat.reference import published_choice
 from replaceme.errors import InputError
 from replaceme.fitting import fit
 from replaceme.pruning import Calibration, calibrate
-from replaceme.reference import published_choice
 from replaceme.selection import Block, merge_adjacent
 from replaceme.solvers import Cosine, Lstsq, Solver, Uidl
 from replaceme.surgery import Edit, write_checkpoint

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 
 import replaceme
 from replaceme.calibration import Batches, CalibrationData, load_sequences
-from replaceme.editfile import load_edit, save_edit
 from replaceme.errors import InputError, OutputError
-from replaceme.models import fingerprint
+from replaceme.io.editfile import load_edit, save_edit
+from replaceme.io.models import fingerprint
 from replaceme.provenance import Provenance
 from replaceme.selection import Block, Selection
 from replaceme.solvers import make_solver
@@ -49,7 +49,7 @@ SOME = Provenance(
 
 def made(tiny: Path, solver: str, count: int = 4, **changes: Any) -> tuple[Edit, Provenance, Any]:
     """Fitted to the small checkpoint, with what there is to say about it."""
-    from replaceme.loading import load
+    from replaceme.io.loading import load
 
     chosen = make_solver(solver, **SOLVERS[solver])
     model, tokenizer = load(tiny)

@@ -17,8 +17,8 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from replaceme import seed
-from replaceme.seedconfig import SeedConfig
+from replaceme.compat import commands as seed
+from replaceme.compat.config import SeedConfig
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "suites" / "published").glob("*.yaml"))
@@ -221,7 +221,8 @@ def test_every_published_command_is_installed_and_takes_its_settings_from_a_file
 def test_help_of_the_commands_imports_nothing_heavy(name: str) -> None:
     heavy = {"torch", "transformers", "datasets", "bench"}
     program = (
-        f"import sys\nfrom replaceme.seed import {name}\n{name}(['--help'], standalone_mode=False)\n"
+        f"import sys\nfrom replaceme.compat.commands import {name}\n"
+        f"{name}(['--help'], standalone_mode=False)\n"
         f"assert not {heavy} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, env=os.environ)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from replaceme.architectures import ARCHITECTURES
 from replaceme.errors import InputError, OutputError
-from replaceme.outfolder import check_free, whole_folder
+from replaceme.io.outfolder import check_free, whole_folder
 from replaceme.selection import Block
 from replaceme.surgery import Edit, apply, write_checkpoint
 
@@ -284,7 +284,7 @@ def test_full_disk_is_an_output_error_and_leaves_nothing(tiny: Path, tmp_path: P
 SLOW_WRITE = """
 import sys, time
 from pathlib import Path
-from replaceme import tensorfile
+from replaceme.io import tensorfile
 from replaceme.selection import Block
 from replaceme.surgery import Edit, write_checkpoint
 copied = tensorfile.copied

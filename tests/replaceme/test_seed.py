@@ -17,15 +17,15 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
 from replaceme.calibration import Batches, padding_token
-from replaceme.editfile import load_edit
+from replaceme.compat.commands import run_replaceme, run_uidl
+from replaceme.compat.config import SeedConfig
+from replaceme.compat.data import first_turn
+from replaceme.compat.reference import published_choice
 from replaceme.errors import InputError
 from replaceme.fitting import fit
-from replaceme.loading import load
+from replaceme.io.editfile import load_edit
+from replaceme.io.loading import load
 from replaceme.pruning import calibrate
-from replaceme.reference import published_choice
-from replaceme.seed import run_replaceme, run_uidl
-from replaceme.seedconfig import SeedConfig
-from replaceme.seeddata import first_turn
 from replaceme.selection import Block
 from replaceme.solvers import Cosine, Lstsq, Solver
 

@@ -15,12 +15,12 @@ from bench.run.checkpoints import needs_copy
 from bench.run.resume import known, stages_due
 from bench.run.variants import architecture_in
 from bench.store import Store
-from replaceme import contents, models
 from replaceme.architectures import layer_count
 from replaceme.errors import InputError, OutputError
+from replaceme.io import contents, models
+from replaceme.io.tensorfile import FLOATS, SHORT_NAMES
 from replaceme.solvers import Reconstruct, Uidl
 from replaceme.solvers.base import Solver, TransformSolver
-from replaceme.tensorfile import FLOATS, SHORT_NAMES
 
 if TYPE_CHECKING:
     from bench.suite.matrix import Cell, Plan

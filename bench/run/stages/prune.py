@@ -14,11 +14,11 @@ from bench.run.variants import architecture_in, calibrated, check_variant, fitte
 from bench.suite.layer_counts import check_declared
 from bench.suite.matrix import Cell
 from bench.suite.suite import ModelSpec
-from replaceme import loading, matching
-from replaceme.editfile import save_edit
 from replaceme.errors import InputError, OutputError
+from replaceme.io import loading, matching
+from replaceme.io.editfile import save_edit
+from replaceme.io.saved import SavedLayers
 from replaceme.provenance import choice_line, listed
-from replaceme.saved import SavedLayers
 
 if TYPE_CHECKING:
     from bench.run.runner import Run

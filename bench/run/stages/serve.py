@@ -10,7 +10,7 @@ from bench import records
 from bench.serving import ServingError, measure
 from bench.suite.matrix import Cell, serving_identity
 from bench.tasks.planned import digest
-from replaceme import models
+from replaceme.io import models
 
 if TYPE_CHECKING:
     from bench.run.runner import Run

@@ -13,9 +13,9 @@ import yaml
 
 from bench.store import Store
 from bench.suite.matrix import file_name
-from replaceme.editfile import load_edit
 from replaceme.errors import OutputError
-from replaceme.files import write_atomically
+from replaceme.io.editfile import load_edit
+from replaceme.io.files import write_atomically
 from tests.bench.fuzzing import control_characters, ends_well
 from tests.bench.test_fuzz_files import edit_bytes
 

@@ -11,8 +11,8 @@ import pytest
 from bench.scoring.lm_eval_names import KINDS
 from bench.tasks import index
 from bench.tasks.catalog import find, tasks_in
-from replaceme import models
 from replaceme.errors import InputError
+from replaceme.io import models
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager

@@ -31,7 +31,7 @@ from bench.tasks.catalog import find
 from bench.tasks.spec import TaskSpec
 from replaceme.architectures import ARCHITECTURES
 from replaceme.errors import InputError
-from replaceme.loading import load
+from replaceme.io.loading import load
 from replaceme.selection import Block
 from replaceme.surgery import Edit, write_checkpoint
 from tests.bench.test_run import stable

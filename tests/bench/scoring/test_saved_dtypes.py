@@ -21,7 +21,7 @@ from bench.scoring.answers import Answers
 from bench.scoring.fork import replaced
 from bench.scoring.one_pass import OnePass
 from bench.store import Store
-from replaceme import loading
+from replaceme.io import loading
 from replaceme.selection import Block
 from replaceme.surgery import Edit, pruned, write_checkpoint
 

@@ -13,8 +13,8 @@ from lm_eval.api.instance import Instance
 from bench.scoring.answering import AnsweringLM
 from bench.scoring.beside import dependence
 from bench.scoring.checkpoint import CheckpointScorer
-from replaceme import loading
 from replaceme.errors import InputError
+from replaceme.io import loading
 
 PAIRS = [("The box is", " red"), ("The box over there", " is quite another one")]
 UNKNOWN = r"a text holds token \d+ of the tokenizer, but the model has 300 \(0 to 299\)"

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from replaceme.calibration import PICKLES
 from replaceme.errors import InputError, OutputError
+from replaceme.io.yaml_file import shown
 from replaceme.provenance import Provenance
 from replaceme.selection import Block
-from replaceme.yaml_file import shown
 
 if TYPE_CHECKING:
     from replaceme.surgery import Edit

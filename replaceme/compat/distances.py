@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replaceme.errors import InputError
-from replaceme.files import write_atomically
+from replaceme.io.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from replaceme.calibration import Batches
-    from replaceme.seedconfig import SeedConfig
+    from replaceme.compat.config import SeedConfig
 
 DISTANCES = Path("distances.json")
 TABLE = Path("layer_distances.csv")
@@ -61,8 +61,8 @@ def _is_number(value: object) -> bool:
 def measure_distances(config: SeedConfig, model: PreTrainedModel, batches: Batches) -> list[float]:
     """Mean angular distance over each block of ``layers_to_skip`` layers, from layer 1 on; written to
     the file as well."""
+    from replaceme.compat.reference import ReferenceBatches
     from replaceme.decoder import Decoder
-    from replaceme.reference import ReferenceBatches
     from replaceme.statistics import layer_distances
 
     compat = config.compat is not None

@@ -7,9 +7,9 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from replaceme import yaml_file
 from replaceme.errors import InputError, nearest
-from replaceme.yaml_file import Entry, shown
+from replaceme.io import yaml_file
+from replaceme.io.yaml_file import Entry, shown
 
 Model = TypeVar("Model", bound=BaseModel)
 MOST_PROBLEMS = 10

@@ -16,11 +16,12 @@ from typing import Any
 
 import click
 
-from replaceme import seedprune, yaml_file, yaml_source
+from replaceme.compat import prune as published
+from replaceme.compat.config import Method, SeedConfig
+from replaceme.compat.distances import DISTANCES
 from replaceme.errors import InputError, OutputError
-from replaceme.seedconfig import Method, SeedConfig
-from replaceme.seeddistances import DISTANCES
-from replaceme.yaml_file import shown
+from replaceme.io import yaml_file, yaml_source
+from replaceme.io.yaml_file import shown
 
 SHIPPED = {
     "reproduce/Replace_Me_pipeline_lstsq.yaml": "lstsq.yaml",
@@ -98,7 +99,7 @@ def _prune(file: Path, method: Method | None, overwrite: bool, distances: Path |
             )
         if config.distances_path is None:
             config = config.model_copy(update={"distances_path": distances})
-        folder, done = seedprune.prune(config, chosen, overwrite, say)
+        folder, done = published.prune(config, chosen, overwrite, say)
         click.echo(done)
         command = ["evaluate_model", "--config", str(file), "--model", str(folder)]
         click.echo(f"To score it: {shlex.join(command)}")
@@ -169,4 +170,4 @@ def get_lt_with_solvers(file: Path, overwrite: bool) -> None:
 def get_distance_analysis(file: Path) -> None:
     """Measure the distances over blocks of layers, and write them as JSON and CSV."""
     with told_in_a_sentence():
-        click.echo(seedprune.analyse(read_config(file), say))
+        click.echo(published.analyse(read_config(file), say))

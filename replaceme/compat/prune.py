@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from replaceme.calibration import Batches, padding_token
 from replaceme.chat import USUAL_DAY
+from replaceme.compat.data import calibration_sequences
+from replaceme.compat.distances import DISTANCES, TABLE, measure_distances, read_distances, write_table
 from replaceme.errors import InputError, OutputError
-from replaceme.loading import enough_memory
-from replaceme.outfolder import check_apart, check_free
-from replaceme.seeddata import calibration_sequences
-from replaceme.seeddistances import DISTANCES, TABLE, measure_distances, read_distances, write_table
+from replaceme.io.loading import enough_memory
+from replaceme.io.outfolder import check_apart, check_free
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from replaceme.architectures import Architecture
-    from replaceme.seedconfig import Method, SeedConfig
+    from replaceme.compat.config import Method, SeedConfig
     from replaceme.surgery import Edit
 
 Say = Callable[[str], None]
@@ -42,8 +42,8 @@ def find_source(config: SeedConfig) -> Source:
     Raises:
         InputError: it cannot be had, is not supported, or has too few layers.
     """
-    from replaceme import contents, matching, models
     from replaceme.architectures import architecture_of, layer_count
+    from replaceme.io import contents, matching, models
 
     token = config.token.get_secret_value() if config.token else None
     folder = models.locate(config.model_path, token=token)
@@ -82,7 +82,7 @@ def load(config: SeedConfig, source: Source, say: Say) -> Loaded:
     float16."""
     from importlib import metadata
 
-    from replaceme import loading
+    from replaceme.io import loading
 
     four_bits = config.use_4bit and loading.has_four_bits()
     if config.use_4bit and not four_bits:
@@ -148,13 +148,14 @@ def prune(config: SeedConfig, method: Method, overwrite: bool, say: Say) -> tupl
         OutputError: an output cannot be written.
     """
     config.data.check()
-    from replaceme import Provenance, calibrate, contents, fit, models, write_checkpoint
-    from replaceme.editfile import save_edit
+    from replaceme import Provenance, calibrate, fit, write_checkpoint
+    from replaceme.compat.reference import published_choice
+    from replaceme.io import contents, models
+    from replaceme.io.editfile import save_edit
+    from replaceme.io.saved import SavedLayers
     from replaceme.provenance import choice_line, listed
     from replaceme.pruning import HELD_BACK_TOKENS
-    from replaceme.reference import published_choice
     from replaceme.reload import Expected, reloaded_loss
-    from replaceme.saved import SavedLayers
 
     source = find_source(config)
     config.make_solver(method, 1).check(source.architecture)
@@ -239,7 +240,7 @@ def _check_outputs(
     config: SeedConfig, method: Method, source: Path, folder: Path, overwrite: bool
 ) -> None:
     """Refuse what may not be written, before the work that it would hold."""
-    from replaceme.editfile import check_edit_file
+    from replaceme.io.editfile import check_edit_file
 
     check_free(folder, overwrite)
     check_apart(source, folder)
@@ -255,7 +256,8 @@ def reloading(
     if not loaded.in_four_bits:
         yield None
         return
-    from replaceme import loading, write_checkpoint
+    from replaceme import write_checkpoint
+    from replaceme.io import loading
 
     try:
         beside.mkdir(parents=True, exist_ok=True)

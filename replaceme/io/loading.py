@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replaceme.contents import weight_files
 from replaceme.errors import InputError
-from replaceme.matching import cannot_load, refuse_incomplete
-from replaceme.models import read_config
-from replaceme.tensorfile import FLOATS, read_header
+from replaceme.io.contents import weight_files
+from replaceme.io.matching import cannot_load, refuse_incomplete
+from replaceme.io.models import read_config
+from replaceme.io.tensorfile import FLOATS, read_header
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replaceme import tensorfile
 from replaceme.architectures import Architecture
-from replaceme.contents import Stored, stored_tensors
 from replaceme.errors import InputError
-from replaceme.tensorfile import FLOATS
+from replaceme.io import tensorfile
+from replaceme.io.contents import Stored, stored_tensors
+from replaceme.io.tensorfile import FLOATS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

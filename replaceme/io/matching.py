@@ -15,10 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replaceme.contents import CONFIG, Stored, stored_tensors, weight_files
 from replaceme.errors import InputError, told
-from replaceme.models import read_config
-from replaceme.tensorfile import read_header, tensor_of
+from replaceme.io.contents import CONFIG, Stored, stored_tensors, weight_files
+from replaceme.io.models import read_config
+from replaceme.io.tensorfile import read_header, tensor_of
 
 if TYPE_CHECKING:
     from torch import Tensor

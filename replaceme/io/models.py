@@ -18,10 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from replaceme.contents import CARRIED, CONFIG, INDEX, WEIGHTS, used_files, weight_files
 from replaceme.errors import InputError, OutputError, told
-from replaceme.files import write_atomically
-from replaceme.tensorfile import FLOATS, read_header
+from replaceme.io.contents import CARRIED, CONFIG, INDEX, WEIGHTS, used_files, weight_files
+from replaceme.io.files import write_atomically
+from replaceme.io.tensorfile import FLOATS, read_header
 
 PACKAGE_PREFIX = "package:"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from replaceme.calibration import load_sequences, rows_of
 from replaceme.chat import apply_chat_template
+from replaceme.compat.config import FINEWEB, MIXED, ORCA
 from replaceme.errors import InputError
-from replaceme.seedconfig import FINEWEB, MIXED, ORCA
 
 if TYPE_CHECKING:
-    from replaceme.seedconfig import SeedConfig
+    from replaceme.compat.config import SeedConfig
 
 FIRST_SPEAKERS = {"human", "user"}
 

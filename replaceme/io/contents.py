@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from replaceme.errors import InputError
-from replaceme.tensorfile import Entry, read_header
+from replaceme.io.tensorfile import Entry, read_header
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

@@ -1,0 +1,1 @@
+"""The published commands, and what the published implementation does differently."""

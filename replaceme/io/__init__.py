@@ -1,0 +1,1 @@
+"""What lies on disk: models, tensors, edits, output folders, YAML, whole files."""
