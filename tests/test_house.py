@@ -26,7 +26,6 @@ LIGHT = [
     "leaderboard.view",
     "leaderboard.published",
     "render",
-    "suite.listing",
     "plots",
     "page",
     "results",
@@ -42,7 +41,8 @@ LIGHT = [
     "suite.schema",
     "suite.scoring",
     "card.card",
-    "card.command",
+    "verbs.run",
+    "verbs.verify",
     "verbs.evaluate",
 ]
 HEAVY = ["torch", "transformers", "lm_eval", "vllm", "datasets"]

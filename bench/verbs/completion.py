@@ -29,14 +29,14 @@ class SuiteName(click.Path):
         return found or super().shell_complete(ctx, param, incomplete)
 
 
-def solvers(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+def complete_solvers(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Names of solvers."""
     from replaceme.solvers import SOLVERS
 
     return [name for name in SOLVERS if name.startswith(incomplete)]
 
 
-def cells(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+def complete_cells(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Names of the cells of the suite that is on the command line already."""
     from bench.suite import matrix, suite
     from bench.suite.files import find
@@ -51,13 +51,3 @@ def cells(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[
     except InputError:  # the command itself will say what is wrong
         return []
     return [cell.name for cell in plan.cells if cell.name.startswith(incomplete)]
-
-
-def recorded_cells(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Names of the pruned cells of a result folder."""
-    from bench.card.command import candidates
-
-    try:
-        return [name for name in candidates(ctx.params.get("results")) if name.startswith(incomplete)]
-    except InputError:
-        return []

@@ -80,9 +80,9 @@ def evaluate_model(
 
     Records and tables are written to benchmark_results/NAME.
     """
-    from bench.run.running import run_plan
     from bench.suite import matrix
     from bench.suite.suite import Suite
+    from bench.verbs.run import run_plan
 
     with told_in_a_sentence():
         evaluation = read(find(file), model)

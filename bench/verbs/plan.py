@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.verbs.suite_options import LIMIT, ONLY, OUT, SUITE, planned
+from bench.verbs.suite_options import LIMIT, ONLY, OUT, SUITE, expand_suite
 
 if TYPE_CHECKING:
     from bench.records import Record
@@ -41,7 +41,7 @@ def plan(
     from bench.run.resume import known, stages_due, stages_left
     from bench.store import Store
 
-    found, folder = planned(suite, only, out, limit)
+    found, folder = expand_suite(suite, only, out, limit)
     store = Store(folder)
     records = {cell: known(cell, found, store) for cell in found.cells}
     due = {cell: stages_due(record, found) for cell, record in records.items()}

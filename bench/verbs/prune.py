@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from bench.verbs.completion import solvers
+from bench.verbs.completion import complete_solvers
 
 DTYPES = click.Choice(["float32", "bfloat16", "float16"])
 FOLDER = click.Path(path_type=Path)
@@ -27,7 +27,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option(
     "--solver",
     help="'replaceme-bench list solvers' names them; default: reconstruct.",
-    shell_complete=solvers,
+    shell_complete=complete_solvers,
 )
 @click.option("--ridge", type=click.FloatRange(0), help="Ridge of the solver.")
 @click.option("--out", type=FOLDER, help="Folder of the pruned checkpoint.")

@@ -1,14 +1,22 @@
-"""``run``: the matrix of a suite."""
+"""``run``: the matrix of a suite, with its progress, its leaderboard and its reports."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bench.exits import EXIT_FAILED
-from bench.verbs.suite_options import LIMIT, ONLY, OUT, SUITE, planned
+from bench.verbs.suite_options import LIMIT, ONLY, OUT, SUITE, expand_suite
+
+if TYPE_CHECKING:
+    from bench.console import Reporter
+    from bench.records import Record
+    from bench.run.runner import Events
+    from bench.suite.matrix import Plan
 
 
 @click.command()
@@ -21,7 +29,103 @@ def run(
     suite: Path, out: Path | None, only: tuple[str, ...], limit: int | None, retry_failed: bool
 ) -> None:
     """Run a suite; the same command again does only what is left."""
-    from bench.run.running import run_plan
-
-    plan, folder = planned(suite, only, out, limit)
+    plan, folder = expand_suite(suite, only, out, limit)
     sys.exit(EXIT_FAILED if run_plan(plan, folder, retry_failed) else 0)
+
+
+def run_plan(plan: Plan, out: Path, retry_failed: bool = False) -> bool:
+    """Run a plan and print its leaderboard; what is done so far where it is interrupted.
+
+    Args:
+        retry_failed: do again what failed, which is left alone otherwise.
+
+    Returns:
+        Whether a cell failed.
+
+    Raises:
+        InputError: the folder holds records that cannot be read, or another run is using it.
+        OutputError: the folder cannot be written, or its disk is too small.
+        KeyboardInterrupt: the run was interrupted, or told to terminate.
+    """
+    from bench.run.host import disk, interrupts, leftovers
+    from bench.run.host.lock import locked
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # For a bootstrap lm-eval would fork this process, threads and all, to hand one worker all the work.
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")
+    with locked(out), interrupts.heeded():
+        leftovers.remove(out)
+        disk.check(plan, out, retry_failed)
+        log = out / "logs" / "run.log"
+        records: list[Record] = []
+        try:
+            _execute(plan, out, retry_failed, log, records)
+        except KeyboardInterrupt:
+            _print_table([record for record in records if record.updated])
+            raise
+        _write_reports(records, out)
+        _print_table(records)
+        _tell_where(records, out, log)
+        return any(record.status == "failed" for record in records)
+
+
+def _execute(plan: Plan, out: Path, retry_failed: bool, log: Path, records: list[Record]) -> None:
+    """Run a plan; ``records`` is filled with the records of its cells before it starts."""
+    from bench.console import chatter_to, progress
+    from bench.run.host import environment, interrupts
+    from bench.run.runner import Run
+    from replaceme.errors import InputError, OutputError
+
+    with environment.logs_without_secrets(log.parent), chatter_to(log) as stderr:
+        run = Run(plan, out, retry_failed)
+        run.check_models()
+        records += run.records.values()
+        with progress(stderr, run.steps) as reporter:
+            try:
+                run.execute(_interruptible(reporter))
+            except Exception as error:
+                interrupts.check()
+                if not isinstance(error, InputError | OutputError):
+                    reporter.say(f"The run stopped on an internal error; details are in {log}.")
+                raise
+
+
+def _interruptible(reporter: Reporter) -> Events:
+    """What a run tells of itself; an interrupted run can end wherever it does."""
+    from bench.run.host.interrupts import heeding
+    from bench.run.runner import Events
+
+    step, done = heeding(reporter.step), heeding(reporter.done)
+    return Events(step, done, heeding(reporter.say), heeding(reporter.share))
+
+
+def _write_reports(records: list[Record], out: Path) -> None:
+    from bench.leaderboard import leaderboard
+    from bench.render import FORMATS, SUFFIXES
+    from replaceme.io.files import write_atomically
+
+    table = leaderboard.build(records)
+    for name, render in FORMATS.items():
+        write_atomically(out / f"leaderboard.{SUFFIXES[name]}", render(table).encode())
+
+
+def _print_table(records: list[Record]) -> None:
+    from bench.console import output
+    from bench.leaderboard import leaderboard
+    from bench.render import terminal
+
+    if records:
+        with output() as console:
+            terminal.render(leaderboard.build(records), console)
+
+
+def _tell_where(records: list[Record], out: Path, log: Path) -> None:
+    """Say where results lie, and what failed."""
+    from bench.console import tell
+    from bench.render import SUFFIXES
+
+    reports = ", ".join(f"leaderboard.{suffix}" for suffix in SUFFIXES.values())
+    tell(f"Records: {out / 'records'}; reports: {reports} in {out}")
+    if failed := sum(record.status == "failed" for record in records):
+        again = "the same command with --retry-failed tries them again"
+        tell(f"{failed} of {len(records)} cells failed; {again}; log: {log}")

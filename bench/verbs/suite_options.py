@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.verbs.completion import SuiteName, cells
+from bench.verbs.completion import SuiteName, complete_cells
 from replaceme.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ ONLY = click.option(
     multiple=True,
     metavar="GLOB",
     help="Only cells named like MODEL/N/SOLVER.",
-    shell_complete=cells,
+    shell_complete=complete_cells,
 )
 
 
@@ -32,7 +32,7 @@ LIMIT = click.option(
 )
 
 
-def planned(
+def expand_suite(
     suite_file: Path, only: tuple[str, ...], out: Path | None, limit: int | None
 ) -> tuple[Plan, Path]:
     """A suite file, or a shipped suite by its name, as its cells; and the result folder."""

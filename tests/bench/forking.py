@@ -30,7 +30,7 @@ import torch
 import transformers.models.llama.modeling_llama
 from safetensors import SafetensorError
 
-import bench.run.running
+import bench.run.runner
 import bench.scoring.one_pass
 import bench.scoring.verify
 import replaceme.fitting

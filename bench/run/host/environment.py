@@ -8,6 +8,7 @@ import platform
 import re
 import resource
 import subprocess
+from collections.abc import Iterator
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -63,6 +64,16 @@ def hide_secrets(folder: Path) -> None:
             before = path.read_text("utf-8", errors="surrogateescape")
             if (after := without_secrets(before)) != before:
                 path.write_text(after, "utf-8", errors="surrogateescape")
+
+
+@contextlib.contextmanager
+def logs_without_secrets(folder: Path) -> Iterator[None]:
+    """Hide secrets in the logs of a run when it ends, however it does."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # a full disk
+            hide_secrets(folder)
 
 
 def _version(package: str) -> str | None:
