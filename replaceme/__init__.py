@@ -16,17 +16,18 @@ from replaceme.errors import InputError, OutputError
 from replaceme.selection import Block
 
 if TYPE_CHECKING:
+    from replaceme.edit import Edit
     from replaceme.fitting import Fit, fit
     from replaceme.provenance import Provenance
     from replaceme.pruning import Calibration, Pruned, calibrate, prune
     from replaceme.solvers import make_solver
-    from replaceme.surgery import Edit, write_checkpoint
+    from replaceme.surgery import write_checkpoint
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "Calibration": "replaceme.pruning",
-    "Edit": "replaceme.surgery",
+    "Edit": "replaceme.edit",
     "Fit": "replaceme.fitting",
     "Provenance": "replaceme.provenance",
     "Pruned": "replaceme.pruning",

@@ -8,7 +8,7 @@ import torch
 
 from replaceme.calibration import Batch, Batches
 from replaceme.decoder import Decoder
-from replaceme.surgery import Edit, edited
+from replaceme.edit import Edit, edited
 
 
 class HeldBack:

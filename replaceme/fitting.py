@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch.nn.functional import cosine_similarity
 
+from replaceme.edit import Edit
 from replaceme.selection import merge_adjacent
 from replaceme.solvers import Solver
 from replaceme.solvers.base import Problem, TransformSolver
 from replaceme.statistics import DIAGNOSED_TOKENS, TokenSample
-from replaceme.surgery import Edit
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,6 +13,7 @@ from replaceme.calibration import Batches, padding_token, tokenize
 from replaceme.chat import USUAL_DAY
 from replaceme.compat.reference import ReferenceBatches, WholeState
 from replaceme.decoder import Decoder, without_dropout
+from replaceme.edit import Edit, apply
 from replaceme.errors import InputError
 from replaceme.evaluation import HeldBack
 from replaceme.fitting import Fit, fit
@@ -35,7 +36,6 @@ from replaceme.statistics import (
     layer_distances,
     no_report,
 )
-from replaceme.surgery import Edit, apply
 
 if TYPE_CHECKING:
     from torch import Tensor

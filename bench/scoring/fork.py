@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bench.scoring.trees import TreeBatch
 from replaceme.decoder import Call, Decoder, first, replaced_forwards
-from replaceme.surgery import Edit, changed_parameters
+from replaceme.edit import Edit, changed_parameters
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,10 +14,10 @@ from bench.scoring.sweep import Sweep
 from bench.scoring.tasks import PreparedTask, TaskScore
 from bench.scoring.trees import Request
 from replaceme.decoder import Decoder
+from replaceme.edit import Edit, pruned
 from replaceme.errors import InputError
 from replaceme.io import loading
 from replaceme.io.saved import SavedLayers
-from replaceme.surgery import Edit, pruned
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

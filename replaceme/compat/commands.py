@@ -56,7 +56,7 @@ def find(file: Path) -> Path:
     name = "/".join(file.parts[-2:])
     if name not in SHIPPED or file.exists():
         return file
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     folder = package / "published"
     shipped = (folder if folder.is_dir() else package.parent / "suites/published") / SHIPPED[name]
     say(f"{file} is not there; {shipped} has the same settings.")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from replaceme.architectures import Architecture
     from replaceme.compat.config import Method, SeedConfig
-    from replaceme.surgery import Edit
+    from replaceme.edit import Edit
 
 Say = Callable[[str], None]
 

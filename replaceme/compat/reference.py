@@ -17,10 +17,10 @@ from torch import nn
 
 from replaceme.calibration import Batch, Batches
 from replaceme.decoder import Decoder, Read
+from replaceme.edit import Edit, apply
 from replaceme.errors import InputError
 from replaceme.selection import Block, Choice, merge_adjacent, without_overlap
 from replaceme.statistics import collect
-from replaceme.surgery import Edit, apply
 
 if TYPE_CHECKING:
     from torch import Tensor

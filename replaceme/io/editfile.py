@@ -16,7 +16,7 @@ from replaceme.provenance import Provenance
 from replaceme.selection import Block
 
 if TYPE_CHECKING:
-    from replaceme.surgery import Edit
+    from replaceme.edit import Edit
 
 METADATA = "replaceme"
 
@@ -73,7 +73,7 @@ def load_edit(path: Path) -> tuple[Edit, Provenance]:
     """
     from safetensors import SafetensorError, safe_open
 
-    from replaceme.surgery import Edit
+    from replaceme.edit import Edit
 
     if path.suffix in PICKLES:
         raise InputError(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-    from replaceme.surgery import Edit
+    from replaceme.edit import Edit
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class SavedLayers:
         """The edit with its new weights in the dtype that each will be saved in."""
         import torch
 
-        from replaceme.surgery import Edit
+        from replaceme.edit import Edit
 
         weights = {
             name: values.to(getattr(torch, dtype)) if (dtype := self.dtype(*name)) else values
@@ -102,7 +102,7 @@ class SavedLayers:
 
     def keeps_values(self, model: PreTrainedModel, edit: Edit) -> bool:
         """Whether saving rounds none of the weights that an edit changes in a loaded model."""
-        from replaceme.surgery import changed_parameters
+        from replaceme.edit import changed_parameters
 
         return all(
             self.dtype(layer, tensor) == str(parameter.dtype).removeprefix("torch.")
@@ -115,7 +115,7 @@ class SavedLayers:
         Raises:
             InputError: one is made of tensors of several dtypes.
         """
-        from replaceme.surgery import Edit, changed_parameters
+        from replaceme.edit import Edit, changed_parameters
 
         weights = {
             (layer, tensor): edit.changed(

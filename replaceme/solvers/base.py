@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from replaceme.architectures import Architecture
     from replaceme.calibration import Batches
     from replaceme.decoder import Decoder
+    from replaceme.edit import Edit
     from replaceme.selection import Block
     from replaceme.statistics import BlockStatistics, Needs
-    from replaceme.surgery import Edit
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class TransformSolver(Solver):
         """T [d, d] float64 with hidden states as rows (x → x T), and notes."""
 
     def solve(self, problem: Problem) -> Solution:
-        from replaceme.surgery import Edit
+        from replaceme.edit import Edit
 
         found = self.transforms(problem)
         merged: dict[int, Tensor] = {}

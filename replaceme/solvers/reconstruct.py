@@ -57,7 +57,7 @@ class Reconstruct(Solver):
         check_projections(self.name, architecture)
 
     def solve(self, problem: Problem) -> Solution:
-        from replaceme.surgery import Edit
+        from replaceme.edit import Edit
 
         at_gap, notes = self._refit.solve(replace(problem, blocks=problem.blocks[:1]))
         walk = _Walk(problem.decoder, problem.blocks, dict(at_gap.weights), self.ridge)
@@ -134,7 +134,7 @@ class _Walk:
     @contextmanager
     def _changed(self, layer: int) -> Iterator[None]:
         """The layer with the pruned model's weights."""
-        from replaceme.surgery import Edit, edited
+        from replaceme.edit import Edit, edited
 
         own = {key: values for key, values in self.weights.items() if key[0] == layer}
         with edited(self.decoder.model, self.decoder.architecture, Edit(weights=own)):

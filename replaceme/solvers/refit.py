@@ -48,8 +48,8 @@ class Refit(Solver):
         check_projections(self.name, architecture)
 
     def solve(self, problem: Problem) -> Solution:
+        from replaceme.edit import Edit
         from replaceme.statistics import Kind
-        from replaceme.surgery import Edit
 
         weights: dict[tuple[int, str], Tensor] = {}
         notes = {}

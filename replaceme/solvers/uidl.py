@@ -14,6 +14,6 @@ class Uidl(Solver):
     summary: ClassVar[str] = "plain removal, nothing fitted"
 
     def solve(self, problem: Problem) -> Solution:
-        from replaceme.surgery import Edit
+        from replaceme.edit import Edit
 
         return Solution(Edit(problem.blocks), {})

@@ -14,11 +14,11 @@ from click.testing import CliRunner
 from hypothesis import strategies as st
 
 from bench.leaderboard.published_file import Published
+from replaceme.edit import Edit
 from replaceme.io import yaml_source
 from replaceme.io.editfile import load_edit, save_edit
 from replaceme.provenance import Provenance
 from replaceme.selection import Block
-from replaceme.surgery import Edit
 from tests.bench.fuzzing import (
     control_characters,
     damaged,

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from replaceme import Block, Edit, write_checkpoint
 from replaceme.architectures import ARCHITECTURES
-from replaceme.surgery import apply
+from replaceme.edit import apply
 
 EDIT = Edit((Block(13, 19),), {12: 1.25 * torch.eye(576, dtype=torch.float64)})
 

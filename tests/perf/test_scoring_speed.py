@@ -28,8 +28,9 @@ from bench.scoring.tasks import PreparedTask
 from bench.tasks.catalog import find, tasks_in
 from bench.tasks.spec import TaskSpec
 from replaceme.calibration import Batch
+from replaceme.edit import Edit
 from replaceme.selection import Block
-from replaceme.surgery import Edit, write_checkpoint
+from replaceme.surgery import write_checkpoint
 
 DEMO = Path(__file__).parents[2] / "suites" / "demo"
 BLOCKS = {3: Block(13, 16), 6: Block(13, 19), 9: Block(10, 19)}  # those of the demo

@@ -16,8 +16,9 @@ import replaceme
 from replaceme.architectures import ARCHITECTURES, pruned_config
 from replaceme.calibration import Batch
 from replaceme.decoder import Decoder
+from replaceme.edit import Edit, apply
 from replaceme.selection import Block
-from replaceme.surgery import Edit, apply, write_checkpoint
+from replaceme.surgery import write_checkpoint
 from tests.families import ALL_SOLVERS, FAMILIES, LAYERS, WIDTH, Family, near_identity, row, small
 
 BLOCKS = (Block(2, 3), Block(4, 5))

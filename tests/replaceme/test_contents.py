@@ -12,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from replaceme.edit import Edit
 from replaceme.errors import InputError
 from replaceme.io.contents import INDEX, WEIGHTS, left_behind, left_line, stored_tensors, weight_files
 from replaceme.io.models import fingerprint
 from replaceme.selection import Block
-from replaceme.surgery import Edit, write_checkpoint
+from replaceme.surgery import write_checkpoint
 
 Make = Callable[..., Any]
 Arrange = Callable[[Path, Path, Path], None]

@@ -12,9 +12,10 @@ import torch
 import replaceme
 from replaceme.calibration import Batches, tokenize
 from replaceme.decoder import Decoder
+from replaceme.edit import Edit
 from replaceme.evaluation import HeldBack
 from replaceme.selection import Block
-from replaceme.surgery import Edit, write_checkpoint
+from replaceme.surgery import write_checkpoint
 
 Make = Callable[..., Any]
 BLOCKS = (Block(1, 2), Block(3, 5))

@@ -21,12 +21,13 @@ from transformers import (
 import replaceme
 from replaceme.architectures import architecture_of
 from replaceme.decoder import Decoder
+from replaceme.edit import Edit
 from replaceme.errors import InputError
 from replaceme.io.contents import tensor_names
 from replaceme.io.loading import load
 from replaceme.io.models import read_config
 from replaceme.selection import Block
-from replaceme.surgery import Edit, write_checkpoint
+from replaceme.surgery import write_checkpoint
 
 Make = Callable[..., Any]
 ROOT = Path(__file__).parents[2]

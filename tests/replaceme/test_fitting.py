@@ -14,11 +14,11 @@ from torch import Tensor
 import replaceme
 from replaceme.architectures import ARCHITECTURES
 from replaceme.calibration import Batches
+from replaceme.edit import apply
 from replaceme.fitting import Fit
 from replaceme.selection import Block
 from replaceme.solvers import Solver, make_solver
 from replaceme.solvers.base import TransformSolver
-from replaceme.surgery import apply
 
 Make = Callable[..., Any]
 Sequences = list[list[int]]

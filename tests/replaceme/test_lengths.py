@@ -12,12 +12,12 @@ from transformers import AutoConfig
 import replaceme
 from replaceme.calibration import Batch, Batches
 from replaceme.decoder import Decoder
+from replaceme.edit import Edit
 from replaceme.evaluation import HeldBack
 from replaceme.lengths import ALIKE, Lengths
 from replaceme.selection import Block
 from replaceme.solvers import make_solver
 from replaceme.statistics import layer_distances
-from replaceme.surgery import Edit
 
 SWITCH = 16
 ROPES: dict[str, dict[str, Any]] = {

@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from replaceme.edit import Edit
 from replaceme.errors import InputError
 from replaceme.io import loading, matching
 from replaceme.io.contents import WEIGHTS
 from replaceme.selection import Block
-from replaceme.surgery import Edit, write_checkpoint
+from replaceme.surgery import write_checkpoint
 
 Save = Callable[..., Path]
 Change = Callable[[dict[str, Tensor], dict[str, Any]], None]

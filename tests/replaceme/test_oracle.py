@@ -20,12 +20,13 @@ from torch import Tensor
 
 from replaceme.calibration import Batches
 from replaceme.compat.reference import published_choice
+from replaceme.edit import Edit
 from replaceme.errors import InputError
 from replaceme.fitting import fit
 from replaceme.pruning import Calibration, calibrate
 from replaceme.selection import Block, merge_adjacent
 from replaceme.solvers import Cosine, Lstsq, Solver, Uidl
-from replaceme.surgery import Edit, write_checkpoint
+from replaceme.surgery import write_checkpoint
 
 ORACLE = Path(__file__).parent / "oracle"
 EXPECTED: dict[str, Any] = json.loads((ORACLE / "oracle.json").read_text("utf-8"))

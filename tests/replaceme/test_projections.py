@@ -14,10 +14,10 @@ from torch import Tensor
 import replaceme
 from replaceme.architectures import ARCHITECTURES
 from replaceme.calibration import Batches
+from replaceme.edit import apply
 from replaceme.fitting import Fit
 from replaceme.selection import Block
 from replaceme.solvers import Reconstruct, Refit, Solver
-from replaceme.surgery import apply
 
 Sequences = list[list[int]]
 Make = Callable[..., Any]

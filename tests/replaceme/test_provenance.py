@@ -16,13 +16,14 @@ from safetensors.torch import load_file, save_file
 
 import replaceme
 from replaceme.calibration import Batches, CalibrationData, load_sequences
+from replaceme.edit import Edit
 from replaceme.errors import InputError, OutputError
 from replaceme.io.editfile import load_edit, save_edit
 from replaceme.io.models import fingerprint
 from replaceme.provenance import Provenance
 from replaceme.selection import Block, Selection
 from replaceme.solvers import make_solver
-from replaceme.surgery import Edit, write_checkpoint
+from replaceme.surgery import write_checkpoint
 
 DATA = CalibrationData(samples=30, max_length=32)
 SOLVERS: dict[str, dict[str, Any]] = {

@@ -22,10 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from replaceme.architectures import ARCHITECTURES
+from replaceme.edit import Edit, apply
 from replaceme.errors import InputError, OutputError
 from replaceme.io.outfolder import check_free, whole_folder
 from replaceme.selection import Block
-from replaceme.surgery import Edit, apply, write_checkpoint
+from replaceme.surgery import write_checkpoint
 
 BLOCK = Block(3, 5)
 CUT = Edit((BLOCK,))
@@ -286,7 +287,8 @@ import sys, time
 from pathlib import Path
 from replaceme.io import tensorfile
 from replaceme.selection import Block
-from replaceme.surgery import Edit, write_checkpoint
+from replaceme.edit import Edit
+from replaceme.surgery import write_checkpoint
 copied = tensorfile.copied
 def slow(entry, name, data):
     print("writing", flush=True)

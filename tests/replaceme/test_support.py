@@ -13,10 +13,10 @@ import torch
 import replaceme
 from replaceme.architectures import ARCHITECTURES, support_table
 from replaceme.calibration import Batches
+from replaceme.edit import Edit, apply
 from replaceme.errors import InputError
 from replaceme.selection import Block
 from replaceme.solvers import make_solver
-from replaceme.surgery import Edit, apply
 
 Make = Callable[..., Any]
 ROOT = Path(__file__).parents[2]

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from replaceme.architectures import ARCHITECTURES
+from replaceme.edit import Edit, apply, edited, merged
 from replaceme.selection import Block
-from replaceme.surgery import Edit, apply, edited, merged, write_checkpoint
+from replaceme.surgery import write_checkpoint
 
 BLOCK = Block(3, 5)
 SLIDING = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 4}

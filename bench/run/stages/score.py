@@ -15,10 +15,10 @@ from bench.serving import device_name
 from bench.suite.matrix import Cell, file_name
 from bench.tasks.planned import Task, TaskGroup, digest, stage_of
 from bench.tasks.spec import TaskSpec
+from replaceme.edit import Edit
 from replaceme.errors import InputError, OutputError
 from replaceme.io import loading
 from replaceme.io.editfile import load_edit
-from replaceme.surgery import Edit
 
 if TYPE_CHECKING:
     from bench.run.runner import Run

@@ -17,8 +17,9 @@ from bench.scoring.fork import Answer, Fork, obstacle
 from bench.scoring.trees import Request, TreeBatch, grow
 from replaceme.architectures import ARCHITECTURES
 from replaceme.decoder import Decoder
+from replaceme.edit import Edit
 from replaceme.selection import Block
-from replaceme.surgery import Edit, write_checkpoint
+from replaceme.surgery import write_checkpoint
 from tests.families import ALL_SOLVERS, FAMILIES, Family, near_identity, row, small, stored_in
 
 LAST = 5

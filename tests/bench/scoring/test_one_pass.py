@@ -30,10 +30,11 @@ from bench.store import Store
 from bench.tasks.catalog import find
 from bench.tasks.spec import TaskSpec
 from replaceme.architectures import ARCHITECTURES
+from replaceme.edit import Edit
 from replaceme.errors import InputError
 from replaceme.io.loading import load
 from replaceme.selection import Block
-from replaceme.surgery import Edit, write_checkpoint
+from replaceme.surgery import write_checkpoint
 from tests.bench.test_run import stable
 from tests.families import FAMILIES, small
 

@@ -21,9 +21,10 @@ from bench.scoring.answers import Answers
 from bench.scoring.fork import replaced
 from bench.scoring.one_pass import OnePass
 from bench.store import Store
+from replaceme.edit import Edit, pruned
 from replaceme.io import loading
 from replaceme.selection import Block
-from replaceme.surgery import Edit, pruned, write_checkpoint
+from replaceme.surgery import write_checkpoint
 
 BLOCK = Block(3, 5)
 DOWN, NORM = "mlp.down_proj.weight", "input_layernorm.weight"

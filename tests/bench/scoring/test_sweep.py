@@ -21,8 +21,8 @@ from bench.scoring.fork import Answer, Fork
 from bench.scoring.sweep import CPU_BUDGETS, Sweep
 from bench.scoring.trees import Request, Tree, TreeBatch, batched, grow
 from replaceme.decoder import Decoder
+from replaceme.edit import Edit, apply
 from replaceme.selection import Block
-from replaceme.surgery import Edit, apply
 from tests.families import stored_in
 
 LAYERS, WIDTH, HIDDEN, VOCABULARY = 5, 64, 96, 40

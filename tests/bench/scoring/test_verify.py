@@ -18,9 +18,9 @@ from bench.scoring.one_pass import OnePass
 from bench.scoring.trees import Request, TreeBatch
 from bench.scoring.verify import REQUESTS, TOKENS, Comparison, check, sample
 from bench.store import Store
+from replaceme.edit import Edit
 from replaceme.lengths import Lengths
 from replaceme.selection import Block
-from replaceme.surgery import Edit
 
 SPEAK = """
 task: speak
