@@ -16,10 +16,12 @@ from pydantic import (
     model_validator,
 )
 
+from bench.names import cell_name
 from bench.serving import ServingResult
 from replaceme.calibration import RowCount
+from replaceme.recipe import Identity
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 class _Part(BaseModel):
@@ -34,20 +36,11 @@ class _Open(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
 
-class _Solver(_Open):
-    name: str
-    parameters: dict[str, Any]
-
-
 class _Known(_Open):
-    """What readers look for in an identity or an environment, where there may be more."""
+    """What readers look for in a serving identity or an environment, where there may be more."""
 
-    model: dict[str, Any] = {}
-    solver: _Solver | None = None
     settings: dict[str, Any] = {}
-    calibration: dict[str, Any] = {}
     packages: dict[str, Any] = {}
-    blocks: list[Annotated[list[int], Field(min_length=2, max_length=2)]] = []
 
 
 def _parts(value: dict[str, Any]) -> dict[str, Any]:
@@ -228,7 +221,7 @@ class Record(_Part):
     model_id: str
     layers: int = Field(description="decoder layers removed; 0: the baseline")
     label: str
-    identity: Parts
+    identity: Identity = Field(description="the model and what was made of it")
     status: Literal["complete", "failed", "started"] = "started"
     failures: list[Failure] = []
     prune: Prune | None = None
@@ -250,6 +243,10 @@ class Record(_Part):
             if lacking or not any(group.primary in self.quality[t].metrics for t in group.tasks):
                 raise ValueError(f"groups.{name}: quality lacks {(lacking or [group.primary])[0]!r}")
         return self
+
+    @property
+    def name(self) -> str:
+        return cell_name(self.model, self.layers, self.label)
 
     @property
     def scores(self) -> dict[str, Task | Group]:

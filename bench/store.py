@@ -141,5 +141,9 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
         identity = serving.get("identity")
         if isinstance(identity, dict) and isinstance(settings := identity.get("settings"), dict):
             settings["processes"] = 1
+    if content["schema_version"] < 6 and isinstance(identity := content.get("identity"), dict):
+        model = {"model": identity.pop("model")} if "model" in identity else {}
+        step = [{"kind": "prune", **identity}] if "solver" in identity else []
+        content["identity"] = {**model, "recipe": step}
     content["schema_version"] = SCHEMA_VERSION
     return content

@@ -16,7 +16,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from bench.suite.matrix import file_name
+from bench.names import file_name
 from replaceme.errors import InputError
 from replaceme.io.files import write_atomically
 

@@ -96,11 +96,13 @@ def _results(record: Record) -> Iterator[EvalResult]:
 
 
 def _made(record: Record, prune: Prune) -> str:
-    solver = record.identity.get("solver", {})
+    step = record.identity.prune
+    assert step
     data = dataset(record)
+    solver = step.solver.model_dump()
     lines = [how_pruned(prune.blocks, solver, data, prune.calibration_tokens), ""]
-    if selector := record.identity.get("selector"):
-        chosen = f"The layers were chosen by the selector {code(selector)}"
+    if step.selector:
+        chosen = f"The layers were chosen by the selector {code(step.selector)}"
         if prune.runner_up:
             second = ", ".join(f"[{start}, {end})" for start, end in prune.runner_up)
             chosen += f"; the second best choice was {second}"

@@ -13,11 +13,11 @@ import numpy as np
 
 from bench.compare import scores as compare_scores
 from bench.compare import significance
-from bench.compare.comparison import cell_name
 from bench.compare.pick import EQUAL, Candidate, Constraint, Pick
 from bench.compare.scores import IncomparableError, Side
 from bench.compare.significance import Floats, Interval
 from bench.leaderboard.averages import counted
+from bench.names import cell_name
 from bench.results import Key, Results
 
 Resampled = dict[str, Floats]  # column of the leaderboard → (resamples,)
@@ -121,7 +121,7 @@ def _picked(found: Pick, resampled: dict[Key, Resampled]) -> dict[str, float]:
     first = np.where(admissible & (objective <= bound), quality, -np.inf).argmax(axis=0)
     winners = np.where(admissible.any(axis=0), first, -1)
     shares = {
-        cell_name(candidates[index].key) if index >= 0 else "": float(np.mean(winners == index))
+        cell_name(*candidates[index].key) if index >= 0 else "": float(np.mean(winners == index))
         for index in (-1, *range(len(candidates)))
     }
     return dict(sorted(((n, s) for n, s in shares.items() if s > 0), key=lambda item: -item[1]))

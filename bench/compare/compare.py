@@ -11,8 +11,9 @@ from typing import Any
 
 from bench.compare import scores as compare_scores
 from bench.compare import serving as compare_serving
-from bench.compare.comparison import Comparison, Marker, Options, Verdict, cell_name
+from bench.compare.comparison import Comparison, Marker, Options, Verdict
 from bench.compare.scores import IncomparableError, Score, Side
+from bench.names import cell_name
 from bench.records import Record
 from bench.results import Key, Results
 from replaceme.errors import InputError
@@ -68,7 +69,7 @@ def compare(base: Results, new: Results, options: Options = Options()) -> Compar
         len(scores),
         sorted(verdicts, key=_rank),
         list(_averages(both)),
-        {cell_name(key): made for key, pair in records.items() if (made := _changes(*pair))},
+        {cell_name(*key): made for key, pair in records.items() if (made := _changes(*pair))},
     )
 
 
@@ -221,7 +222,7 @@ def _made(record: Record) -> dict[str, Any]:
         else:
             found[prefix] = value
 
-    flatten("", record.identity)
+    flatten("", record.identity.canonical())
     if record.prune:
         found["removed layers"] = " ".join("[{}, {})".format(*block) for block in record.prune.blocks)
     return found

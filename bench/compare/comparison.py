@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from bench.names import cell_name
 from bench.results import Key
 
 
@@ -97,7 +98,7 @@ class Verdict:
 
     @property
     def cell(self) -> str:
-        return cell_name(self.key)
+        return cell_name(*self.key)
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Averages:
 
     @property
     def cell(self) -> str:
-        return cell_name(self.key)
+        return cell_name(*self.key)
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,3 @@ class Comparison:
 
     def count(self, marker: Marker) -> int:
         return sum(verdict.marker is marker for verdict in self.verdicts)
-
-
-def cell_name(key: Key) -> str:
-    """``MODEL/baseline`` or ``MODEL/N/SOLVER``, as ``plan`` names cells."""
-    model, layers, label = key
-    return f"{model}/{layers}/{label}" if layers else f"{model}/{label}"

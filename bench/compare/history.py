@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.compare.comparison import cell_name
 from bench.leaderboard import leaderboard
 from bench.leaderboard.table import Column, Table, Value
+from bench.names import cell_name
 from bench.records import Record
 from bench.results import Key, at_revision, git
 from replaceme.errors import InputError, nearest
@@ -115,4 +115,4 @@ def _values(table: Table, column: str) -> dict[Key, Value]:
 def names(cells: Sequence[Key]) -> list[str]:
     """Cells as texts, without the model where there is one only."""
     several = len({model for model, *_ in cells}) > 1
-    return [cell_name(key) if several else cell_name(key).split("/", 1)[1] for key in cells]
+    return [cell_name(*key) if several else cell_name(*key).split("/", 1)[1] for key in cells]

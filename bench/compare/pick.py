@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.compare.comparison import cell_name
 from bench.leaderboard import leaderboard
 from bench.leaderboard.table import TEXTUAL, Group, Row, Table
+from bench.names import cell_name
 from bench.results import Key, Results
 from replaceme.errors import InputError, nearest
 
@@ -53,7 +53,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        return cell_name(self.key)
+        return cell_name(*self.key)
 
     @property
     def quality(self) -> float:

@@ -189,8 +189,7 @@ def _paired_task(name: str, metric: str, base: Side, new: Side) -> tuple[Items, 
 
 
 def _of_model(record: Record, key: str) -> Any:
-    model = record.identity.get("model")
-    return model.get(key) if isinstance(model, dict) else None
+    return getattr(record.identity.model, key)
 
 
 def _shown(value: Any) -> str:

@@ -12,7 +12,7 @@ from bench.compare.comparison import Change, Marker, Options, Verdict
 from bench.records import Record, Serving
 from bench.results import Key
 from bench.serving import Workload
-from bench.tasks.planned import digest
+from replaceme.recipe import digest
 
 SAMPLE_SIZE = ("processes",)  # settings that say how often was measured, not what
 Pair = tuple[Record, Record]

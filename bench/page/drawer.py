@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.page import repeat
-from bench.plots.figure import layers_removed
+from bench import repeat
 from bench.records import Group, Prune, Record, Task
 from bench.results import Key, latest
 from bench.serving import ServingResult, WorkloadResult
 from bench.serving.result import Distribution
+from replaceme.recipe import PruneStep, SolverSettings
 
 Facts = list[tuple[str, str]]
 DEEPEST = 20
@@ -58,7 +58,7 @@ def drawers(records: Iterable[Record]) -> dict[Key, Drawer]:
 
 
 def _title(record: Record) -> str:
-    return f"{record.label}, {layers_removed(record.layers)}" if record.layers else record.label
+    return ", ".join([record.label, *(step.words() for step in record.identity.recipe)])
 
 
 def _sections(record: Record) -> list[Section]:
@@ -76,13 +76,13 @@ def _failures(record: Record) -> Section | None:
 
 
 def _pruning(record: Record) -> list[Section]:
-    prune, identity = record.prune, record.identity
+    prune, step = record.prune, record.identity.prune
     if prune is None:
         return []
     facts: Facts = []
-    if record.layers:
-        facts = [("removed layers", _blocks(prune.blocks)), *_choice(prune, identity.get("selector"))]
-        facts += [*_solver(identity.get("solver")), *_calibration(identity, prune)]
+    if step:
+        facts = [("removed layers", _blocks(prune.blocks)), *_choice(prune, step.selector)]
+        facts += [*_solver(step.solver), *_calibration(step, prune)]
     facts += [
         (
             "saved as",
@@ -99,7 +99,7 @@ def _blocks(blocks: list[tuple[int, int]] | None) -> str:
     return ", ".join(f"{start} to {end - 1}" for start, end in blocks or []) or "–"
 
 
-def _choice(prune: Prune, selector: Any) -> Facts:
+def _choice(prune: Prune, selector: str | None) -> Facts:
     if not selector:
         return [("chosen by", "given in the suite")]
     unit = SELECTED_BY.get(selector, "angular distance, 0 to 1")
@@ -109,21 +109,16 @@ def _choice(prune: Prune, selector: Any) -> Facts:
     ]
 
 
-def _solver(solver: Any) -> Facts:
-    if not isinstance(solver, dict):
-        return []
-    parameters = solver.get("parameters")
-    listed = _listed(parameters) if isinstance(parameters, dict) else ""
-    version = f", version {solver.get('version')}" if solver.get("version") else ""
-    return [("solver", f"{solver.get('name')}{version}"), ("its parameters", listed or "none")]
+def _solver(solver: SolverSettings) -> Facts:
+    version = f", version {solver.version}" if solver.version else ""
+    parameters = _listed(solver.parameters) or "none"
+    return [("solver", f"{solver.name}{version}"), ("its parameters", parameters)]
 
 
-def _calibration(identity: dict[str, Any], prune: Prune) -> Facts:
-    data = identity.get("calibration")
-    facts = [("calibration", _listed(data))] if isinstance(data, dict) else []
+def _calibration(step: PruneStep, prune: Prune) -> Facts:
     return [
-        *facts,
-        ("calibrated in", str(identity.get("calibration_dtype") or "the checkpoint's dtype")),
+        ("calibration", _listed(step.calibration.canonical())),
+        ("calibrated in", step.calibration_dtype or "the checkpoint's dtype"),
         ("tokens fitted on", _number(prune.calibration_tokens, 0)),
         (
             "time",

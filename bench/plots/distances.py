@@ -41,8 +41,8 @@ def heat_map(name: str, model: str, records: Sequence[Record], style: Style) -> 
     if first is None or first.distances is None:
         reason = "The records hold no distances: an older release wrote them, or the blocks were given."
         return Figure(name, model, title, caption, missing=reason)
-    if selector := records[0].identity.get("selector"):
-        caption = f"Selector {selector}. {caption}"
+    if (step := records[0].identity.prune) and step.selector:
+        caption = f"Selector {step.selector}. {caption}"
     chosen = _chosen(records)
     rows = _rows(first.distances, chosen)
     if not rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import altair as alt
 
 from bench.compare.history import History
+from bench.names import cell_name
 from bench.plots.figure import Figure, number, span
 from bench.plots.marks import Rows, Solvers, finished, tips
 from bench.plots.style import PAPER
@@ -50,7 +51,7 @@ def _rows(history: History) -> Rows:
                     "segment": segment,
                     "panel": f"{model}, {cut}" if several else cut,
                     "order": layers,
-                    "cell": f"{model}/{layers}/{label}",
+                    "cell": cell_name(model, layers, label),
                     "y": value.number,
                     "low": ends[0],
                     "high": ends[1],

@@ -11,8 +11,9 @@ from bench.serving import device_name, engine_version
 from bench.store import Store
 from bench.suite.matrix import Cell, Plan, serving_identity
 from bench.tasks.catalog import yaml_of
-from bench.tasks.planned import Task, TaskGroup, digest, stage_of
+from bench.tasks.planned import Task, TaskGroup, stage_of
 from replaceme.io.models import file_hash
+from replaceme.recipe import digest
 
 
 def known(cell: Cell, plan: Plan, store: Store, retry_failed: bool = False) -> Record:

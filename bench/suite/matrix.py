@@ -6,21 +6,22 @@ what a record says. Every field of a suite is either part of an identity or list
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import Any
 
+from bench.names import cell_name, file_name
 from bench.run.variants import architecture_in, check_variant
 from bench.serving import ServeSettings, device_name, engine_version
 from bench.suite.layer_counts import check_declared, prune_of
 from bench.suite.prune_spec import PruneSpec
 from bench.suite.scoring import Wanted
 from bench.suite.suite import ModelSpec, SolverSpec, Suite
-from bench.tasks.planned import Task, TaskGroup, digest
+from bench.tasks.planned import Task, TaskGroup
 from bench.tasks.spec import PromptSpec
 from replaceme.errors import InputError
 from replaceme.io import models
+from replaceme.recipe import CalibrationText, Identity, IntactModel, PruneStep, SolverSettings, digest
 from replaceme.selection import check_count
 
 RUNTIME = {
@@ -52,24 +53,18 @@ IDENTITY = {
 VOLATILE_CONFIG = ("_name_or_path", "transformers_version")
 
 
-def file_name(text: str) -> str:
-    """What a text is called as part of a file's name: at most 150 bytes, and no separators."""
-    readable = re.sub(r"[^\w.]+", "-", text).strip("-").lower()
-    return readable.encode()[:150].decode(errors="ignore")
-
-
 @dataclass(frozen=True)
 class Cell:
     """One variant of one model: the baseline (``layers`` 0, no solver), or a pruned one.
 
-    ``identity`` is that of the prune stage; the block is a result and not part of it. ``prune`` is the
-    suite's section as it is for this model, layer counts as whole numbers.
+    ``identity`` says what its checkpoint is made of; the block is a result and not part of it. ``prune``
+    is the suite's section as it is for this model, layer counts as whole numbers.
     """
 
     model: ModelSpec
     layers: int
     solver: SolverSpec | None
-    identity: dict[str, Any] = field(hash=False)
+    identity: Identity
     prune: PruneSpec = field(hash=False)
 
     @property
@@ -79,14 +74,13 @@ class Cell:
     @property
     def name(self) -> str:
         """Readable name, matched by ``--only``: ``MODEL/baseline`` or ``MODEL/N/SOLVER``."""
-        middle = f"/{self.layers}" if self.solver else ""
-        return f"{self.model.name}{middle}/{self.label}"
+        return cell_name(self.model.name, self.layers, self.label)
 
     @property
     def stem(self) -> str:
         """Name of the cell's files; independent of the label, which may change."""
         kind = f"{self.layers} {self.solver.solver.name}" if self.solver else "baseline"
-        return f"{file_name(f'{self.model.name} {kind}')}-{digest(self.identity)[:8]}"
+        return f"{file_name(f'{self.model.name} {kind}')}-{digest(self.identity.canonical())[:8]}"
 
 
 @dataclass(frozen=True)
@@ -111,19 +105,15 @@ def expand(suite: Suite, only: tuple[str, ...] = ()) -> Plan:
             missing local model or calibration file, or globs that match nothing.
     """
     wanted = Wanted(suite.score, suite.date)
-    calibration = suite.calibration.identity()
-    if not suite.calibration.is_plain_text:
-        calibration["date"] = suite.date.isoformat()
+    calibration = _calibration(suite)
     cells = []
     for model in suite.models:
-        weights = {"weights": models.fingerprint(model.id, model.revision), "dtype": model.dtype}
-        if files := models.files_fingerprint(model.id):
-            weights["files"] = files
         prune = prune_of(suite, model)
         _check_model(prune, model)
-        cells.append(Cell(model, 0, None, {"model": weights}, prune))
+        intact = Identity(model=_intact(model))
+        cells.append(Cell(model, 0, None, intact, prune))
         cells += [
-            Cell(model, count, solver, _identity(prune, weights, calibration, count, solver), prune)
+            Cell(model, count, solver, intact.after(_step(prune, calibration, count, solver)), prune)
             for count in prune.counts
             for solver in prune.solvers
         ]
@@ -162,24 +152,29 @@ def _check_model(prune: PruneSpec, model: ModelSpec) -> None:
             check_variant(prune, count, spec.solver, folder, model.id, architecture)
 
 
-def _identity(
-    prune: PruneSpec,
-    weights: dict[str, Any],
-    calibration: dict[str, Any],
-    count: int,
-    solver: SolverSpec,
-) -> dict[str, Any]:
-    return {
-        "model": weights,
-        "layers": count,
-        "blocks": [[block.start, block.end] for block in prune.given],
-        "selector": None if prune.blocks else prune.selector,
-        "num_blocks": prune.num_blocks,
-        "compat": prune.compat,
-        "calibration_dtype": prune.calibration_dtype,
-        "solver": solver.solver.identity,
-        "calibration": calibration,
-    }
+def _intact(model: ModelSpec) -> IntactModel:
+    files = models.files_fingerprint(model.id)
+    weights = models.fingerprint(model.id, model.revision)
+    return IntactModel(weights=weights, dtype=model.dtype, **({"files": files} if files else {}))
+
+
+def _calibration(suite: Suite) -> CalibrationText:
+    data = suite.calibration
+    date = {} if data.is_plain_text else {"date": suite.date.isoformat()}
+    return CalibrationText.model_validate(data.identity() | date)
+
+
+def _step(prune: PruneSpec, calibration: CalibrationText, count: int, solver: SolverSpec) -> PruneStep:
+    return PruneStep(
+        layers=count,
+        blocks=tuple((block.start, block.end) for block in prune.given),
+        selector=None if prune.blocks else prune.selector,
+        num_blocks=prune.num_blocks,
+        compat=prune.compat,
+        calibration_dtype=prune.calibration_dtype,
+        solver=SolverSettings.model_validate(solver.solver.identity),
+        calibration=calibration,
+    )
 
 
 def serving_identity(config: dict[str, Any], settings: ServeSettings, stem: str) -> dict[str, Any]:

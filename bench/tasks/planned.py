@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from datetime import date
@@ -12,12 +11,7 @@ from bench.tasks.catalog import TaskSource
 from bench.tasks.groups import Group
 from bench.tasks.spec import SEEDS, PromptSpec, Seeds, TaskSpec
 from replaceme.chat import USUAL_DAY
-
-
-def digest(identity: dict[str, Any]) -> str:
-    """Short stable hash of an identity."""
-    text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+from replaceme.recipe import digest
 
 
 @dataclass(frozen=True)

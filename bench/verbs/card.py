@@ -88,14 +88,14 @@ def make_card(cell: str, source: str | None) -> tuple[str, Record]:
             raise InputError(f"{shown(cell)} is not a record; it would be in a folder named records.")
     else:
         results, record = _find_record(cell, source)
-    name = name_of(record)
+    name = record.name
     if record.layers == 0:
         raise InputError(f"{shown(name)} is the intact model, which has a card of its own.")
     if record.prune is None:
         failure = record.failed("prune")
         reason = shown(failure.error) if failure else "the run did not come so far"
         raise InputError(f"{shown(name)} has not been pruned: {reason}")
-    if not record.identity.get("solver"):
+    if record.identity.prune is None:
         raise InputError(f"{shown(name)}: its record does not say what solver made it.")
     intact = latest(results.records.values()).get((record.model, 0, "baseline"))
     return cards.render(record, record.prune, intact), record
@@ -105,12 +105,6 @@ def list_cells(source: str | None) -> list[str]:
     """Names of the pruned cells of a result folder, or of all in ``runs/``."""
     found = [_index_by_name(results) for results in _open_folders(source)]
     return sorted({name for names in found for name, record in names.items() if record.layers})
-
-
-def name_of(record: Record) -> str:
-    """MODEL/N/SOLVER, or MODEL/baseline."""
-    middle = f"/{record.layers}" if record.layers else ""
-    return f"{record.model}{middle}/{record.label}"
 
 
 def _find_record(cell: str, source: str | None) -> tuple[Results, Record]:
@@ -151,4 +145,4 @@ def _open_folders(source: str | None) -> list[Results]:
 def _index_by_name(results: Results) -> dict[str, Record]:
     from bench.results import latest
 
-    return {name_of(record): record for record in latest(results.records.values()).values()}
+    return {record.name: record for record in latest(results.records.values()).values()}

@@ -51,7 +51,7 @@ def plan(
             {
                 "cell": cell.name,
                 "record": str(store.path(cell.stem)),
-                "identity": cell.identity,
+                "identity": cell.identity.canonical(),
                 "left": due[cell],
                 "failed": {failure.stage: failure.error for failure in record.failures},
             }

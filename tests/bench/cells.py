@@ -6,6 +6,7 @@ from typing import Any
 
 from bench.records import Failure, Metric, Prune, Record, Serving, Task
 from bench.serving import ServingResult
+from replaceme.recipe import Identity, IntactModel
 
 SETTINGS = {
     "max_model_len": 192,
@@ -126,21 +127,46 @@ def cell(label: str, layers: int, scores: dict[str, float | None], **changes: An
         parameters=134_000_000 - 3_500_000 * layers,
         checkpoint_bytes=268_000_000,
     )
-    solver = {"name": "lstsq", "version": 1, "parameters": {"ridge": 0.5}}
-    identity = {
-        "model": {"weights": "hub:org/m@main", "dtype": None},
+    step = {
+        "kind": "prune",
         "layers": layers,
         "blocks": [],
         "selector": "angular",
         "num_blocks": 1,
         "compat": None,
         "calibration_dtype": None,
-        "solver": solver,
+        "solver": {"name": "lstsq", "version": 1, "parameters": {"ridge": 0.5}},
         "calibration": {"samples": 16, "max_length": 32, "seed": 42, "data": "hub:org/text@main"},
     }
+    model = {"weights": "hub:org/m@main", "dtype": None}
+    identity = {"model": model, "recipe": [step] if layers else []}
     options = {"model": "m", "model_id": "org/m", "identity": identity, "status": "complete"}
     options |= {"prune": prune, "updated": "2026-11-25T07:00:00+00:00"}
     return Record(label=label, layers=layers, quality=quality, **(options | changes))
+
+
+def change_step(record: Record, **changes: Any) -> None:
+    """Have a record say something else of how it was pruned."""
+    (step,) = record.identity.recipe
+    record.identity = Identity.model_validate(
+        {"model": record.identity.model, "recipe": [step.canonical() | changes]}
+    )
+
+
+def change_solver(record: Record, **changes: Any) -> None:
+    assert record.identity.prune
+    change_step(record, solver=record.identity.prune.solver.canonical() | changes)
+
+
+def change_calibration(record: Record, **changes: Any) -> None:
+    assert record.identity.prune
+    change_step(record, calibration=record.identity.prune.calibration.canonical() | changes)
+
+
+def change_model(record: Record, **changes: Any) -> None:
+    """Have a record say something else of the intact model."""
+    model = IntactModel.model_validate(record.identity.model.canonical() | changes)
+    record.identity = Identity(model=model, recipe=record.identity.recipe)
 
 
 def failed(label: str, layers: int, error: str, stage: str = "prune", **changes: Any) -> Record:
@@ -184,9 +210,9 @@ def hostile() -> list[Record]:
         assert found.prune
         found.prune.warning = text
         found.prune.notes = {text: text, "list": [text]}
-        found.identity["solver"] = {"name": text, "version": text, "parameters": {text: text}}
-        found.identity["calibration"] = {"data": text, "samples": text}
-        found.identity["selector"] = text
+        change_solver(found, name=text, parameters={text: text})
+        change_calibration(found, data=text, subset=text, split=text, column=text)
+        change_step(found, selector=text, calibration_dtype=text)
         found.environment = {"packages": {text: text}, text: text}
         found.failures = [Failure(stage="serve", error=text, traceback=text)]
         found.serving = serving(1.0 + index, device=HOSTILE[index % 2])

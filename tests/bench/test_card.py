@@ -19,6 +19,7 @@ from bench.run.prune_command import PruneOptions
 from bench.store import Store, read_record
 from replaceme.calibration import CalibrationData
 from replaceme.solvers import make_solver
+from tests.bench import cells
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 Refused = Callable[..., None]
@@ -48,7 +49,7 @@ def rows(text: str) -> dict[str, list[str]]:
     """First cell of a row of a table → the others."""
     lines = [line[1:-1].split("|") for line in text.splitlines() if line.startswith("| ")]
     lines = [[cell.strip() for cell in line] for line in lines]
-    return {cells[0]: cells[1:] for cells in lines}
+    return {words[0]: words[1:] for words in lines}
 
 
 # ---- which cell
@@ -140,12 +141,12 @@ def test_hub_reads_every_metric_back(records: dict[str, Record], record: Record)
 def test_hub_ids_of_model_and_data_are_named_and_local_ones_are_not(record: Record) -> None:
     assert ModelCard(rendered(record)).data.get("datasets") is None
     record.model_id = "org/base"
-    record.identity["model"]["weights"] = "hub:org/base@abc"
-    record.identity["calibration"]["data"] = "hub:org/data@main"
+    cells.change_model(record, weights="hub:org/base@abc")
+    cells.change_calibration(record, data="hub:org/data@main")
     data = ModelCard(rendered(record)).data
     assert (data.base_model, data.datasets) == ("org/base", ["org/data"])
     record.model_id = "/home/someone/secret-folder/base"
-    record.identity["calibration"]["data"] = "sha256:abc"
+    cells.change_calibration(record, data="sha256:abc")
     text = rendered(record)
     assert "secret-folder" not in text
     assert ModelCard(text).data.get("base_model") is None
@@ -260,7 +261,7 @@ def repeated(text: str) -> dict[str, Any]:
 def test_file_to_repeat_it_makes_the_same(records: dict[str, Record], name: str) -> None:
     record = records[name]
     options = PruneOptions.model_validate(repeated(rendered(record)))
-    identity = record.identity
+    identity = record.identity.canonical()
     assert options.model == record.model_id
     assert options.layers == record.layers
     solver = identity["solver"]
@@ -273,9 +274,9 @@ def test_file_to_repeat_it_makes_the_same(records: dict[str, Record], name: str)
 
 def test_file_to_repeat_it_names_revisions_and_given_blocks(record: Record) -> None:
     record.model_id = "org/base"
-    record.identity |= {"blocks": [[2, 5], [7, 10]], "selector": None, "compat": "reference"}
-    record.identity["model"] = {"weights": "hub:org/base@abc", "dtype": "float16"}
-    record.identity["calibration"]["data"] = "hub:org/data@def"
+    cells.change_step(record, blocks=[(2, 5), (7, 10)], selector=None, compat="reference")
+    cells.change_model(record, weights="hub:org/base@abc", dtype="float16")
+    cells.change_calibration(record, data="hub:org/data@def")
     options = PruneOptions.model_validate(repeated(rendered(record)))
     assert options.blocks == [(2, 5), (7, 10)]
     assert options.layers is None
@@ -285,7 +286,7 @@ def test_file_to_repeat_it_names_revisions_and_given_blocks(record: Record) -> N
 
 
 def test_default_calibration_text_is_recognised_by_content(record: Record) -> None:
-    record.identity["calibration"]["data"] = CalibrationData().fingerprint()
+    cells.change_calibration(record, data=CalibrationData().fingerprint())
     assert repeated(rendered(record))["calibration"] == "builtin:prose"
 
 
@@ -301,9 +302,10 @@ def hostile(record: Record) -> Record:
     """The record with a hostile text wherever one can stand."""
     content = json.loads(record.model_dump_json())
     content |= {"model": HOSTILE, "model_id": HOSTILE, "label": HOSTILE}
-    content["identity"]["selector"] = HOSTILE
-    content["identity"]["calibration"] |= {"data": f"sha256:{HOSTILE}", "column": HOSTILE}
-    content["identity"]["solver"]["name"] = HOSTILE
+    (step,) = content["identity"]["recipe"]
+    step["selector"] = HOSTILE
+    step["calibration"] |= {"data": f"sha256:{HOSTILE}", "column": HOSTILE}
+    step["solver"]["name"] = HOSTILE
     content["prune"]["warning"] = HOSTILE
     content["failures"] = [{"stage": HOSTILE, "error": HOSTILE, "traceback": None}]
     task = next(iter(content["quality"].values()))

@@ -27,6 +27,7 @@ from bench.records import Failure, Record, Serving
 from bench.render import comparison_markdown, comparison_terminal
 from bench.results import open_results
 from bench.serving.result import Distribution
+from tests.bench import cells
 
 CELLS = ("baseline", "6/lstsq")
 FACTS, RETRIEVAL = "demo_facts", "demo_retrieval"
@@ -228,7 +229,7 @@ def _forget_direction(record: Record) -> None:
 
 
 def _other_weights(record: Record) -> None:
-    record.identity = {**record.identity, "model": {"weights": "other", "dtype": None}}
+    cells.change_model(record, weights="other", dtype=None)
 
 
 def _no_mean(record: Record) -> None:
@@ -236,7 +237,7 @@ def _no_mean(record: Record) -> None:
 
 
 def _set_files(files: str, record: Record) -> None:
-    record.identity["model"]["files"] = files
+    cells.change_model(record, files=files)
 
 
 def test_another_tokenizer_is_not_comparable_and_an_unknown_one_is(pair: tuple[Any, Any]) -> None:
@@ -592,7 +593,7 @@ def test_sizes_that_changed_are_shown_and_no_regression(pair: tuple[Any, Any]) -
 
 def test_what_was_made_differently_is_told(pair: tuple[Any, Any]) -> None:
     def newer(record: Record) -> None:
-        record.identity["solver"]["version"] = 99
+        cells.change_solver(record, version=99)
         assert record.prune is not None
         record.prune.blocks = [(1, 7)]
 
@@ -601,7 +602,8 @@ def test_what_was_made_differently_is_told(pair: tuple[Any, Any]) -> None:
     pair[1].change("6/lstsq", newer)
     (made,) = compared(pair).changes.values()
     block = "[{}, {})".format(*before.prune.blocks[0])
-    version = before.identity["solver"]["version"]
+    assert before.identity.prune
+    version = before.identity.prune.solver.version
     assert made == [f"removed layers: {block} → [1, 7)", f"solver.version: {version} → 99"]
 
 

@@ -96,7 +96,7 @@ def test_the_day_counts_where_a_chat_template_may_ask_for_it(
 ) -> None:
     def identity(day: str, dataset: str) -> dict[str, Any]:
         path = write_suite(calibration={"dataset": dataset, "samples": 16}, date=day)
-        return cells(path)["tiny/2/lstsq"].identity["calibration"]
+        return cells(path)["tiny/2/lstsq"].identity.canonical()["calibration"]
 
     (tmp_path / "a.jsonl").write_text('{"text": "Some words."}\n')
     (tmp_path / "a.txt").write_text("Some words.")
@@ -111,7 +111,7 @@ def test_order_and_division_of_given_blocks_do_not_count(write_suite: WriteSuite
     def identity(*blocks: list[int]) -> dict[str, Any]:
         suite_file = write_suite(prune={"blocks": list(blocks), "solvers": ["uidl"]})
         (found,) = [cell for cell in cells(suite_file).values() if cell.solver]
-        return found.identity
+        return found.identity.canonical()
 
     assert identity([1, 2], [4, 7]) == identity([4, 7], [1, 2]) == identity([4, 5], [5, 7], [1, 2])
     assert identity([1, 2], [4, 7]) != identity([1, 2], [4, 6])
@@ -144,7 +144,7 @@ def test_every_solver_takes_its_parameters_and_a_label(write_suite: WriteSuite) 
     assert list(found)[1:] == [f"tiny/2/{label}" for label in labels]
     for cell, entry in zip(list(found.values())[1:], given, strict=True):
         parameters = {key: value for key, value in entry.items() if key not in ("name", "as")}
-        solver = cell.identity["solver"]
+        solver = cell.identity.canonical()["solver"]
         assert solver["name"] == entry["name"]
         assert parameters.items() <= solver["parameters"].items()
 

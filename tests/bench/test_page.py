@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
-from bench import page
+from bench import page, repeat
 from bench.leaderboard import leaderboard
-from bench.page import repeat
 from bench.page.columns import OTHER, sets_of
 from bench.page.drawer import drawers
 from bench.records import Record
 from bench.run.prune_command import PruneOptions, options_of
 from bench.store import Store
 from bench.verbs.prune import prune as prune_verb
+from replaceme.recipe.prune import LOCAL
 from tests.bench import cells
 
 DEMO = Path(__file__).parents[2] / "results" / "demo"
@@ -324,7 +324,7 @@ def options(command: str, tmp_path: Path) -> PruneOptions:
 
 def same_cell(found: PruneOptions, record: Record) -> None:
     """Check that options make the identity that a record has."""
-    identity, prune = record.identity, found.prune
+    identity, prune = record.identity.canonical(), found.prune
     assert found.model == record.model_id
     assert prune.solvers[0].solver.identity == identity["solver"]
     assert prune.selector == identity["selector"]
@@ -348,9 +348,13 @@ def test_command_makes_the_same_cell_again(demo_records: list[Record], tmp_path:
 def test_command_says_what_the_options_cannot(demo_records: list[Record], tmp_path: Path) -> None:
     record = next(r for r in demo_records if r.label == "cosine" and r.layers % 2 == 0)
     record = record.model_copy(deep=True)
-    record.identity["solver"]["parameters"] |= {"method": "irls", "exact": True, "iterations": 7}
-    record.identity |= {"num_blocks": 2, "compat": "reference", "selector": "angular"}
-    record.identity["model"]["dtype"] = "float32"
+    assert record.identity.prune
+    parameters = record.identity.prune.solver.parameters
+    cells.change_solver(
+        record, parameters=parameters | {"method": "irls", "exact": True, "iterations": 7}
+    )
+    cells.change_step(record, num_blocks=2, compat="reference", selector="angular")
+    cells.change_model(record, dtype="float32")
     command = repeat.commands(record)[0]
     assert "<<'END'" in command
     same_cell(options(command, tmp_path), record)
@@ -358,11 +362,12 @@ def test_command_says_what_the_options_cannot(demo_records: list[Record], tmp_pa
 
 def test_command_names_given_blocks(demo_records: list[Record], tmp_path: Path) -> None:
     record = next(r for r in demo_records if r.label == "lstsq").model_copy(deep=True)
-    record.identity |= {"blocks": [[3, 6], [9, 12]], "selector": None}
-    record.identity["solver"]["parameters"]["ridge"] = 0.125
+    cells.change_step(record, blocks=[(3, 6), (9, 12)], selector=None)
+    assert record.identity.prune
+    cells.change_solver(record, parameters=record.identity.prune.solver.parameters | {"ridge": 0.125})
     found = options(repeat.commands(record)[0], tmp_path)
     assert [(block.start, block.end) for block in found.prune.given] == [(3, 6), (9, 12)]
-    assert found.prune.solvers[0].solver.identity == record.identity["solver"]
+    assert found.prune.solvers[0].solver.identity == record.identity.canonical()["solver"]
 
 
 @pytest.mark.parametrize("name", [*cells.HOSTILE, "--help", "-x", "$(id)", "a'; touch x; '", "`id`"])
@@ -377,10 +382,10 @@ def test_command_passes_hostile_names_through_a_shell(name: str, tmp_path: Path)
 
 def test_unknown_calibration_data_and_revisions_are_said(tmp_path: Path) -> None:
     record = cells.cell("lstsq", 2, {})
-    record.identity["calibration"]["data"] = "sha256:0"
-    record.identity["model"]["weights"] = "hub:org/m@abc123"
+    cells.change_calibration(record, data="sha256:0")
+    cells.change_model(record, weights="hub:org/m@abc123")
     words, _ = shell_words(repeat.commands(record)[0], tmp_path)
-    assert words[words.index("--calibration") + 1] == repeat.UNKNOWN_DATA
+    assert words[words.index("--calibration") + 1] == LOCAL
     assert words[words.index("--revision") + 1] == "abc123"
     assert any("sha256:0" in remark for remark in repeat.remarks(record))
 

@@ -90,7 +90,8 @@ def test_record_of_the_first_schema_is_read_with_its_block_and_distances() -> No
     assert record.prune.score == old["prune"]["distance"]
     assert record.prune.runner_up_score == old["prune"]["runner_up_distance"]
     assert record.prune.loss is record.prune.intact_loss is None
-    kept = record.model_dump(mode="json", include={"quality", "serving", "identity"})
+    kept = record.model_dump(mode="json", include={"quality", "serving"})
+    kept["identity"] = record.identity.canonical()
     assert {task["method"] for task in kept["quality"].values()} == {"per-variant"}
     for name, task in kept["quality"].items():
         kept["quality"][name] = {key: task[key] for key in old["quality"][name]}
@@ -117,7 +118,7 @@ def test_records_of_all_schemas_stand_in_one_table(record: Record) -> None:
     old = [read_record(path) for path in sorted(SAMPLES.glob("*.json"))]
     table = leaderboard.build([*old, record])
     blocks = {row.values["block"].text for group in table.groups for row in group.rows}
-    assert blocks == {None, "[13, 19)", "[6, 8)", "[2, 4)"}
+    assert blocks == {None, "[13, 19)", "[6, 8)", "[2, 4)", "[10, 19)"}
 
 
 @pytest.mark.parametrize(
@@ -125,8 +126,8 @@ def test_records_of_all_schemas_stand_in_one_table(record: Record) -> None:
     [
         ({"prune": []}, r"x\.json: prune: Input should be a valid dictionary.*; remove it to compute"),
         ({"prune": {"blok": [2, 4]}}, r"x\.json: prune\.\w+: .*; remove it to compute the cell again"),
-        ({"schema_version": "1"}, r"schema_version is 1, and this release reads up to 5"),
-        ({"schema_version": None}, r"schema_version is None, and this release reads up to 5"),
+        ({"schema_version": "1"}, r"schema_version is 1, and this release reads up to 6"),
+        ({"schema_version": None}, r"schema_version is None, and this release reads up to 6"),
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else None,
 )
@@ -152,6 +153,7 @@ def test_record_of_a_later_schema_keeps_all_it_says(version: int) -> None:
         "one-pass" if version > 2 else "per-variant"
     }
     kept = record.model_dump(mode="json", exclude={"schema_version", "groups"})
+    kept["identity"] = record.identity.canonical()
     assert kept["prune"].pop("distances") is None
     for unknown in ("reloaded_loss", "calibration_hash", "calibration_rows"):
         assert kept["prune"].pop(unknown) is None
@@ -168,6 +170,7 @@ def test_record_of_the_fourth_schema_keeps_all_it_says(name: str) -> None:
     record = read_record(SAMPLES / f"schema-4-{name}.json")
     assert old.pop("schema_version") == 4
     kept = record.model_dump(mode="json", exclude={"schema_version", "groups"})
+    kept["identity"] = record.identity.canonical()
     for unknown in ("reloaded_loss", "calibration_hash", "calibration_rows"):
         assert kept["prune"].pop(unknown) is None
     assert all(task.pop("column") for task in kept["quality"].values())
@@ -183,7 +186,7 @@ def test_every_schema_has_a_sample() -> None:
     assert found == {*range(1, SCHEMA_VERSION)}
 
 
-@pytest.mark.parametrize("version", [0, -1, True, 1.0, 6, 99, "5", [5]])
+@pytest.mark.parametrize("version", [0, -1, True, 1.0, 7, 99, "5", [5]])
 def test_record_of_an_unknown_schema_is_refused(version: object, tmp_path: Path) -> None:
     content = json.loads((SAMPLES / "schema-3-pruned.json").read_text())
     (tmp_path / "x.json").write_text(json.dumps(content | {"schema_version": version}))

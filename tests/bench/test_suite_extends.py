@@ -342,7 +342,7 @@ def test_matrix_of_a_model_changes_that_model_alone(write_suite: WriteSuite) -> 
         "blocks/4/uidl",
         "blocks/4/lstsq",
     ]
-    blocks = {cell.model.name: cell.identity["blocks"] for cell in cells if cell.layers}
+    blocks = {cell.model.name: cell.identity.canonical()["blocks"] for cell in cells if cell.layers}
     assert blocks == {"plain": [], "counts": [], "solvers": [], "blocks": [[2, 5], [7, 8]]}
 
 

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import records, transcripts
+from bench.names import file_name
 from bench.run.host import environment
 from bench.run.resume import forget_others, tasks_left
 from bench.serving import device_name
-from bench.suite.matrix import Cell, file_name
-from bench.tasks.planned import Task, TaskGroup, digest, stage_of
+from bench.suite.matrix import Cell
+from bench.tasks.planned import Task, TaskGroup, stage_of
 from bench.tasks.spec import TaskSpec
 from replaceme.edit import Edit
 from replaceme.errors import InputError, OutputError
 from replaceme.io import loading
 from replaceme.io.editfile import load_edit
+from replaceme.recipe import digest
 
 if TYPE_CHECKING:
     from bench.run.runner import Run
@@ -323,7 +325,8 @@ class ScoreStage:
 
 def answers_file(out: Path, cell: Cell) -> Path:
     """Where the answers of a cell's model lie until all its tasks are scored."""
-    return out / "answers" / f"{file_name(cell.model.name)}-{digest(cell.identity['model'])[:8]}.jsonl"
+    model = digest(cell.identity.model.canonical())[:8]
+    return out / "answers" / f"{file_name(cell.model.name)}-{model}.jsonl"
 
 
 def _gives_numbers(model: Any) -> bool:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from bench import records
 from bench.serving import ServingError, measure
 from bench.suite.matrix import Cell, serving_identity
-from bench.tasks.planned import digest
 from replaceme.io import models
+from replaceme.recipe import digest
 
 if TYPE_CHECKING:
     from bench.run.runner import Run

@@ -1,0 +1,80 @@
+"""What a record says → the commands and the file that make its checkpoint again."""
+
+from __future__ import annotations
+
+import glob
+import json
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from bench.records import Record
+from replaceme.calibration import CalibrationData
+from replaceme.errors import InputError
+from replaceme.recipe.prune import LOCAL
+from replaceme.solvers import make_solver
+
+USUAL = {"num_blocks": 1, **CalibrationData().model_dump(include={"split", "column"})}
+
+
+def settings(record: Record) -> dict[str, Any]:
+    """Keys and values of ``replaceme-bench prune --config`` that make the same checkpoint, but for the
+    folder to write. Local data have a stand-in for a name; :func:`remarks` says so."""
+    model = record.identity.model
+    told = {
+        "model": record.model_id,
+        "revision": model.revision if model.revision != "main" else None,
+        **{key: value for step in record.identity.recipe for key, value in step.settings().items()},
+        "dtype": model.dtype,
+    }
+    return {key: value for key, value in told.items() if value is not None}
+
+
+def commands(record: Record) -> list[str]:
+    """Shell commands: one that makes the checkpoint, and one that measures the cell in its suite."""
+    in_suite = f"replaceme-bench run SUITE.yaml --only {shlex.quote(glob.escape(record.name))}"
+    return [_prune(record), in_suite] if record.layers else [in_suite]
+
+
+def remarks(record: Record) -> list[str]:
+    """What the commands leave open: an identity knows local files by their content alone."""
+    said = ["SUITE.yaml: the suite that this cell belongs to."]
+    if (step := record.identity.prune) and step.calibration.name is None:
+        data = step.calibration.data
+        said.append(f"{LOCAL}: the calibration data with {data}; the record does not name it.")
+    if weights := record.identity.model.weights:
+        said.append(f"Weights: {weights}.")
+    return said
+
+
+def _prune(record: Record) -> str:
+    told = {key: value for key, value in settings(record).items() if value != USUAL.get(key, ...)}
+    model, solver = told.pop("model"), told.pop("solver", {"name": record.label})
+    if "layers" not in told and "blocks" not in told:
+        told = {"layers": record.layers} | told
+    options, given = _solver(solver)
+    words = [*(word for key, value in told.items() for word in _option(key, value)), *options]
+    words += ["--out", "PRUNED"]
+    words = [*words, "--", model] if model.startswith("-") else [model, *words]
+    return f"replaceme-bench prune {shlex.join(words)}{given}"
+
+
+def _option(key: str, value: Any) -> Iterator[str]:
+    name = f"--{key.replace('_', '-')}"
+    for item in value if isinstance(value, list) else [value]:
+        yield from [name] if item is True else [name, str(item)]
+
+
+def _solver(solver: dict[str, Any]) -> tuple[list[str], str]:
+    """Options that name the solver, or, where they cannot say it all, a file from the shell."""
+    name, parameters = solver["name"], {key: item for key, item in solver.items() if key != "name"}
+    try:
+        usual = make_solver(name).identity["parameters"]
+    except InputError:  # of another release
+        usual = {}
+    unusual = {key for key, value in parameters.items() if usual.get(key, ...) != value}
+    if unusual <= {"ridge"}:
+        options = ["--solver", name]
+        return options + (["--ridge", str(parameters["ridge"])] if "ridge" in parameters else []), ""
+    given = json.dumps(solver, ensure_ascii=True)
+    return ["--config", "/dev/stdin"], f" <<'END'\nsolver: {given}\nEND"
