@@ -21,9 +21,7 @@ from pydantic import (
 from bench.console import progress
 from bench.run.variants import (
     Variant,
-    architecture_in,
     calibrated,
-    check_variant,
     fitted,
     text_for,
 )
@@ -31,6 +29,7 @@ from bench.suite.suite import Blocks, Count, Dtype, ModelSpec, PruneSpec, Select
 from replaceme.architectures import layer_count
 from replaceme.calibration import CalibrationData
 from replaceme.chat import USUAL_DAY, Day
+from replaceme.checkpoint import Checkpoint
 from replaceme.errors import InputError
 from replaceme.io import contents, yaml_source
 from replaceme.io.outfolder import check_apart, check_free
@@ -215,7 +214,7 @@ def prune_checkpoint(options: PruneOptions) -> str:
         OutputError: the output cannot be written.
     """
     from replaceme import surgery
-    from replaceme.io import loading, matching, models
+    from replaceme.io import loading, models
     from replaceme.io.editfile import check_edit_file, save_edit
     from replaceme.io.saved import SavedLayers
     from replaceme.reload import Expected, reloaded_loss
@@ -226,10 +225,9 @@ def prune_checkpoint(options: PruneOptions) -> str:
         check_edit_file(out, options.overwrite)
     else:
         check_free(out, options.overwrite)
-    source = models.locate(options.model, options.revision, options.trust_remote_code)
-    architecture = architecture_in(source, options.model)
-    check_variant(prune, count, spec.solver, source, options.model, architecture, "--layers")
-    matching.check_complete(source, options.model, options.trust_remote_code)
+    checkpoint = Checkpoint.open(options.model, options.revision, options.trust_remote_code)
+    source, architecture = checkpoint.folder, checkpoint.architecture
+    checkpoint.check(spec.solver, count, prune.given, prune.num_blocks, "--layers")
     if not options.transform_only:
         check_apart(source, out)
     device = options.device or loading.default_device()

@@ -21,12 +21,12 @@ from bench.run.resume import attempt_hash, known, stages_due, status
 from bench.run.stages.prune import PruneStage
 from bench.run.stages.score import ScoreStage, answers_file
 from bench.run.stages.serve import ServeStage
-from bench.run.variants import architecture_in
 from bench.serving import ServingError
 from bench.store import Store
 from bench.suite.matrix import Cell, Plan
 from bench.suite.suite import ModelSpec
 from bench.tasks.planned import Task
+from replaceme.checkpoint import Checkpoint
 from replaceme.errors import InputError, OutputError, told
 from replaceme.io import loading, matching, models
 
@@ -123,9 +123,7 @@ class Run:
         """Prune what is not pruned; returns the folder of the model if it was found."""
         self.events.step(f"{model.name}: locating the model")
         try:
-            source = models.locate(model.id, model.revision, model.trust_remote_code)
-            architecture_in(source, model.id)
-            matching.check_complete(source, model.id, model.trust_remote_code)
+            source = Checkpoint.open(model.id, model.revision, model.trust_remote_code)
         except OutputError:
             raise
         except Exception as error:
@@ -134,7 +132,7 @@ class Run:
                     self.fail(cell, due[0], error)
             return None
         PruneStage(self, model, source, cells).execute()
-        return source
+        return source.folder
 
     # ---- records
 

@@ -8,7 +8,6 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replaceme.architectures import Architecture, architecture_of, check_present, layer_count
 from replaceme.calibration import (
     Batches,
     CalibrationData,
@@ -16,10 +15,8 @@ from replaceme.calibration import (
     padding_token,
     read_text,
 )
-from replaceme.errors import InputError
-from replaceme.io import contents, loading, models
+from replaceme.io import loading, models
 from replaceme.provenance import Provenance
-from replaceme.selection import check_blocks, check_count
 
 if TYPE_CHECKING:
     from bench.suite.suite import ModelSpec, PruneSpec
@@ -27,48 +24,6 @@ if TYPE_CHECKING:
     from replaceme.pruning import Calibration
     from replaceme.selection import Choice
     from replaceme.solvers import Solver
-
-
-def architecture_in(folder: Path, model: str) -> Architecture:
-    """The architecture of a checkpoint; reads its config and headers alone.
-
-    Raises:
-        InputError: it is not supported, or not whole.
-    """
-    config, where, names = models.read_config(folder), f"model {model!r}", contents.tensor_names(folder)
-    architecture = architecture_of(config, where, names)
-    check_present(architecture, config, where, names)
-    return architecture
-
-
-def check_variant(
-    prune: PruneSpec,
-    count: int,
-    solver: Solver,
-    folder: Path,
-    model: str,
-    architecture: Architecture,
-    key: str = "prune.layers",
-) -> None:
-    """Refuse a variant that cannot be made of a checkpoint; reads its config alone.
-
-    Args:
-        count: layers to remove.
-        folder: the checkpoint.
-        model: its name.
-        key: what the user calls the layer count.
-
-    Raises:
-        InputError: naming the model, and the count, block or solver that does not fit it.
-    """
-    where, layers = f"model {model!r}", layer_count(models.read_config(folder))
-    if not prune.blocks:
-        check_count(count, layers, f"{key}, {where}", prune.num_blocks)
-    try:
-        solver.check(architecture)
-        check_blocks(prune.given, layers)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
 
 
 def text_for(

@@ -8,6 +8,7 @@ from pathlib import Path
 from bench.suite.prune_spec import PruneSpec
 from bench.suite.suite import ModelSpec, Suite
 from replaceme.architectures import layer_count
+from replaceme.checkpoint import Checkpoint
 from replaceme.errors import InputError
 from replaceme.io import models
 
@@ -46,16 +47,16 @@ def known_layers(model: ModelSpec) -> int | None:
     return _cached_layers(model) if models.is_hub_id(model.id) else None
 
 
-def check_declared(model: ModelSpec, folder: Path) -> None:
+def check_declared(model: ModelSpec, checkpoint: Checkpoint) -> None:
     """Refuse a model that has another number of layers than its entry says.
 
     Raises:
         InputError: with both numbers.
     """
-    layers = layer_count(models.read_config(folder))
-    if model.num_layers not in (None, layers):
+    if model.num_layers not in (None, checkpoint.layers):
         raise InputError(
-            f"model {model.id!r} has {layers} layers, but its entry says num_layers: {model.num_layers}."
+            f"model {model.id!r} has {checkpoint.layers} layers, but its entry says num_layers: "
+            f"{model.num_layers}."
         )
 
 

@@ -11,7 +11,6 @@ from fnmatch import fnmatch
 from typing import Any
 
 from bench.names import cell_name, file_name
-from bench.run.variants import architecture_in, check_variant
 from bench.serving import ServeSettings, device_name, engine_version
 from bench.suite.layer_counts import check_declared, prune_of
 from bench.suite.prune_spec import PruneSpec
@@ -19,6 +18,7 @@ from bench.suite.scoring import Wanted
 from bench.suite.suite import ModelSpec, SolverSpec, Suite
 from bench.tasks.planned import Task, TaskGroup
 from bench.tasks.spec import PromptSpec
+from replaceme.checkpoint import Checkpoint
 from replaceme.errors import InputError
 from replaceme.io import models
 from replaceme.recipe import CalibrationText, Identity, IntactModel, PruneStep, SolverSettings, digest
@@ -138,18 +138,16 @@ def _check_distinct(cells: list[Cell]) -> None:
 
 def _check_model(prune: PruneSpec, model: ModelSpec) -> None:
     """Refuse what can be seen to be wrong with a model; more where it is on this machine already."""
-    folder = models.known_folder(model.id)
-    if folder is None:
+    checkpoint = Checkpoint.find(model.id, model.revision, model.trust_remote_code)
+    if checkpoint is None:
         if model.num_layers and not prune.blocks:
             for count in prune.counts:
                 check_count(count, model.num_layers, f"prune.layers, model {model.id!r}")
         return
-    models.check_folder(folder, model.id)
-    check_declared(model, folder)
-    architecture = architecture_in(folder, model.id)
+    check_declared(model, checkpoint)
     for count in prune.counts:
         for spec in prune.solvers:
-            check_variant(prune, count, spec.solver, folder, model.id, architecture)
+            checkpoint.check(spec.solver, count, prune.given, prune.num_blocks, "prune.layers")
 
 
 def _intact(model: ModelSpec) -> IntactModel:

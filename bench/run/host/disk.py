@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from bench.run.checkpoints import needs_copy
 from bench.run.resume import known, stages_due
-from bench.run.variants import architecture_in
 from bench.store import Store
 from replaceme.architectures import layer_count
+from replaceme.checkpoint import Checkpoint
 from replaceme.errors import InputError, OutputError
 from replaceme.io import contents, models
 from replaceme.io.tensorfile import FLOATS, SHORT_NAMES
@@ -100,7 +100,7 @@ def _folder(model: ModelSpec) -> Path | None:
         if isinstance(config, str):
             folder = Path(config).parent
             models.check_folder(folder, model.id)
-            architecture_in(folder, model.id)
+            Checkpoint.read(model.id, folder)
             return folder
     return None
 
@@ -131,7 +131,7 @@ def _sizes(model: ModelSpec, folder: Path, cells: Iterable[Cell]) -> tuple[dict[
 
 
 def _shape(folder: Path, model: ModelSpec, layers: int) -> _Shape:
-    architecture = architecture_in(folder, model.id)
+    architecture = Checkpoint.read(model.id, folder).architecture
     total = inside = outputs = width = 0
     for tensor in contents.stored_tensors(folder).values():
         entry, size = tensor.entry, tensor.bytes

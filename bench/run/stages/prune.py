@@ -10,10 +10,11 @@ from bench import records
 from bench.run.checkpoints import settle
 from bench.run.host import environment
 from bench.run.host.leftovers import discard
-from bench.run.variants import architecture_in, calibrated, check_variant, fitted, text_for
+from bench.run.variants import calibrated, fitted, text_for
 from bench.suite.layer_counts import check_declared
 from bench.suite.matrix import Cell
 from bench.suite.suite import ModelSpec
+from replaceme.checkpoint import Checkpoint
 from replaceme.errors import InputError, OutputError
 from replaceme.io import loading, matching
 from replaceme.io.editfile import save_edit
@@ -22,7 +23,6 @@ from replaceme.provenance import choice_line, listed
 
 if TYPE_CHECKING:
     from bench.run.runner import Run
-    from replaceme.architectures import Architecture
     from replaceme.calibration import CalibrationText
     from replaceme.pruning import Calibration
     from replaceme.reload import Expected
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 class PruneStage:
     """Makes what the cells of one model lack: what their solvers find, and checkpoints of it."""
 
-    def __init__(self, run: Run, model: ModelSpec, source: Path, cells: list[Cell]) -> None:
-        self.run, self.model, self.source = run, model, source
+    def __init__(self, run: Run, model: ModelSpec, checkpoint: Checkpoint, cells: list[Cell]) -> None:
+        self.run, self.model, self.source = run, model, checkpoint.folder
+        self.checkpoint = checkpoint
         self.pruned = [cell for cell in cells if cell.solver]
         self.cells = [cell for cell in cells if self._lacks(cell)]
 
@@ -54,8 +55,7 @@ class PruneStage:
                 self.run.attempt(cell, "prune", partial(self._baseline, cell))
 
     def _prune(self, cells: list[Cell]) -> None:
-        architecture = architecture_in(self.source, self.model.id)
-        fitting = [cell for cell in cells if self._fits(cell, architecture)]
+        fitting = [cell for cell in cells if self._fits(cell)]
         if not fitting:
             return
         try:
@@ -107,13 +107,13 @@ class PruneStage:
             self.run.events.say(f"{names}: made again, since the calibration text has changed.")
         return stale
 
-    def _fits(self, cell: Cell, architecture: Architecture) -> bool:
+    def _fits(self, cell: Cell) -> bool:
         """Whether a variant can be made; refuses what became known only now that the model is here."""
         assert cell.solver is not None
         prune, solver = cell.prune, cell.solver.solver
         try:
-            check_declared(cell.model, self.source)
-            check_variant(prune, cell.layers, solver, self.source, self.model.id, architecture)
+            check_declared(cell.model, self.checkpoint)
+            self.checkpoint.check(solver, cell.layers, prune.given, prune.num_blocks, "prune.layers")
         except InputError as error:
             self.run.fail(cell, "prune", error)
             return False
