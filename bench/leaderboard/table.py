@@ -126,7 +126,7 @@ class Table:
 
     ``spare``: columns that are shown only when asked for. ``quoted``: published tables, which are shown
     apart and are in no ranking; ``title`` and ``source`` are those of such a table. ``mark``: how the
-    best are marked; ``None``: as is usual in a format.
+    best are marked; ``None``: as is usual in a format. ``chosen``: whether its columns were asked for.
     """
 
     columns: list[Column]
@@ -138,6 +138,7 @@ class Table:
     title: str | None = None
     source: str | None = None
     mark: Mark | None = None
+    chosen: bool = False
 
     @property
     def notes(self) -> list[str]:

@@ -26,7 +26,8 @@ def with_columns(table: Table, keys: Sequence[str]) -> Table:
     columns = list(dict.fromkeys(column for key in keys for column in _named(key, every, "--columns")))
     if not columns:
         raise InputError("--columns names no column; name one at least, such as label.")
-    return replace(table, columns=columns, spare=[c for c in every if c not in columns])
+    spare = [c for c in every if c not in columns]
+    return replace(table, columns=columns, spare=spare, chosen=True)
 
 
 def as_in_the_paper(table: Table) -> Table:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bench.render.formats import FORMATS
 from replaceme.errors import InputError
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from bench.leaderboard.view import Grouping
     from bench.records import Record
 
-KINDS = ["table", "markdown", "csv", "latex", "html", "json", "svg", "lm-eval"]
+KINDS = ["table", *FORMATS, "html", "lm-eval"]
 
 
 @click.command()
@@ -71,14 +72,14 @@ def report(
     records, table = _gathered(sources, published)
     table = replace(_viewed(table, columns, key, group_by), mark=best)
     if output:
-        text = _rendered(kind, records, table, columns is not None)
+        text = _rendered(kind, records, table)
         write_atomically(output, text.encode())
         return
     with console.output() as stdout:
         if kind == "table":
             terminal.render(table, stdout)
         else:
-            click.echo(_rendered(kind, records, table, columns is not None), nl=False)
+            click.echo(_rendered(kind, records, table), nl=False)
 
 
 def _write_lm_eval(sources: tuple[str, ...], folder: Path | None, other: object) -> None:
@@ -139,13 +140,13 @@ def _viewed(table: Table, columns: str | None, key: str | None, group_by: Groupi
     )
 
 
-def _rendered(kind: str, records: list[Record], table: Table, chosen: bool) -> str:
+def _rendered(kind: str, records: list[Record], table: Table) -> str:
     if kind == "html":
         from bench.page import render
 
         return render(records, table)
-    from bench.render import FORMATS, latex, terminal
-
     if kind == "table":
+        from bench.render import terminal
+
         return terminal.text(table)
-    return latex.render(table) if kind == "latex" and chosen else FORMATS[kind](table)
+    return FORMATS[kind](table)

@@ -101,12 +101,12 @@ def _interruptible(reporter: Reporter) -> Events:
 
 def _write_reports(records: list[Record], out: Path) -> None:
     from bench.leaderboard import leaderboard
-    from bench.render import FORMATS, SUFFIXES
+    from bench.render.formats import FORMATS, suffix
     from replaceme.io.files import write_atomically
 
     table = leaderboard.build(records)
     for name, render in FORMATS.items():
-        write_atomically(out / f"leaderboard.{SUFFIXES[name]}", render(table).encode())
+        write_atomically(out / f"leaderboard.{suffix(name)}", render(table).encode())
 
 
 def _print_table(records: list[Record]) -> None:
@@ -122,9 +122,9 @@ def _print_table(records: list[Record]) -> None:
 def _tell_where(records: list[Record], out: Path, log: Path) -> None:
     """Say where results lie, and what failed."""
     from bench.console import tell
-    from bench.render import SUFFIXES
+    from bench.render.formats import FORMATS, suffix
 
-    reports = ", ".join(f"leaderboard.{suffix}" for suffix in SUFFIXES.values())
+    reports = ", ".join(f"leaderboard.{suffix(name)}" for name in FORMATS)
     tell(f"Records: {out / 'records'}; reports: {reports} in {out}")
     if failed := sum(record.status == "failed" for record in records):
         again = "the same command with --retry-failed tries them again"

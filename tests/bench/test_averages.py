@@ -12,7 +12,8 @@ import pytest
 from bench.leaderboard import leaderboard
 from bench.leaderboard.averages import average, counted, is_share
 from bench.records import Metric, Record, Task
-from bench.render import FORMATS, terminal
+from bench.render import terminal
+from bench.render.formats import FORMATS
 from bench.store import Store
 from tests.bench import cells
 

@@ -20,7 +20,8 @@ from pylatexenc.latexwalker import LatexCharsNode, LatexGroupNode, LatexMacroNod
 from rich.console import Console
 
 from bench.leaderboard.table import Column, Group, Row, Table, TaskInfo, Value
-from bench.render import FORMATS, escape, terminal
+from bench.render import escape, terminal
+from bench.render.formats import FORMATS
 
 # pieces of what does harm in one of the formats, mixed with any text
 PIECES = [

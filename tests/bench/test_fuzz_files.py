@@ -215,7 +215,7 @@ def test_published_table_of_any_values_is_shown_or_refused(
 
     from bench.leaderboard.quoting import quoted
     from bench.leaderboard.table import Table
-    from bench.render import FORMATS
+    from bench.render.formats import FORMATS
 
     if (text := safe(content)) is None:
         return

@@ -17,7 +17,7 @@ from bench.leaderboard.leaderboard import build
 from bench.leaderboard.published_file import names
 from bench.leaderboard.view import grouped, with_columns
 from bench.records import Failure, Record
-from bench.render import FORMATS, latex
+from bench.render.formats import FORMATS, latex
 from bench.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -167,7 +167,7 @@ def test_chosen_columns_are_kept_and_a_wide_table_fits_the_page(
     records: list[Record], tmp_path: Path
 ) -> None:
     table = build(records)
-    wide = latex.render(table)
+    wide = latex.render(replace(table, chosen=True))
     assert wide.count(r"128$\rightarrow$64") > 6
     check(wide, tmp_path)
     narrow = latex.render(with_columns(table, ["label", "average", "speedup"]))

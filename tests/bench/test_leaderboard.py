@@ -14,7 +14,10 @@ from rich.console import Console
 
 from bench.leaderboard import leaderboard
 from bench.records import Failure, Metric, Prune, Record, Serving, Task
-from bench.render import FORMATS, csv_format, json_format, terminal
+from bench.render import terminal
+from bench.render.formats import FORMATS
+from bench.render.formats import csv as csv_format
+from bench.render.formats import json as json_format
 from bench.serving import ServingResult
 
 SETTINGS = {

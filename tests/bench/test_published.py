@@ -24,7 +24,8 @@ from bench.leaderboard.differences import differences
 from bench.leaderboard.published_file import Published, folder, load, names
 from bench.leaderboard.table import Table
 from bench.records import Metric, Record, Task
-from bench.render import FORMATS, terminal
+from bench.render import terminal
+from bench.render.formats import FORMATS
 from replaceme.errors import InputError
 from replaceme.io import yaml_source
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from bench.records import Record
-from bench.render import FORMATS, SUFFIXES
+from bench.render.formats import FORMATS, suffix
 from bench.serving import ServingResult
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -233,7 +234,20 @@ def test_a_file_holds_what_is_printed(call_here: Call, tmp_path: Path, kind: str
 
 
 def test_run_writes_each_format_under_its_own_suffix() -> None:
-    assert SUFFIXES == {"markdown": "md", "csv": "csv", "latex": "tex", "json": "json", "svg": "svg"}
+    suffixes = {"markdown": "md", "csv": "csv", "latex": "tex", "json": "json", "svg": "svg"}
+    assert {name: suffix(name) for name in FORMATS} == suffixes
+
+
+def test_format_is_added_by_one_file(tmp_path: Path) -> None:
+    (tmp_path / "names.py").write_text(
+        "def render(table):\n    return ' '.join(row.label for row in table.rows) + '\\n'\n"
+    )
+    program = (
+        f"from bench.render import formats\nformats.__path__.append({str(tmp_path)!r})\n"
+        f"from bench.cli import main\nmain(['report', {str(DEMO)!r}, '--format', 'names'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[:2] == ["baseline", "refit"]
 
 
 def test_committed_results_of_an_older_revision_can_be_reported(call_here: Call) -> None:

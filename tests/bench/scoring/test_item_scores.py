@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bench.compare.scores import items_of
 from bench.records import Metric, Task
-from bench.render import FORMATS
+from bench.render.formats import FORMATS
 from bench.scoring.tasks import PreparedTask, TaskScore, _task_score
 from bench.store import Store, read_record
 from bench.tasks.catalog import find

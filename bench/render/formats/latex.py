@@ -12,18 +12,15 @@ from bench.leaderboard.view import as_in_the_paper
 from bench.render.escape import latex as escape
 from bench.render.wording import QUOTED, failures, legend, signs
 
+SUFFIX = "tex"
 MANY = 11  # columns from which on the type is smaller
 SERVED = {"latency", "throughput", "ttft", "tpot", "speedup", "weights", "kv", "peak"}
 HEAD = r"% by replaceme-bench report; needs \usepackage{booktabs,graphicx}"
 
 
-def render_paper(table: Table) -> str:
-    """With the columns of the paper's tables."""
-    return render(as_in_the_paper(table))
-
-
 def render(table: Table) -> str:
-    """With the table's own columns."""
+    """With the columns of the paper's tables, or with those that were asked for."""
+    table = table if table.chosen else as_in_the_paper(table)
     measured = [_float(table, _caption(table))] if table.groups else []
     quoted = [_float(part, _quotation(part)) for part in table.quoted]
     alone = [f"% {escape(note)}" for note in table.notes if not table.groups]

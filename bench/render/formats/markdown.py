@@ -4,6 +4,8 @@ from bench.leaderboard.table import Column, Group, Mark, Row, Table, show
 from bench.render.escape import markdown as escape
 from bench.render.wording import QUOTED, failures, legend, signs
 
+SUFFIX = "md"
+
 
 def render(table: Table) -> str:
     parts = [*_parts(table)]
