@@ -187,7 +187,7 @@ class Reporter:
 
 
 @contextmanager
-def progress(stream: TextIO, steps: int) -> Iterator[Reporter]:
+def report_progress(stream: TextIO, steps: int) -> Iterator[Reporter]:
     """A reporter that is closed when the context ends."""
     reporter = Reporter(stream, steps)
     try:

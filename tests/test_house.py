@@ -19,7 +19,7 @@ LIGHT = [
     "run.resume",
     "run.host.lock",
     "run.host.leftovers",
-    "run.host.disk",
+    "run.space",
     "run.checkpoints",
     "leaderboard.leaderboard",
     "leaderboard.table",

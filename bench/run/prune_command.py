@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from bench.console import progress
+from bench.console import report_progress
 from bench.run.variants import (
     Variant,
     calibrated,
@@ -232,7 +232,7 @@ def prune_checkpoint(options: PruneOptions) -> str:
         check_apart(source, out)
     device = options.device or loading.default_device()
     model, data, day = options.source, options.data, options.date
-    with progress(sys.stderr, steps=3) as reporter:
+    with report_progress(sys.stderr, steps=3) as reporter:
         reporter.step("calibrating")
         text = text_for(source, model, prune, data, day)
         calibration = calibrated(

@@ -16,7 +16,7 @@ from replaceme.io.models import file_hash
 from replaceme.recipe import digest
 
 
-def known(cell: Cell, plan: Plan, store: Store, retry_failed: bool = False) -> Record:
+def read_known(cell: Cell, plan: Plan, store: Store, retry_failed: bool = False) -> Record:
     """A cell's record as the plan sees it: labels and metrics as they are called now, and no failures
     but those that a run leaves alone.
 

@@ -15,7 +15,7 @@ from bench.verbs.suite_options import LIMIT, ONLY, OUT, SUITE, expand_suite
 if TYPE_CHECKING:
     from bench.records import Record
     from bench.run.estimate import Estimate
-    from bench.run.host.disk import Need
+    from bench.run.space import Need
     from bench.suite.matrix import Plan
     from bench.tasks.planned import Task, TaskGroup
 
@@ -37,15 +37,15 @@ def plan(
 ) -> None:
     """Show the cells of a suite, what is done, and what would run; loads no model."""
     from bench.render.escape import visible
-    from bench.run.host.disk import need
-    from bench.run.resume import known, stages_due, stages_left
+    from bench.run.resume import read_known, stages_due, stages_left
+    from bench.run.space import compute_need
     from bench.store import Store
 
     found, folder = expand_suite(suite, only, out, limit)
     store = Store(folder)
-    records = {cell: known(cell, found, store) for cell in found.cells}
+    records = {cell: read_known(cell, found, store) for cell in found.cells}
     due = {cell: stages_due(record, found) for cell, record in records.items()}
-    space = need(found, folder)
+    space = compute_need(found, folder)
     if as_json:
         cells = [
             {
@@ -114,10 +114,10 @@ def _with_groups(due: list[str], plan: Plan) -> list[str]:
 
 def _print_space(space: Need, folder: Path) -> None:
     from bench.render.escape import visible
-    from bench.run.host.disk import amount
+    from bench.run.host.disk import format_bytes
 
     if space.bytes:
-        size, free = amount(space.bytes), amount(space.free)
+        size, free = format_bytes(space.bytes), format_bytes(space.free)
         click.echo(f"Checkpoints take up to {size} in {folder}, where {free} are free.")
     if space.unknown:
         unknown = visible(", ".join(space.unknown))

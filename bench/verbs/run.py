@@ -13,9 +13,7 @@ from bench.exits import EXIT_FAILED
 from bench.verbs.suite_options import LIMIT, ONLY, OUT, SUITE, expand_suite
 
 if TYPE_CHECKING:
-    from bench.console import Reporter
     from bench.records import Record
-    from bench.run.runner import Events
     from bench.suite.matrix import Plan
 
 
@@ -47,15 +45,16 @@ def run_plan(plan: Plan, out: Path, retry_failed: bool = False) -> bool:
         OutputError: the folder cannot be written, or its disk is too small.
         KeyboardInterrupt: the run was interrupted, or told to terminate.
     """
-    from bench.run.host import disk, interrupts, leftovers
+    from bench.run.host import interrupts, leftovers
     from bench.run.host.lock import locked
+    from bench.run.space import check_space
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # For a bootstrap lm-eval would fork this process, threads and all, to hand one worker all the work.
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
     with locked(out), interrupts.heeded():
         leftovers.remove(out)
-        disk.check(plan, out, retry_failed)
+        check_space(plan, out, retry_failed)
         log = out / "logs" / "run.log"
         records: list[Record] = []
         try:
@@ -71,32 +70,27 @@ def run_plan(plan: Plan, out: Path, retry_failed: bool = False) -> bool:
 
 def _execute(plan: Plan, out: Path, retry_failed: bool, log: Path, records: list[Record]) -> None:
     """Run a plan; ``records`` is filled with the records of its cells before it starts."""
-    from bench.console import chatter_to, progress
+    from bench.console import chatter_to, report_progress
     from bench.run.host import environment, interrupts
+    from bench.run.ledger import Ledger
+    from bench.run.progress import Progress
     from bench.run.runner import Run
     from replaceme.errors import InputError, OutputError
 
     with environment.logs_without_secrets(log.parent), chatter_to(log) as stderr:
-        run = Run(plan, out, retry_failed)
+        ledger = Ledger(plan, out, retry_failed)
+        run = Run(ledger)
         run.check_models()
-        records += run.records.values()
-        with progress(stderr, run.steps) as reporter:
+        records += ledger.records.values()
+        with report_progress(stderr, ledger.count_due()) as reporter:
+            ledger.progress = Progress(reporter)
             try:
-                run.execute(_interruptible(reporter))
+                run.execute()
             except Exception as error:
                 interrupts.check()
                 if not isinstance(error, InputError | OutputError):
                     reporter.say(f"The run stopped on an internal error; details are in {log}.")
                 raise
-
-
-def _interruptible(reporter: Reporter) -> Events:
-    """What a run tells of itself; an interrupted run can end wherever it does."""
-    from bench.run.host.interrupts import heeding
-    from bench.run.runner import Events
-
-    step, done = heeding(reporter.step), heeding(reporter.done)
-    return Events(step, done, heeding(reporter.say), heeding(reporter.share))
 
 
 def _write_reports(records: list[Record], out: Path) -> None:

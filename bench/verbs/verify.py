@@ -88,6 +88,7 @@ def verify_cell(plan: Plan, name: str, out: Path, say: Callable[[str], None]) ->
         InputError: the suite scores nothing, there is no such cell, or it cannot be made.
     """
     from bench.run.host.lock import locked
+    from bench.run.ledger import Ledger
     from bench.run.runner import Run
     from bench.run.stages.score import ScoreStage
 
@@ -98,12 +99,13 @@ def verify_cell(plan: Plan, name: str, out: Path, say: Callable[[str], None]) ->
     if not plan.tasks:
         raise InputError("the suite has no score section, so that there is nothing to verify.")
     with locked(out):
-        run = Run(replace(plan, cells=[cell], groups=[]), out, retry_failed=True)
+        ledger = Ledger(replace(plan, cells=[cell], groups=[]), out, retry_failed=True)
+        run = Run(ledger)
         source = run.make(cell.model, [cell])
-        if source is None or run.records[cell].prune is None:
-            failure = run.records[cell].failed("prune")
+        if source is None or ledger.records[cell].prune is None:
+            failure = ledger.records[cell].failed("prune")
             raise InputError(f"{name} cannot be pruned: {failure.error if failure else 'no checkpoint'}")
-        stage = ScoreStage(run, source, [cell])
+        stage = ScoreStage(ledger, run.checkpoints, run.requests, source, [cell])
         return _score_both_ways(stage, cell, plan.tasks, say)
 
 
@@ -113,12 +115,12 @@ def _score_both_ways(
     from bench.scoring.answers import Answers
 
     say(f"{cell.name}: loading")
-    one_pass, checkpoint = stage.load(Answers()), stage.load_checkpoint(cell)
+    one_pass, checkpoint = stage.one_pass.load(Answers()), stage.by_checkpoint.load(cell)
     verdicts = []
     for task in tasks:
-        say(f"{cell.name}: {task.spec.task}, as a run scores it and one request at a time")
-        prepared = stage.prepared(task, one_pass)
-        if obstacle := one_pass.obstacle or stage.obstacle(task, one_pass):
+        say(f"{cell.name}: {task.name}, as a run scores it and one request at a time")
+        prepared = stage.scores.prepare(task, one_pass.lm)
+        if obstacle := stage.one_pass.find_obstacle(task, one_pass):
             verdicts.append(_check_batches(checkpoint, prepared, obstacle))
         else:
             verdicts.append(_check_one_pass(one_pass, checkpoint, cell.stem, prepared))

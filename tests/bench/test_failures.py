@@ -335,7 +335,7 @@ def wrapped(error: Exception) -> Exception:
     ],
 )
 def test_full_disk_is_seen_however_it_is_wrapped(error: Exception, text: str | None) -> None:
-    assert disk.full(error) == text
+    assert disk.describe_full(error) == text
 
 
 def test_full_disk_inside_a_stage_ends_the_run_instead_of_failing_the_cell(
@@ -369,7 +369,7 @@ def test_log_on_a_full_disk_loses_chatter_and_nothing_else(capfd: pytest.Capture
 @pytest.mark.parametrize("size", [0, 999, 1000, 123_456, 14_200_000_000])
 def test_amounts_are_readable(size: int) -> None:
     expected = {0: "0 B", 999: "999 B", 1000: "1.0 kB", 123_456: "123 kB", 14_200_000_000: "14.2 GB"}
-    assert disk.amount(size) == expected[size]
+    assert disk.format_bytes(size) == expected[size]
 
 
 def test_standard_output_that_is_full_is_an_error_after_everything_is_written_and_a_closed_one_is_not(

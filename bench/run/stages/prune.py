@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import records
-from bench.run.checkpoints import settle
+from bench.run.checkpoints import Checkpoints, settle
 from bench.run.host import environment
 from bench.run.host.leftovers import discard
+from bench.run.ledger import Ledger
 from bench.run.variants import calibrated, fitted, text_for
 from bench.suite.layer_counts import check_declared
 from bench.suite.matrix import Cell
 from bench.suite.suite import ModelSpec
 from replaceme.checkpoint import Checkpoint
-from replaceme.errors import InputError, OutputError
+from replaceme.errors import InputError
 from replaceme.io import loading, matching
 from replaceme.io.editfile import save_edit
 from replaceme.io.saved import SavedLayers
 from replaceme.provenance import choice_line, listed
 
 if TYPE_CHECKING:
-    from bench.run.runner import Run
     from replaceme.calibration import CalibrationText
     from replaceme.pruning import Calibration
     from replaceme.reload import Expected
@@ -31,66 +30,67 @@ if TYPE_CHECKING:
 class PruneStage:
     """Makes what the cells of one model lack: what their solvers find, and checkpoints of it."""
 
-    def __init__(self, run: Run, model: ModelSpec, checkpoint: Checkpoint, cells: list[Cell]) -> None:
-        self.run, self.model, self.source = run, model, checkpoint.folder
-        self.checkpoint = checkpoint
+    def __init__(
+        self,
+        ledger: Ledger,
+        checkpoints: Checkpoints,
+        model: ModelSpec,
+        checkpoint: Checkpoint,
+        cells: list[Cell],
+    ) -> None:
+        self.ledger, self.checkpoints = ledger, checkpoints
+        self.model, self.checkpoint, self.source = model, checkpoint, checkpoint.folder
         self.pruned = [cell for cell in cells if cell.solver]
         self.cells = [cell for cell in cells if self._lacks(cell)]
 
     def _lacks(self, cell: Cell) -> bool:
         """Whether a cell is not pruned, or what its solver found is gone and is asked for again."""
-        due = self.run.due(cell)
+        due = self.ledger.list_due(cell)
         if "prune" in due or not due or cell.solver is None:
             return "prune" in due
-        kept = self.run.checkpoints
         scored = any(stage.startswith("score") for stage in due)
-        lost = scored or not kept.folder(cell, self.source).is_dir()
-        return lost and not kept.edit_file(cell).is_file()
+        lost = scored or not self.checkpoints.folder(cell, self.source).is_dir()
+        return lost and not self.checkpoints.edit_file(cell).is_file()
 
     def execute(self) -> None:
         if pruned := [cell for cell in self.cells if cell.solver]:
             self._prune(pruned)
         for cell in self.cells:
             if not cell.solver:
-                self.run.attempt(cell, "prune", partial(self._baseline, cell))
+                with self.ledger.stage(cell, "prune") as record:
+                    record.prune = self._measure_baseline(cell)
 
     def _prune(self, cells: list[Cell]) -> None:
         fitting = [cell for cell in cells if self._fits(cell)]
         if not fitting:
             return
-        try:
-            self.run.events.step(f"{self.model.name}: calibrating")
+        calibrated = None
+        with self.ledger.guard((cell, "prune") for cell in fitting):
+            self.ledger.progress.step(f"{self.model.name}: calibrating")
             text = self._text(fitting[0])
             fitting += self._stale(text, fitting)
-            calibration = self._calibrate(fitting, text)
-        except OutputError:
-            raise
-        except Exception as error:
-            for cell in fitting:
-                self.run.fail(cell, "prune", error)
+            calibrated = self._calibrate(fitting, text)
+        if calibrated is None:
             return
-        for choice in calibration.choices.values():
-            chosen = choice_line(self.run.plan.suite.prune.selector, choice)
-            self.run.events.say(f"{self.model.name}: removing {listed(choice.blocks)}. {chosen}")
+        for choice in calibrated.choices.values():
+            chosen = choice_line(self.ledger.plan.suite.prune.selector, choice)
+            self.ledger.progress.say(f"{self.model.name}: removing {listed(choice.blocks)}. {chosen}")
         written = {}
         for cell in fitting:
-            self.run.events.step(f"{cell.name}: fitting and saving")
-            try:
-                written[cell] = self._write(cell, calibration, text)
-            except OutputError:
-                raise
-            except Exception as error:
-                self.run.fail(cell, "prune", error)
-        del calibration  # one model at a time in memory
+            self.ledger.progress.step(f"{cell.name}: fitting and saving")
+            with self.ledger.guard([(cell, "prune")]):
+                written[cell] = self._write(cell, calibrated, text)
+        del calibrated  # one model at a time in memory
         for cell, (prune, expected) in written.items():
-            self.run.events.step(f"{cell.name}: loading what was saved")
-            self.run.attempt(cell, "prune", partial(self._confirm, cell, prune, expected))
+            self.ledger.progress.step(f"{cell.name}: loading what was saved")
+            with self.ledger.stage(cell, "prune") as record:
+                record.prune = self._confirm(cell, prune, expected)
 
     def _text(self, cell: Cell) -> CalibrationText:
-        suite = self.run.plan.suite
+        suite = self.ledger.plan.suite
         text = text_for(self.source, self.model, cell.prune, suite.calibration, suite.date)
         if text.rows and (notice := text.rows.notice()):
-            self.run.events.say(f"{self.model.name}: {notice}")
+            self.ledger.progress.say(f"{self.model.name}: {notice}")
         return text
 
     def _stale(self, text: CalibrationText, fitting: list[Cell]) -> list[Cell]:
@@ -98,13 +98,13 @@ class PruneStage:
         identity: another version of a hub data set, or of a library. What they have is forgotten."""
         stale = []
         for cell in self.pruned:
-            known = self.run.records[cell].prune
+            known = self.ledger.records[cell].prune
             if known and known.calibration_hash not in (None, text.hash):
-                self.run.forget(cell)
+                self.ledger.forget(cell)
                 stale += [cell] if cell not in fitting else []
         if stale:
             names = ", ".join(cell.name for cell in stale)
-            self.run.events.say(f"{names}: made again, since the calibration text has changed.")
+            self.ledger.progress.say(f"{names}: made again, since the calibration text has changed.")
         return stale
 
     def _fits(self, cell: Cell) -> bool:
@@ -115,16 +115,16 @@ class PruneStage:
             check_declared(cell.model, self.checkpoint)
             self.checkpoint.check(solver, cell.layers, prune.given, prune.num_blocks, "prune.layers")
         except InputError as error:
-            self.run.fail(cell, "prune", error)
+            self.ledger.fail(cell, "prune", error)
             return False
         return True
 
     def _calibrate(self, cells: list[Cell], text: CalibrationText) -> Calibration:
-        prune, seed = cells[0].prune, self.run.plan.suite.calibration.seed
+        prune, seed = cells[0].prune, self.ledger.plan.suite.calibration.seed
         counts = [cell.layers for cell in cells]
         solvers = [cell.solver.solver for cell in cells if cell.solver]
         calibration = calibrated(
-            self.source, self.model, prune, text, seed, counts, solvers, self.run.device
+            self.source, self.model, prune, text, seed, counts, solvers, self.ledger.device
         )
         for statistics in calibration.statistics.values():
             if not bool(statistics.sample.after.isfinite().all()):
@@ -134,20 +134,20 @@ class PruneStage:
                 )
         return calibration
 
-    def _confirm(self, cell: Cell, prune: records.Prune, expected: Expected) -> None:
-        """Record a checkpoint that does what was fitted; one that does not is removed."""
+    def _confirm(self, cell: Cell, prune: records.Prune, expected: Expected) -> records.Prune:
+        """What to record of a checkpoint that does what was fitted; one that does not is removed."""
         from replaceme.reload import reloaded_loss
 
-        folder = self.run.checkpoints.folder(cell, self.source)
+        folder = self.checkpoints.folder(cell, self.source)
         try:
             prune.reloaded_loss = reloaded_loss(
-                folder, expected, self.run.device, self.model.trust_remote_code
+                folder, expected, self.ledger.device, self.model.trust_remote_code
             )
         except InputError:
             discard(folder)
-            discard(self.run.checkpoints.edit_file(cell))
+            discard(self.checkpoints.edit_file(cell))
             raise
-        self.run.records[cell].prune = prune
+        return prune
 
     def _write(
         self, cell: Cell, calibration: Calibration, text: CalibrationText
@@ -157,15 +157,15 @@ class PruneStage:
         from replaceme.reload import Expected
 
         assert cell.solver is not None
-        suite, solver = self.run.plan.suite, cell.solver.solver
+        suite, solver = self.ledger.plan.suite, cell.solver.solver
         prune, data = cell.prune, suite.calibration
         variant = fitted(
             self.source, calibration, self.model, prune, data, text, cell.layers, solver, suite.date
         )
         found, choice, provenance = variant.fit, variant.choice, variant.provenance
         out, edit_file = (
-            self.run.checkpoints.folder(cell, self.source),
-            self.run.checkpoints.edit_file(cell),
+            self.checkpoints.folder(cell, self.source),
+            self.checkpoints.edit_file(cell),
         )
         stored = SavedLayers.of(self.source, calibration.decoder.architecture, self.model.dtype)
         save_edit(edit_file, stored.rounded(found.edit), provenance)
@@ -180,7 +180,7 @@ class PruneStage:
         )
         settle(edit_file, out)
         if found.warning:
-            self.run.events.say(f"warning: {cell.name}: {found.warning}")
+            self.ledger.progress.say(f"warning: {cell.name}: {found.warning}")
         prune_record = records.Prune(
             blocks=provenance.blocks,
             score=choice.score if choice else None,
@@ -204,12 +204,11 @@ class PruneStage:
         )
         return prune_record, Expected.of(calibration, found, stored)
 
-    def _baseline(self, cell: Cell) -> None:
-        folder = self.run.checkpoints.whole(cell, self.source)
+    def _measure_baseline(self, cell: Cell) -> records.Prune:
+        folder = self.checkpoints.whole(cell, self.source)
         if folder != self.source:
             settle(folder)
-        size = _size(folder, cell.model.trust_remote_code)
-        self.run.records[cell].prune = records.Prune(blocks=[], **size)
+        return records.Prune(blocks=[], **_size(folder, cell.model.trust_remote_code))
 
 
 def _distances(calibration: Calibration, selector: str) -> list[list[float | None]]:

@@ -2,55 +2,58 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench import records
-from bench.serving import ServingError, measure
+from bench.run.checkpoints import Checkpoints
+from bench.run.ledger import Ledger
+from bench.serving import ServingError, ServingResult, measure
 from bench.suite.matrix import Cell, serving_identity
 from replaceme.io import models
 from replaceme.recipe import digest
-
-if TYPE_CHECKING:
-    from bench.run.runner import Run
 
 
 class ServeStage:
     """Serves the cells of one model that have no measurement yet; cells of one shape share it, or the
     reason why there is none."""
 
-    def __init__(self, run: Run, source: Path, cells: list[Cell]) -> None:
-        self.run, self.source, self.cells = run, source, cells
+    def __init__(
+        self, ledger: Ledger, checkpoints: Checkpoints, source: Path, cells: list[Cell]
+    ) -> None:
+        self.ledger, self.checkpoints, self.source, self.cells = ledger, checkpoints, source, cells
         self.errors: dict[str, ServingError] = {}
 
     def execute(self) -> None:
         for cell in self.cells:
-            if "serve" in self.run.due(cell):
-                self.run.attempt(cell, "serve", partial(self._measure, cell))
+            if "serve" in self.ledger.list_due(cell):
+                with self.ledger.stage(cell, "serve") as record:
+                    record.serving = self._measure(cell)
 
-    def _measure(self, cell: Cell) -> None:
-        settings = self.run.plan.suite.serve
+    def _measure(self, cell: Cell) -> records.Serving:
+        settings = self.ledger.plan.suite.serve
         assert settings is not None
-        folder = self.run.checkpoints.whole(cell, self.source)
+        folder = self.checkpoints.whole(cell, self.source)
         identity = serving_identity(models.read_config(folder), settings, cell.stem)
-        for record in self.run.records.values():
+        for record in self.ledger.records.values():
             if record.serving and record.serving.identity == identity:
-                self.run.records[cell].serving = record.serving
-                return
+                return record.serving
         if error := self.errors.get(digest(identity)):
             raise error
-        self.run.events.step(f"{cell.name}: serving with {settings.engine}")
-        logs = self.run.out / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
         try:
-            processes = [
-                measure(folder, settings, logs / f"serve-{cell.stem}.{process}.log", logs)
-                for process in range(1, settings.processes + 1)
-            ]
+            processes = self._serve(cell, folder)
         except ServingError as error:
             self.errors[digest(identity)] = error
             raise
-        self.run.records[cell].serving = records.Serving(
-            identity=identity, measured_on=cell.name, processes=processes
-        )
+        return records.Serving(identity=identity, measured_on=cell.name, processes=processes)
+
+    def _serve(self, cell: Cell, folder: Path) -> list[ServingResult]:
+        """Measure a checkpoint in as many engine processes as the suite wants."""
+        settings = self.ledger.plan.suite.serve
+        assert settings is not None
+        self.ledger.progress.step(f"{cell.name}: serving with {settings.engine}")
+        logs, results = self.ledger.out / "logs", []
+        logs.mkdir(parents=True, exist_ok=True)
+        for process in range(1, settings.processes + 1):
+            results.append(measure(folder, settings, logs / f"serve-{cell.stem}.{process}.log", logs))
+            self.ledger.progress.share(process / settings.processes)
+        return results

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench.console import progress
+from bench.console import report_progress
 from bench.store import Store
 from tests.bench import cells
 from tests.bench.fuzzing import control_characters, ends_well
@@ -110,7 +110,7 @@ def test_terminal_escapes_in_progress() -> None:
             return True
 
     for stream in (io.StringIO(), Screen()):
-        with progress(stream, 3) as reporter:
+        with report_progress(stream, 3) as reporter:
             reporter.step("[/]")
             reporter.say(f"[red]said[/red] {ESCAPES}\nnext line")
             reporter.next_step(f"[red]step[/red] {ESCAPES}")

@@ -1,0 +1,144 @@
+"""What a run has done and what it has to do: the records of its cells, each written whole and at once.
+
+Stages write through it, so that a stage that fails is noted in its cell's record and never stops the
+others. Only an output that cannot be written, or an interruption, ends the run.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.names import file_name
+from bench.records import Failure, Record
+from bench.run.host import disk, environment, interrupts
+from bench.run.host.leftovers import discard
+from bench.run.progress import Progress
+from bench.run.resume import attempt_hash, read_known, stages_due, status
+from bench.serving import ServingError
+from bench.store import Store
+from bench.suite.matrix import Cell, Plan
+from bench.suite.suite import ModelSpec
+from replaceme.errors import InputError, OutputError, told
+from replaceme.io import loading
+from replaceme.recipe import digest
+
+Stage = tuple[Cell, str]  # of a cell, by its name
+
+
+class Ledger:
+    """The records of a plan in a result folder, whose lock is held.
+
+    Attributes:
+        records: of every cell, as far as it is known.
+        reopened: models of which scores turned out to be of other requests, and are to be made again.
+    """
+
+    def __init__(
+        self, plan: Plan, out: Path, retry_failed: bool = False, progress: Progress | None = None
+    ) -> None:
+        """Read what is recorded.
+
+        Args:
+            retry_failed: do again what failed, which is left alone otherwise.
+
+        Raises:
+            InputError: a record cannot be read.
+        """
+        self.plan, self.out, self.store = plan, out, Store(out)
+        self.records = {cell: read_known(cell, plan, self.store, retry_failed) for cell in plan.cells}
+        self.device = plan.suite.device or loading.default_device()
+        self.progress = progress or Progress()
+        self.reopened: dict[ModelSpec, None] = {}
+
+    def list_due(self, cell: Cell) -> list[str]:
+        """Names of the stages that are still to do for a cell."""
+        return stages_due(self.records[cell], self.plan)
+
+    def count_due(self) -> int:
+        """Number of stages that are still to do for all cells."""
+        return sum(len(self.list_due(cell)) for cell in self.records)
+
+    @contextmanager
+    def stage(self, cell: Cell, name: str) -> Iterator[Record]:
+        """Do a stage of a cell; its record, which is the value, is written with what came of it."""
+        record = self.records[cell]
+        with self.guard([(cell, name)]):
+            yield record
+            record.failures = [failure for failure in record.failures if failure.stage != name]
+            self._write(cell)
+            self.progress.count(1)
+
+    @contextmanager
+    def guard(self, stages: Iterable[Stage]) -> Iterator[None]:
+        """Do what several stages need: an error is theirs, and the run goes on behind the context.
+
+        Args:
+            stages: read only when they fail; a generator may then tell which are still to do.
+
+        Raises:
+            OutputError: an output cannot be written.
+        """
+        try:
+            yield
+        except OutputError:
+            raise
+        except Exception as error:
+            for cell, name in stages:
+                self.fail(cell, name, error)
+
+    def fail(self, cell: Cell, name: str, error: Exception) -> None:
+        """Record that a stage failed.
+
+        Raises:
+            OutputError: it failed because a disk is full.
+            KeyboardInterrupt: because the run was interrupted.
+        """
+        interrupts.check()
+        if full := disk.describe_full(error):
+            raise OutputError(f"{cell.name}, {name}: {full}; free some space and run again.") from error
+        expected = isinstance(error, InputError | ServingError)
+        text = environment.without_secrets(str(error).strip() if expected else told(error))
+        trace = None
+        if not expected or error.__cause__:
+            trace = environment.without_secrets("".join(traceback.format_exception(error)[-6:]))
+        record = self.records[cell]
+        record.failures = [failure for failure in record.failures if failure.stage != name]
+        attempt = attempt_hash(cell, name, self.plan)
+        record.failures.append(Failure(stage=name, error=text, traceback=trace, attempt=attempt))
+        self._write(cell)
+        self.progress.say(f"failed: {cell.name}, {name}: {text.splitlines()[0]}")
+        self.progress.count(1)
+
+    def forget(self, cell: Cell) -> None:
+        """Drop everything that is known of a cell, and what was answered for it."""
+        record = self.records[cell]
+        record.prune, record.quality, record.serving, record.failures = None, {}, None, []
+        discard(self.answers_file(cell))
+        self._write(cell)
+
+    def write_changed(self) -> None:
+        """Write the records that the suite calls something else than they are on the disk."""
+        for cell, record in self.records.items():
+            if self.store.read(cell.stem) not in (None, record):
+                self.store.write(cell.stem, record)
+
+    def answers_file(self, cell: Cell) -> Path:
+        """Where the answers of a cell's model lie until all its tasks are scored."""
+        model = f"{file_name(cell.model.name)}-{digest(cell.identity.model.canonical())[:8]}"
+        return self.out / "answers" / f"{model}.jsonl"
+
+    def _write(self, cell: Cell) -> None:
+        suite, record = self.plan.suite, self.records[cell]
+        record.status = status(record, self.plan)
+        record.environment = environment.describe()
+        record.updated = datetime.now(UTC).isoformat(timespec="seconds")
+        record.runtime = {
+            "device": self.device,
+            "calibration_batch_size": suite.prune.batch_size,
+            "score_batch_size": suite.score.batch_size if suite.score else None,
+        }
+        self.store.write(cell.stem, record)

@@ -1,0 +1,66 @@
+"""The requests of a run's tasks, built once for all models, and what a run says about them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bench.run.ledger import Ledger
+from bench.run.resume import forget_others
+from bench.suite.matrix import Cell
+from bench.tasks.planned import Task
+from bench.tasks.spec import TaskSpec
+
+if TYPE_CHECKING:
+    from lm_eval.models.huggingface import HFLM
+
+    from bench.scoring.tasks import PreparedTask
+
+
+class TaskRequests:
+    """Tasks with their requests; a task that is put into a chat template has others for each model."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._built: dict[tuple[Task, str | None], PreparedTask] = {}
+
+    def build(self, task: Task, lm: HFLM, cells: list[Cell]) -> PreparedTask:
+        """The requests of a task for one model.
+
+        Args:
+            lm: the model, whose chat template is used where the task wants one.
+            cells: all that are scored of the model.
+        """
+        from bench.scoring.tasks import PreparedTask
+
+        templated = bool(task.spec.apply_chat_template)
+        key = (task, cells[0].model.id if templated else None)
+        if key not in self._built:
+            built = PreparedTask(task.spec, task.source, task.limit, task.seeds, lm, task.day)
+            self._built[key] = built
+            self._tell(task.spec, built.num_fewshot)
+            self._reopen(task, built.requests, cells if templated else [*self._ledger.records])
+        return self._built[key]
+
+    def _reopen(self, task: Task, requests: str, cells: list[Cell]) -> None:
+        """Have cells scored again that were asked something else."""
+        records = self._ledger.records
+        stale = [cell for cell in cells if forget_others(records[cell], task, requests)]
+        if stale:
+            self._ledger.reopened |= dict.fromkeys(cell.model for cell in stale)
+            self._ledger.progress.say(
+                f"{task.name}: it asks something else than when {len(stale)} cells were scored, "
+                f"which are scored again."
+            )
+
+    def _tell(self, spec: TaskSpec, shots: int) -> None:
+        """Say where lm-eval does something else than was asked for."""
+        if spec.num_fewshot not in (None, shots):
+            self._ledger.progress.say(
+                f"{spec.task}: {shots}-shot, which the task fixes; {spec.num_fewshot} examples were "
+                f"asked for."
+            )
+        if spec.apply_chat_template not in (None, False, True, "default"):
+            self._ledger.progress.say(
+                f"{spec.task}: lm-eval renders the tokenizer's default chat template, whatever "
+                f"apply_chat_template names."
+            )

@@ -1,0 +1,99 @@
+"""What the ways of scoring the cells of one model share, and the scores in their records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import records, transcripts
+from bench.run.checkpoints import Checkpoints
+from bench.run.host import environment
+from bench.run.ledger import Ledger, Stage
+from bench.run.stages.requests import TaskRequests
+from bench.suite.matrix import Cell
+from bench.tasks.planned import Task, stage_of
+from replaceme.errors import InputError
+from replaceme.io import loading
+
+if TYPE_CHECKING:
+    from lm_eval.models.huggingface import HFLM
+
+    from bench.scoring.tasks import PreparedTask, TaskScore
+
+
+class Scores:
+    """The scores of the cells of one model that have a checkpoint.
+
+    Attributes:
+        source: folder of the model.
+        settings: the suite's ``score`` section.
+        dtype: computed in.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        checkpoints: Checkpoints,
+        requests: TaskRequests,
+        source: Path,
+        cells: list[Cell],
+    ) -> None:
+        score, prune = ledger.plan.suite.score, ledger.records[cells[0]].prune
+        assert score is not None
+        assert prune is not None
+        self.ledger, self.checkpoints, self.requests = ledger, checkpoints, requests
+        self.source, self.cells, self.settings = source, cells, score
+        self.model = cells[0].model
+        self.dtype = score.dtype or loading.fast_dtype(prune.dtype, ledger.device)
+
+    def list_lacking(self, task: Task) -> list[Cell]:
+        """The cells that a task is still to do for."""
+        return [cell for cell in self.cells if stage_of(task) in self.ledger.list_due(cell)]
+
+    def lacking_stages(self, tasks: list[Task]) -> Iterator[Stage]:
+        """The stages that score some tasks, of the cells that lack them when this is read."""
+        for task in tasks:
+            for cell in self.list_lacking(task):
+                yield cell, stage_of(task)
+
+    def prepare(self, task: Task, lm: HFLM) -> PreparedTask:
+        """A task with its requests for this model."""
+        return self.requests.build(task, lm, self.cells)
+
+    def refuse_nan(self) -> InputError:
+        """The error of a model that answers with NaN."""
+        return InputError(
+            f"the model answers with NaN; its weights hold NaN or infinity, or its states overflow in "
+            f"{self.dtype} (score.dtype)."
+        )
+
+    def record(
+        self, cell: Cell, task: Task, prepared: PreparedTask, score: TaskScore, **how: Any
+    ) -> None:
+        """Put a score into a cell's record, and its items and transcript into their files.
+
+        Args:
+            how: method, and what it says of itself, as in :class:`bench.records.Task`.
+        """
+        store = self.ledger.store
+        store.write_samples(cell.stem, store.read_samples(cell.stem) | {task.name: score.samples})
+        if score.transcript:
+            transcripts.write(store.folder, cell.stem, task.name, score.transcript)
+        self.ledger.records[cell].quality[task.name] = records.Task(
+            identity=task.identity,
+            primary=score.primary,
+            average=task.spec.average,
+            column=task.column,
+            metrics={key: records.Metric(**metric) for key, metric in score.metrics.items()},
+            items=score.items,
+            version=score.version,
+            num_fewshot=score.num_fewshot,
+            seconds=score.seconds,
+            dtype=self.dtype,
+            requests=prepared.requests,
+            files=prepared.files,
+            sampled_batch=self.settings.batch_size if prepared.samples else None,
+            **environment.peak_memory(),
+            **how,
+        )
