@@ -45,6 +45,23 @@ LIGHT = [
     "verbs.verify",
     "verbs.evaluate",
 ]
+CIRCLE_FREE = ["bench"]
+WALLS = [
+    ("suite", "scoring"),
+    ("scoring", "suite"),
+    ("scoring", "run"),
+    ("tasks", "suite"),
+    ("tasks", "scoring"),
+    ("tasks", "run"),
+    ("run", "verbs"),
+    ("leaderboard", "run"),
+    ("leaderboard", "suite"),
+    ("compare", "run"),
+    ("compare", "suite"),
+    ("render", "run"),
+    ("page", "run"),
+    ("plots", "run"),
+]
 HEAVY = ["torch", "transformers", "lm_eval", "vllm", "datasets"]
 VERBS = [
     "--help",
@@ -82,6 +99,44 @@ def importers(package: str) -> set[str]:
     }
 
 
+def module_name(file: Path) -> str:
+    """Of a file of the project, as it is imported."""
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def import_graph(package: str) -> dict[str, set[str]]:
+    """Module → modules of the same package that it imports, anywhere in its code, for types too."""
+    files = {module_name(file): file for file in (ROOT / package).rglob("*.py")}
+    graph: dict[str, set[str]] = {}
+    for module, file in files.items():
+        imported = set()
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                imported |= (names & files.keys()) or {node.module}
+        graph[module] = imported & files.keys() - {module}
+    return graph
+
+
+def find_circle(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other around, the first also last; empty: there are none."""
+    done: set[str] = set()
+
+    def follow(path: list[str]) -> list[str]:
+        if path[-1] in path[:-1]:
+            return path[path.index(path[-1]) :]
+        if path[-1] in done:
+            return []
+        circles = (follow([*path, module]) for module in sorted(graph[path[-1]]))
+        circle = next((circle for circle in circles if circle), [])
+        done.add(path[-1])
+        return circle
+
+    return next((circle for module in graph if (circle := follow([module]))), [])
+
+
 def test_the_pruner_knows_nothing_of_the_harness() -> None:
     assert not [file for file in importers("bench") if file.startswith("replaceme/")]
 
@@ -96,6 +151,21 @@ def test_only_the_serving_worker_imports_vllm() -> None:
     for file in (ROOT / "bench").rglob("*.py"):
         if file.parent.name != "serving":
             assert not imports(file) & inside
+
+
+@pytest.mark.parametrize("package", CIRCLE_FREE)
+def test_no_modules_import_each_other_around(package: str) -> None:
+    assert find_circle(import_graph(package)) == []
+
+
+@pytest.mark.parametrize(("package", "other"), WALLS)
+def test_walls_inside_the_harness(package: str, other: str) -> None:
+    graph = import_graph("bench")
+    inside = {module for module in graph if module.startswith(f"bench.{package}.")}
+    beyond = {f"bench.{other}", *(m for m in graph if m.startswith(f"bench.{other}."))}
+    assert inside
+    assert len(beyond) > 1
+    assert {module: crossing for module in inside if (crossing := graph[module] & beyond)} == {}
 
 
 def test_nothing_reads_pickles() -> None:
