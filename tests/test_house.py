@@ -47,6 +47,7 @@ LIGHT = [
 ]
 CIRCLE_FREE = ["bench"]
 WALLS = [
+    ("suite", "run"),
     ("suite", "scoring"),
     ("scoring", "suite"),
     ("scoring", "run"),
