@@ -119,7 +119,7 @@ def _score_both_ways(
     verdicts = []
     for task in tasks:
         say(f"{cell.name}: {task.name}, as a run scores it and one request at a time")
-        prepared = stage.scores.prepare(task, one_pass.lm)
+        prepared = stage.scores.prepare(task, one_pass)
         if obstacle := stage.one_pass.find_obstacle(task, one_pass):
             verdicts.append(_check_batches(checkpoint, prepared, obstacle))
         else:

@@ -61,7 +61,7 @@ class CheckpointScoring:
 
     @loading.enough_memory()
     def _score_task(self, cell: Cell, task: Task, scorer: CheckpointScorer, reason: str) -> None:
-        prepared = self.scores.prepare(task, scorer.lm)
+        prepared = self.scores.prepare(task, scorer)
         if dependence := scorer.dependence(prepared):
             reason += f"; one request at a time: {dependence}"
         score = scorer.score(prepared, 1 if dependence else None)

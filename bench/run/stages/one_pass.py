@@ -66,7 +66,7 @@ class OnePassScoring:
 
         if scorer.obstacle:
             return scorer.obstacle
-        other = self.scores.prepare(task, scorer.lm).kinds - KINDS
+        other = self.scores.prepare(task, scorer).kinds - KINDS
         return f"the task asks for {' and '.join(sorted(other))}" if other else None
 
     def _load_edit(self, cell: Cell) -> Edit:
@@ -87,7 +87,7 @@ class OnePassScoring:
         from bench.scoring.verify import sample
 
         cells, name = self.scores.list_lacking(task), self.scores.model.name
-        prepared = self.scores.prepare(task, scorer.lm)
+        prepared = self.scores.prepare(task, scorer)
         self.ledger.progress.step(f"{name}: {task.name}, {len(cells)} variants in one pass")
         requests = scorer.lm.requests(prepared.instances)
         few = sample(requests, scorer.sweep.lengths)

@@ -11,9 +11,11 @@ from bench.tasks.planned import Task
 from bench.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
-    from lm_eval.models.huggingface import HFLM
-
+    from bench.scoring.checkpoint import CheckpointScorer
+    from bench.scoring.one_pass import OnePass
     from bench.scoring.tasks import PreparedTask
+
+    Scorer = OnePass | CheckpointScorer
 
 
 class TaskRequests:
@@ -23,11 +25,11 @@ class TaskRequests:
         self._ledger = ledger
         self._built: dict[tuple[Task, str | None], PreparedTask] = {}
 
-    def build(self, task: Task, lm: HFLM, cells: list[Cell]) -> PreparedTask:
+    def build(self, task: Task, scorer: Scorer, cells: list[Cell]) -> PreparedTask:
         """The requests of a task for one model.
 
         Args:
-            lm: the model, whose chat template is used where the task wants one.
+            scorer: of the model, whose chat template is used where the task wants one.
             cells: all that are scored of the model.
         """
         from bench.scoring.tasks import PreparedTask
@@ -35,7 +37,7 @@ class TaskRequests:
         templated = bool(task.spec.apply_chat_template)
         key = (task, cells[0].model.id if templated else None)
         if key not in self._built:
-            built = PreparedTask(task.spec, task.source, task.limit, task.seeds, lm, task.day)
+            built = PreparedTask(task.spec, task.source, task.limit, task.seeds, scorer.lm, task.day)
             self._built[key] = built
             self._tell(task.spec, built.num_fewshot)
             self._reopen(task, built.requests, cells if templated else [*self._ledger.records])

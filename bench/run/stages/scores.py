@@ -17,8 +17,7 @@ from replaceme.errors import InputError
 from replaceme.io import loading
 
 if TYPE_CHECKING:
-    from lm_eval.models.huggingface import HFLM
-
+    from bench.run.stages.requests import Scorer
     from bench.scoring.tasks import PreparedTask, TaskScore
 
 
@@ -57,9 +56,9 @@ class Scores:
             for cell in self.list_lacking(task):
                 yield cell, stage_of(task)
 
-    def prepare(self, task: Task, lm: HFLM) -> PreparedTask:
+    def prepare(self, task: Task, scorer: Scorer) -> PreparedTask:
         """A task with its requests for this model."""
-        return self.requests.build(task, lm, self.cells)
+        return self.requests.build(task, scorer, self.cells)
 
     def refuse_nan(self) -> InputError:
         """The error of a model that answers with NaN."""
