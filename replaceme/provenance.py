@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, Field
 
 from replaceme.io.models import is_hub_id
+from replaceme.selectors import SELECTORS
+from replaceme.solvers import SOLVERS
 
 if TYPE_CHECKING:
     from replaceme.fitting import Fit
@@ -122,7 +124,7 @@ def how_pruned(
     settings = ", ".join(f"{key} {value}" for key, value in solver["parameters"].items())
     named = f"{code(str(solver['name']))}{f' ({code(settings)})' if settings else ''}"
     made_up = f"and the solver {named} made up for them on"
-    if solver["name"] == "uidl":
+    if not fits(solver["name"]):
         made_up = f"and nothing was put in their place ({named}); calibration read"
     read = data if tokens is None else f"{tokens:,} tokens of {data}"
     return (
@@ -151,6 +153,11 @@ def fit_table(
     return [*head, *lines, ""]
 
 
+def fits(solver: str) -> bool:
+    """Whether a solver puts something in the place of what it removes; one that is not known does."""
+    return solver not in SOLVERS or SOLVERS[solver].fits
+
+
 def code(text: str) -> str:
     """A text as a code span of Markdown, whatever it holds."""
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
@@ -166,8 +173,7 @@ def listed(blocks: tuple[Block, ...]) -> str:
 
 def choice_line(selector: str, choice: Choice) -> str:
     """How the blocks were chosen, with the runner-up, in a sentence."""
-    measure = "loss" if selector == "perplexity" else "distance"
-    text = f"Chosen by {selector} at {measure} {choice.score:.4f}"
+    text = f"Chosen by {selector} at {SELECTORS[selector].measure} {choice.score:.4f}"
     if choice.runner_up and choice.runner_up_score is not None:
         text += f"; runner-up {listed(choice.runner_up)} at {choice.runner_up_score:.4f}"
     return text + "."

@@ -20,13 +20,11 @@ from replaceme.fitting import Fit, fit
 from replaceme.selection import (
     Block,
     Choice,
-    Selection,
     check_blocks,
     check_count,
-    closest_blocks,
-    lowest_loss_blocks,
     merge_adjacent,
 )
+from replaceme.selectors import Evidence, Selection
 from replaceme.solvers import Solver, make_solver
 from replaceme.statistics import (
     BlockStatistics,
@@ -137,7 +135,9 @@ def calibrate(
     distances, choices = None, {}
     if counts:
         distances = layer_distances(decoder, fitted, report)
-        choices = {count: _choose(selection, distances, decoder, fitted, count) for count in counts}
+        judge = HeldBack(decoder, fitted.evenly(HELD_BACK_TOKENS))
+        evidence = Evidence(*distances, lambda blocks: judge.loss(Edit(blocks)))
+        choices = {count: selection.choose(evidence, count) for count in counts}
     variants = [*given, *(choice.blocks for choice in choices.values())]
     needs = Needs(
         frozenset(kind for solver in solvers for kind in solver.needs.moments),
@@ -161,27 +161,6 @@ def calibrate(
         behind,
         compat_reference,
     )
-
-
-def _choose(
-    selection: Selection,
-    distances: tuple[Tensor, Tensor],
-    decoder: Decoder,
-    batches: Batches,
-    count: int,
-) -> Choice:
-    at_last, at_all = distances
-    if selection.selector == "perplexity":
-        judge = HeldBack(decoder, batches.evenly(HELD_BACK_TOKENS))
-
-        def loss(blocks: tuple[Block, ...]) -> float:
-            if (found := judge.loss(Edit(blocks))) is None:
-                raise InputError("selector 'perplexity' needs calibration texts of two tokens or more.")
-            return found
-
-        return lowest_loss_blocks(at_all, loss, count, selection.num_blocks, merge=selection.merge)
-    chosen = at_all if selection.selector == "angular-mean" else at_last
-    return closest_blocks(chosen, count, selection.num_blocks, merge=selection.merge)
 
 
 @dataclass(frozen=True)
@@ -221,7 +200,7 @@ def prune(
         layers: how many layers to remove; the blocks are chosen.
         blocks: the blocks to remove instead (0-based, half-open).
         solver: a solver's name, or a solver with parameters.
-        selector: how blocks are chosen, see :data:`replaceme.selection.SELECTORS`.
+        selector: how blocks are chosen, see :data:`replaceme.selectors.SELECTORS`.
         num_blocks: in how many blocks of the same size.
         max_length: tokens of a text at most.
         batch_size: texts per forward.

@@ -14,10 +14,10 @@ from bench.results import Key, latest
 from bench.serving import ServingResult, WorkloadResult
 from bench.serving.result import Distribution
 from replaceme.recipe import PruneStep, SolverSettings
+from replaceme.selectors import SELECTORS
 
 Facts = list[tuple[str, str]]
 DEEPEST = 20
-SELECTED_BY = {"perplexity": "nats per token after plain removal"}
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _blocks(blocks: list[tuple[int, int]] | None) -> str:
 def _choice(prune: Prune, selector: str | None) -> Facts:
     if not selector:
         return [("chosen by", "given in the suite")]
-    unit = SELECTED_BY.get(selector, "angular distance, 0 to 1")
+    unit = SELECTORS[selector].unit if selector in SELECTORS else "unknown unit"
     return [
         ("chosen by", f"{selector}: {_number(prune.score, 4)} ({unit})"),
         ("second choice", f"{_blocks(prune.runner_up)}: {_number(prune.runner_up_score, 4)}"),

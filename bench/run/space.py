@@ -18,8 +18,7 @@ from replaceme.checkpoint import Checkpoint
 from replaceme.errors import InputError, OutputError
 from replaceme.io import contents, models
 from replaceme.io.tensorfile import FLOATS, SHORT_NAMES
-from replaceme.solvers import Reconstruct, Uidl
-from replaceme.solvers.base import Solver, TransformSolver
+from replaceme.solvers.base import LayerSize
 
 if TYPE_CHECKING:
     from bench.suite.matrix import Cell, Plan
@@ -47,19 +46,10 @@ class _Shape:
 
     total: int
     layer: int  # the mean of its decoder layers
-    outputs: int  # what ends the attention and the MLP of a layer
-    width: int  # numbers of a hidden state
+    size: LayerSize
 
     def checkpoint(self, removed: int) -> int:
         return self.total - removed * self.layer
-
-    def edit(self, solver: Solver, gaps: int, layers: int) -> int:
-        """At most; where layers are fitted is known later."""
-        if isinstance(solver, Uidl):
-            return 0
-        if isinstance(solver, TransformSolver):
-            return gaps * self.width**2 * 8
-        return self.outputs * (layers if isinstance(solver, Reconstruct) else gaps)
 
 
 def compute_need(plan: Plan, out: Path, retry_failed: bool = False) -> Need:
@@ -120,7 +110,7 @@ def _size_files(model: ModelSpec, folder: Path, cells: Iterable[Cell]) -> tuple[
         if cell.solver is not None:
             checkpoints[cell] = shape.checkpoint(cell.layers)
             gaps = len(cell.prune.given) or cell.prune.num_blocks
-            edits += shape.edit(cell.solver.solver, gaps, layers)
+            edits += cell.solver.solver.edit_bytes(shape.size, gaps, layers)
         elif needs_copy(folder, model.dtype):
             checkpoints[cell] = shape.total
     return checkpoints, edits
@@ -145,7 +135,7 @@ def _measure_shape(folder: Path, model: ModelSpec, layers: int) -> _Shape:
             outputs += size
         if axis is not None:
             width = max(width, entry.shape[-1 if axis == "scale" else axis])
-    return _Shape(total, inside // layers, outputs // layers, width)
+    return _Shape(total, inside // layers, LayerSize(outputs // layers, width))
 
 
 def _list_kept(checkpoints: dict[Cell, int], keep: str) -> list[int]:

@@ -6,13 +6,14 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from bench.section import Section
 from replaceme.errors import InputError
-from replaceme.selection import Block, Selection, merge_adjacent
+from replaceme.selection import Block, merge_adjacent
+from replaceme.selectors import SELECTORS, Selection
 from replaceme.solvers import Solver, make_solver
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -103,7 +104,10 @@ def _labelled(solvers: Items) -> Items:
 Count = Annotated[int, AfterValidator(_possible_count)]
 CountOrShare = Annotated[int | str, PlainValidator(_count_or_share)]
 Blocks = Annotated[list[tuple[int, int]], AfterValidator(_possible_blocks)]
-Selector = Literal["angular", "angular-mean", "perplexity"]
+if TYPE_CHECKING:
+    Selector = str
+else:
+    Selector = Literal[tuple(SELECTORS)]
 
 
 class Matrix(Section):

@@ -1,4 +1,4 @@
-"""Solvers: statistics of the calibration → new weights. One file per solver, one registry.
+"""Solvers: statistics of the calibration → new weights. One file a solver; lying here registers it.
 
 Importing the registry is cheap: torch is loaded when a solver runs, so that a suite can be checked
 and solvers listed without it.
@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from replaceme.errors import InputError, nearest
+from replaceme.registry import collect_classes
 from replaceme.solvers.base import Solver
 from replaceme.solvers.cosine import Cosine
 from replaceme.solvers.lstsq import Lstsq
@@ -17,9 +18,7 @@ from replaceme.solvers.refit import Refit
 from replaceme.solvers.relative import Relative
 from replaceme.solvers.uidl import Uidl
 
-SOLVERS: dict[str, type[Solver]] = {
-    solver.name: solver for solver in (Uidl, Lstsq, Cosine, Relative, Refit, Reconstruct)
-}
+SOLVERS: dict[str, type[Solver]] = collect_classes(__name__, __path__, Solver)
 
 __all__ = [
     "SOLVERS",

@@ -72,10 +72,28 @@ class Solution(NamedTuple):
     notes: dict[str, Any]
 
 
-class Solver(BaseModel, ABC):
-    """A way to make up for removed layers; its fields are its parameters.
+class LayerSize(NamedTuple):
+    """How large the decoder layers of a model are, the mean of them, as they are saved.
 
-    ``version`` changes whenever the same parameters would give other numbers.
+    Attributes:
+        outputs: bytes of the projections that end the attention and the MLP.
+        width: numbers of a hidden state.
+    """
+
+    outputs: int
+    width: int
+
+
+class Solver(BaseModel, ABC):
+    """A way to make up for removed layers; its fields are its parameters. A new one is a file in this
+    folder.
+
+    Attributes:
+        name: as a suite names it.
+        summary: what it does, in a line.
+        version: changes whenever the same parameters would give other numbers.
+        rank: where it stands in lists.
+        fits: whether it puts something in the place of what is removed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -83,6 +101,8 @@ class Solver(BaseModel, ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     version: ClassVar[int] = 1
+    rank: ClassVar[int] = 100
+    fits: ClassVar[bool] = True
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -108,6 +128,15 @@ class Solver(BaseModel, ABC):
         """
 
     @abstractmethod
+    def edit_bytes(self, size: LayerSize, gaps: int, layers: int) -> int:
+        """Bytes of what it writes for one variant, at most.
+
+        Args:
+            gaps: places where layers go.
+            layers: of the intact model.
+        """
+
+    @abstractmethod
     def solve(self, problem: Problem) -> Solution:
         """The edit; the same problem gives the same bytes."""
 
@@ -118,6 +147,9 @@ class TransformSolver(Solver):
     @property
     def is_diagonal(self) -> bool:
         return False
+
+    def edit_bytes(self, size: LayerSize, gaps: int, layers: int) -> int:  # noqa: ARG002
+        return gaps * size.width**2 * 8
 
     def check(self, architecture: Architecture) -> None:
         if architecture.post_norm and not self.is_diagonal:

@@ -34,6 +34,7 @@ class Cosine(TransformSolver):
 
     name: ClassVar[str] = "cosine"
     summary: ClassVar[str] = "cosine distance of the hidden states; the paper's own"
+    rank: ClassVar[int] = 2
 
     method: Literal["adam", "irls"] = Field(
         "adam", description="adam, or irls: reweighted least squares"

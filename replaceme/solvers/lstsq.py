@@ -25,6 +25,7 @@ class Lstsq(TransformSolver):
 
     name: ClassVar[str] = "lstsq"
     summary: ClassVar[str] = "least squares on the hidden states, closed form"
+    rank: ClassVar[int] = 1
     rows: ClassVar[Rows] = "equal"
 
     ridge: float = Field(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from replaceme.solvers.base import Problem, Solution, Solver
+from replaceme.solvers.base import LayerSize, Problem, Solution, Solver
 from replaceme.solvers.linear import solve_ridge
 from replaceme.solvers.projection import corrected
 from replaceme.solvers.refit import Refit, check_projections
@@ -40,6 +40,7 @@ class Reconstruct(Solver):
 
     name: ClassVar[str] = "reconstruct"
     summary: ClassVar[str] = "refit, then all output projections after the gap, closed form"
+    rank: ClassVar[int] = 5
 
     ridge: float = Field(1.0, gt=0, description="pull toward the old weights after the gap, as in refit")
     cut_ridge: float = Field(0.05, gt=0, description="the same at the gap")
@@ -52,6 +53,9 @@ class Reconstruct(Solver):
     @property
     def _refit(self) -> Refit:
         return Refit(ridge=self.cut_ridge)
+
+    def edit_bytes(self, size: LayerSize, gaps: int, layers: int) -> int:  # noqa: ARG002
+        return layers * size.outputs
 
     def check(self, architecture: Architecture) -> None:
         check_projections(self.name, architecture)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from replaceme.errors import InputError
-from replaceme.solvers.base import Problem, Solution, Solver, joined
+from replaceme.solvers.base import LayerSize, Problem, Solution, Solver, joined
 from replaceme.solvers.linear import solve_ridge
 from replaceme.solvers.projection import corrected
 
@@ -33,6 +33,7 @@ class Refit(Solver):
 
     name: ClassVar[str] = "refit"
     summary: ClassVar[str] = "the whole MLP output projection before the gap, closed form"
+    rank: ClassVar[int] = 4
 
     ridge: float = Field(
         0.01, gt=0, description="pull toward the old weights: λ in units of the median of diag(HᵀwH)"
@@ -43,6 +44,9 @@ class Refit(Solver):
         from replaceme.statistics import Kind, Needs
 
         return Needs(frozenset({Kind(of_input=True, rows="geometric")}))
+
+    def edit_bytes(self, size: LayerSize, gaps: int, layers: int) -> int:  # noqa: ARG002
+        return gaps * size.outputs
 
     def check(self, architecture: Architecture) -> None:
         check_projections(self.name, architecture)

@@ -19,4 +19,5 @@ class Relative(Lstsq):
 
     name: ClassVar[str] = "relative"
     summary: ClassVar[str] = "least squares of the relative error, closed form"
+    rank: ClassVar[int] = 3
     rows: ClassVar[Rows] = "relative"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from replaceme.solvers.base import Problem, Solution, Solver
+from replaceme.edit import Edit
+from replaceme.solvers.base import LayerSize, Problem, Solution, Solver
 
 
 class Uidl(Solver):
@@ -12,8 +13,11 @@ class Uidl(Solver):
 
     name: ClassVar[str] = "uidl"
     summary: ClassVar[str] = "plain removal, nothing fitted"
+    rank: ClassVar[int] = 0
+    fits: ClassVar[bool] = False
+
+    def edit_bytes(self, size: LayerSize, gaps: int, layers: int) -> int:  # noqa: ARG002
+        return 0
 
     def solve(self, problem: Problem) -> Solution:
-        from replaceme.edit import Edit
-
         return Solution(Edit(problem.blocks), {})

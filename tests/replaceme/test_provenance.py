@@ -21,7 +21,8 @@ from replaceme.errors import InputError, OutputError
 from replaceme.io.editfile import load_edit, save_edit
 from replaceme.io.models import fingerprint
 from replaceme.provenance import Provenance
-from replaceme.selection import Block, Selection
+from replaceme.selection import Block
+from replaceme.selectors import Selection
 from replaceme.solvers import make_solver
 from replaceme.surgery import write_checkpoint
 

@@ -15,13 +15,13 @@ from replaceme.calibration import Batches, tokenize
 from replaceme.errors import InputError
 from replaceme.selection import (
     Block,
-    Selection,
     check_blocks,
     check_count,
-    closest_blocks,
-    lowest_loss_blocks,
     merge_adjacent,
 )
+from replaceme.selectors import Selection
+from replaceme.selectors.angular import closest_blocks
+from replaceme.selectors.perplexity import lowest_loss_blocks
 
 Make = Callable[..., Any]
 LAYERS = 9

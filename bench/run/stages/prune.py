@@ -20,6 +20,7 @@ from replaceme.io import loading, matching
 from replaceme.io.editfile import save_edit
 from replaceme.io.saved import SavedLayers
 from replaceme.provenance import choice_line, listed
+from replaceme.selectors import SELECTORS
 
 if TYPE_CHECKING:
     from replaceme.calibration import CalibrationText
@@ -214,10 +215,10 @@ class PruneStage:
 def _distances(calibration: Calibration, selector: str) -> list[list[float | None]]:
     """Distance of each block by size and start, to five digits.
 
-    Of the last token for ``angular``, else of all tokens.
+    At those tokens that the selector looks at.
     """
     assert calibration.distances is not None
-    distances = calibration.distances[selector != "angular"]
+    distances = calibration.distances[SELECTORS[selector].tokens == "all"]
     layers = len(distances)
     return [
         [
