@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch.nn.functional import cosine_similarity
 
 from replaceme.edit import Edit
+from replaceme.report import Report, no_report
 from replaceme.selection import merge_adjacent
 from replaceme.solvers import Solver
 from replaceme.solvers.base import Problem, TransformSolver
@@ -58,6 +59,7 @@ def fit(
     blocks: tuple[Block, ...],
     seed: int = 42,
     reload: Callable[[Edit], PreTrainedModel] | None = None,
+    report: Report = no_report,
 ) -> Fit:
     """Run ``solver``. A result that is not finite is replaced by plain removal, and says so.
 
@@ -65,6 +67,7 @@ def fit(
 
     Args:
         reload: see :class:`replaceme.solvers.base.Problem`.
+        report: see there.
     """
     one_by_one = calibration.compat_reference and isinstance(solver, TransformSolver)
     problem = Problem(
@@ -76,6 +79,7 @@ def fit(
         calibration.following,
         in_turn=one_by_one and len(blocks) > 1,
         reload=reload,
+        report=report,
     )
     start = time.perf_counter()
     edit, notes = solver.solve(problem)

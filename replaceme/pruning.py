@@ -17,6 +17,7 @@ from replaceme.edit import Edit, apply
 from replaceme.errors import InputError
 from replaceme.evaluation import HeldBack
 from replaceme.fitting import Fit, fit
+from replaceme.report import Report, no_report, report_part
 from replaceme.selection import (
     Block,
     Choice,
@@ -29,10 +30,8 @@ from replaceme.solvers import Solver, make_solver
 from replaceme.statistics import (
     BlockStatistics,
     Needs,
-    Report,
     collect,
     layer_distances,
-    no_report,
 )
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ def calibrate(
         compat_reference: do as the published code does: read the last layer's state after the final
             norm, hold nothing back, count padding, and fit blocks that touch one by one where they were
             not merged (see :mod:`replaceme.compat.reference`).
-        report: called after every batch of a pass.
+        report: told after every batch which share of the passes is done.
 
     Raises:
         InputError: unsupported architecture, a solver that does not work on it, or a count or block
@@ -134,7 +133,7 @@ def calibrate(
     fitted, held = batches.held_back(held_back_tokens)
     distances, choices = None, {}
     if counts:
-        distances = layer_distances(decoder, fitted, report)
+        distances = layer_distances(decoder, fitted, report_part(report, 0.0, 0.5))
         judge = HeldBack(decoder, fitted.evenly(HELD_BACK_TOKENS))
         evidence = Evidence(*distances, lambda blocks: judge.loss(Edit(blocks)))
         choices = {count: selection.choose(evidence, count) for count in counts}
@@ -148,8 +147,9 @@ def calibrate(
     if compat_reference:
         gaps += [block for variant in variants for block in variant]
         following = [b for variant in variants for a, b in pairwise(variant) if a.end == b.start]
-    statistics = collect(decoder, fitted, gaps, needs, report)
-    behind = collect(WholeState.of_decoder(decoder), fitted, following, needs, report)
+    rest = report_part(report, 0.5 if counts else 0.0, 1.0)
+    statistics = collect(decoder, fitted, gaps, needs, rest)
+    behind = collect(WholeState.of_decoder(decoder), fitted, following, needs)
     return Calibration(
         decoder,
         fitted,

@@ -7,7 +7,7 @@ token sample that some solvers ask for. Only real tokens count, never padding.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -16,19 +16,14 @@ from torch import Tensor, nn
 
 from replaceme.calibration import Batch, Batches
 from replaceme.decoder import Decoder, Read
+from replaceme.report import Report, no_report
 
 if TYPE_CHECKING:
     from replaceme.selection import Block
 
-Report = Callable[[], None]
-
 CPU = torch.device("cpu")
 DIAGNOSED_TOKENS = 4096
 FEW = 4  # tokens per feature, below which rounding errors could pass for data
-
-
-def no_report() -> None:
-    """The default progress callback."""
 
 
 Rows = Literal["equal", "relative", "geometric"]
@@ -143,14 +138,15 @@ def layer_distances(
     reads = {layer: decoder.output(layer) for layer in range(count)}
     at_last = torch.zeros(count, count, dtype=torch.float64)
     at_all = torch.zeros(count, count, dtype=torch.float64)
-    for batch in batches:
+    steps = len(batches)
+    for step, batch in enumerate(batches, 1):
         outputs = decoder.run(batch, reads, until=count)
         rows, ends = torch.arange(len(batch.lengths)), batch.lengths - 1
         at_last += _angles(torch.stack([outputs[i][rows, ends].cpu().double() for i in range(count)], 1))
         for row, length in enumerate(batch.lengths.tolist()):
             states = [outputs[i][row, :length].float() for i in range(count)]
             at_all += _angles(torch.stack([s.to(states[0].device) for s in states], dim=1)).cpu()
-        report()
+        report(step / steps)
     return at_last / len(batches.sequences), at_all / batches.tokens
 
 
@@ -185,7 +181,8 @@ def collect(
     if any(kind.of_input for kind in needs.moments):
         reads |= {("input", i): decoder.mlp_input(i) for i in starts}
     sample_tokens = min(max(needs.sample_tokens, DIAGNOSED_TOKENS), batches.counted)
-    for batch in batches:
+    steps = len(batches)
+    for step, batch in enumerate(batches, 1):
         outputs = decoder.run(batch, reads, until=max(ends) + 1)
         states = {key: real_tokens(output, batch) for key, output in outputs.items()}
         grams: dict[Any, Tensor] = {}
@@ -194,7 +191,7 @@ def collect(
             for kind in needs.moments:
                 total.add(kind, *features.products(kind))
             total.keep(features, batch.ranks, sample_tokens)
-        report()
+        report(step / steps)
     return {block: total.statistics(batches.counted) for block, total in totals.items()}
 
 

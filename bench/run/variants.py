@@ -17,6 +17,7 @@ from replaceme.calibration import (
 )
 from replaceme.io import loading, models
 from replaceme.provenance import Provenance
+from replaceme.report import Report, no_report
 
 if TYPE_CHECKING:
     from bench.suite.suite import ModelSpec, PruneSpec
@@ -49,6 +50,7 @@ def calibrated(
     counts: Iterable[int],
     solvers: Iterable[Solver],
     device: str,
+    report: Report = no_report,
 ) -> Calibration:
     """Load a checkpoint and calibrate it for all its variants."""
     from replaceme.pruning import calibrate
@@ -63,6 +65,7 @@ def calibrated(
         solvers=solvers,
         selection=prune.selection,
         compat_reference=prune.compat == "reference",
+        report=report,
     )
 
 
@@ -86,12 +89,13 @@ def fitted(
     count: int,
     solver: Solver,
     day: date,
+    report: Report = no_report,
 ) -> Variant:
     """Fit one solver for one layer count, or for the blocks that ``prune`` gives."""
     from replaceme.fitting import fit
 
     choice = calibration.choices.get(count)
-    found = fit(solver, calibration, choice.blocks if choice else prune.given, data.seed)
+    found = fit(solver, calibration, choice.blocks if choice else prune.given, data.seed, report=report)
     provenance = Provenance.of(
         model.id,
         models.fingerprint(model.id, model.revision, source),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from replaceme.errors import InputError
+from replaceme.report import Report, no_report
 from replaceme.selection import merge_adjacent
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Problem:
         in_turn: whether solvers that descend fit each block on the model as pruned so far.
         reload: the model as pruned so far after one more edit, where it cannot be edited as it is
             loaded.
+        report: told which share of a solve that takes long is done.
     """
 
     blocks: tuple[Block, ...]
@@ -49,6 +51,7 @@ class Problem:
     following: dict[Block, BlockStatistics] = field(default_factory=dict)
     in_turn: bool = False
     reload: Callable[[Edit], PreTrainedModel] | None = None
+    report: Report = no_report
 
     def layer_before(self, block: Block) -> int:
         """The last layer before a block that stays."""
@@ -94,6 +97,8 @@ class Solver(BaseModel, ABC):
         version: changes whenever the same parameters would give other numbers.
         rank: where it stands in lists.
         fits: whether it puts something in the place of what is removed.
+        passes: about how often a solve runs the calibration text through the whole model; the remaining
+            time of a run is told from it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -103,6 +108,7 @@ class Solver(BaseModel, ABC):
     version: ClassVar[int] = 1
     rank: ClassVar[int] = 100
     fits: ClassVar[bool] = True
+    passes: ClassVar[float] = 0.0
 
     @property
     def identity(self) -> dict[str, Any]:

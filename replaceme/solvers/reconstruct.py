@@ -41,6 +41,7 @@ class Reconstruct(Solver):
     name: ClassVar[str] = "reconstruct"
     summary: ClassVar[str] = "refit, then all output projections after the gap, closed form"
     rank: ClassVar[int] = 5
+    passes: ClassVar[float] = 2.4
 
     ridge: float = Field(1.0, gt=0, description="pull toward the old weights after the gap, as in refit")
     cut_ridge: float = Field(0.05, gt=0, description="the same at the gap")
@@ -67,7 +68,7 @@ class Reconstruct(Solver):
         walk = _Walk(problem.decoder, problem.blocks, dict(at_gap.weights), self.ridge)
         walk.start(problem.batches.evenly(self.tokens))
         while walk.advance():
-            pass
+            problem.report(walk.layer / len(problem.decoder.layers))
         tokens = sum(int(batch.lengths.sum()) for batch in walk.batches)
         return Solution(Edit(problem.blocks, weights=walk.weights), notes | {"tokens": tokens})
 

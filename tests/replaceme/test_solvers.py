@@ -268,3 +268,19 @@ def test_solvers_ask_for_what_they_read() -> None:
     assert kinds["lstsq"] == kinds["lstsq-diagonal"] == frozenset({Kind()})
     assert kinds["relative"] == frozenset({Kind(rows="relative")})
     assert kinds["refit"] == kinds["reconstruct"] == whole
+
+
+# what takes long tells how far it is
+
+
+def test_calibration_and_long_fits_tell_how_far_they_are(small: Make) -> None:
+    sequences = [[i % 500 + 2 for i in range(start, start + 24)] for start in range(12)]
+    passes: list[float] = []
+    replaceme.calibrate(
+        small(), Batches(sequences, 4), counts=[2], held_back_tokens=0, report=passes.append
+    )
+    assert passes == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1])
+    solver, calibration = calibrated(small(), sequences, "reconstruct")
+    layers: list[float] = []
+    replaceme.fit(solver, calibration, (BLOCK,), report=layers.append)
+    assert layers == pytest.approx([5 / 6, 1])

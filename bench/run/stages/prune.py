@@ -125,7 +125,15 @@ class PruneStage:
         counts = [cell.layers for cell in cells]
         solvers = [cell.solver.solver for cell in cells if cell.solver]
         calibration = calibrated(
-            self.source, self.model, prune, text, seed, counts, solvers, self.ledger.device
+            self.source,
+            self.model,
+            prune,
+            text,
+            seed,
+            counts,
+            solvers,
+            self.ledger.device,
+            self.ledger.progress.share,
         )
         for statistics in calibration.statistics.values():
             if not bool(statistics.sample.after.isfinite().all()):
@@ -161,7 +169,16 @@ class PruneStage:
         suite, solver = self.ledger.plan.suite, cell.solver.solver
         prune, data = cell.prune, suite.calibration
         variant = fitted(
-            self.source, calibration, self.model, prune, data, text, cell.layers, solver, suite.date
+            self.source,
+            calibration,
+            self.model,
+            prune,
+            data,
+            text,
+            cell.layers,
+            solver,
+            suite.date,
+            self.ledger.progress.share,
         )
         found, choice, provenance = variant.fit, variant.choice, variant.provenance
         out, edit_file = (
