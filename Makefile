@@ -1,12 +1,27 @@
 BENCH = .venv/bin/replaceme-bench
+PYTHON = .venv/bin/python
+PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest --dist loadfile
 
-.PHONY: demo test setup clean
+.PHONY: demo test quick lint types docs setup clean
 
 demo: setup
 	$(BENCH) run suites/demo.yaml
 
 test: setup
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(PYTEST) -n auto --maxprocesses 4
+
+quick: setup
+	$(PYTEST) -n 2 -m "not slow and not browser and not gpu"
+
+lint: setup
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+types: setup
+	$(PYTHON) -m mypy
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 setup: .venv/done
 
@@ -15,4 +30,4 @@ setup: .venv/done
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site

@@ -302,8 +302,8 @@ def layer_count(config: dict[str, Any]) -> int:
         InputError: it declares none.
     """
     for key in COUNTS:
-        if isinstance(config.get(key), int):
-            return config[key]
+        if isinstance(count := config.get(key), int):
+            return count
     raise InputError(f"the config of {config.get('model_type')!r} has no {' or '.join(COUNTS)}.")
 
 

@@ -29,7 +29,7 @@ def without_dropout(function: WithModel[P, T]) -> WithModel[P, T]:
     """The function with its model in evaluation mode; each module has its own mode again afterwards."""
 
     @wraps(function)
-    def wrapped(model: PreTrainedModel, *args: P.args, **kwargs: P.kwargs) -> T:
+    def wrapped(model: PreTrainedModel, /, *args: P.args, **kwargs: P.kwargs) -> T:
         modes = {module: module.training for module in model.modules()}
         model.eval()
         try:
@@ -109,7 +109,8 @@ class Decoder:
 
     @property
     def device(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device
+        where: torch.device = self.model.get_input_embeddings().weight.device
+        return where
 
     def output(self, layer: int) -> Read:
         """The residual stream after a layer."""
@@ -235,7 +236,8 @@ class Decoder:
         output = self._wrap(states)
         unread = torch.zeros(states.shape[:2], dtype=torch.long, device=self.device)
         with self._truncated(1), replaced_forwards(self.layers, lambda *_, **__: output):
-            return self.model(input_ids=unread, use_cache=False).logits
+            logits: Tensor = self.model(input_ids=unread, use_cache=False).logits
+        return logits
 
     def check_residual(self, where: str) -> None:
         """Refuse a model recognised by structure whose layers do not add M to the residual stream.
@@ -259,7 +261,8 @@ class Decoder:
 
 def first(output: Any) -> Tensor:
     """The states in a module's output, which may be a tuple that starts with them."""
-    return output[0] if isinstance(output, tuple) else output
+    states: Tensor = output[0] if isinstance(output, tuple) else output
+    return states
 
 
 @contextmanager

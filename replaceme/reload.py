@@ -7,7 +7,7 @@ which was not carried over.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +65,7 @@ class Expected:
         cast is the same at every token.
         """
         tokens = max(1, sum(len(row) - 1 for row in self.sequences))
-        order = EPSILONS * torch.finfo(self.dtype).eps / tokens**0.5
+        order = EPSILONS * torch.finfo(self.dtype).eps / sqrt(tokens)
         cast = EPSILONS * torch.finfo(getattr(torch, self.cast)).eps if self.cast else 0.0
         return LEAST_TOLERANCE + order + cast
 

@@ -45,7 +45,7 @@ class Kind(NamedTuple):
 
 def row_scale(rows: Rows, before: Tensor, after: Tensor) -> Tensor:
     """√w [tokens, 1] of the states [tokens, d] before and after a block, see :class:`Kind`."""
-    length = after.norm(dim=-1, keepdim=True)
+    length: Tensor = after.norm(dim=-1, keepdim=True)
     if rows == "geometric":
         length = (length * before.norm(dim=-1, keepdim=True)).sqrt()
     return length.clamp_min(1e-20).reciprocal()

@@ -64,7 +64,7 @@ def front_matter(record: Record) -> str:
         pipeline_tag="text-generation",
         tags=TAGS,
     )
-    return card.to_yaml() + "\n"
+    return f"{card.to_yaml()}\n"
 
 
 def _results(record: Record) -> Iterator[EvalResult]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.compare import scores as compare_scores
 from bench.compare import serving as compare_serving
-from bench.compare.comparison import Comparison, Marker, Options, Verdict
+from bench.compare.comparison import Averages, Comparison, Marker, Options, Verdict
 from bench.compare.scores import IncomparableError, Score, Side
 from bench.names import cell_name
 from bench.records import Record
@@ -193,7 +193,7 @@ def _serving(key: Key, base: Record, new: Record, options: Options) -> list[Verd
     return [Verdict(key, "latency", "", Marker.GONE, regression=not options.allow_missing)]
 
 
-def _averages(pairs: dict[Key, tuple[Side, Side]]) -> Iterator[compare_scores.Averages]:
+def _averages(pairs: dict[Key, tuple[Side, Side]]) -> Iterator[Averages]:
     intact = {key[0]: pair for key, pair in pairs.items() if not key[1]}
     for key, (base, new) in pairs.items():
         baselines = intact.get(key[0]) if key[1] else None

@@ -177,12 +177,13 @@ def _marks(base: alt.Chart, solvers: Solvers, axis: Axis, style: Style) -> alt.C
     lines = {"cost": axis.title, "range": "lowest to highest", "avg": "avg (%)"}
     lines |= {"interval": "95 % interval", "best": "on the frontier"}
     filled = alt.condition("datum.best == 'yes'", solvers.colour, alt.value("transparent"))
-    return base.mark_point(size=7 * style.bar, strokeWidth=1.5, opacity=1).encode(
+    marks: alt.Chart = base.mark_point(size=7 * style.bar, strokeWidth=1.5, opacity=1).encode(
         color=solvers.colour,
         shape=solvers.shape,
         fill=filled,
         tooltip=tips(name="variant", **lines),
     )
+    return marks
 
 
 def _names(line: alt.Chart, xs: Sequence[float], style: Style) -> list[alt.Chart]:

@@ -124,7 +124,8 @@ def _relative_axis(start: Rows, domain: list[float], x: alt.X) -> alt.Chart:
     scale = alt.Scale(domain=domain, nice=False, zero=False)
     axis = alt.Axis(orient="right", grid=False, tickCount=6)
     y = alt.Y("rp:Q", title="RP (%)", scale=scale, axis=axis)
-    return chart(start).mark_point(opacity=0, tooltip=False).encode(x=x, y=y)
+    unseen: alt.Chart = chart(start).mark_point(opacity=0, tooltip=False).encode(x=x, y=y)
+    return unseen
 
 
 _TIPS = tips(

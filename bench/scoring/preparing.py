@@ -40,7 +40,7 @@ class _Asked(LM):
 
     def apply_chat_template(self, *arguments: Any, **options: Any) -> str:
         assert self._model
-        return self._model.apply_chat_template(*arguments, **options)
+        return str(self._model.apply_chat_template(*arguments, **options))
 
 
 class _Manager(TaskManager):

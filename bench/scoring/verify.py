@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import hypot, isfinite
+from math import hypot, isfinite, sqrt
 from typing import TYPE_CHECKING
 
 from bench.scoring.answers import Answers
@@ -87,7 +87,7 @@ class Comparison:
 def _distance(answers: Sequence[Answer], others: Sequence[Answer]) -> float:
     """Root mean square."""
     pairs = zip(answers, others, strict=True)
-    return hypot(*(a.loglikelihood - b.loglikelihood for a, b in pairs)) / len(answers) ** 0.5
+    return hypot(*(a.loglikelihood - b.loglikelihood for a, b in pairs)) / sqrt(len(answers))
 
 
 def sample(requests: Sequence[Request], lengths: Lengths = ALIKE) -> list[Request]:

@@ -51,7 +51,7 @@ def suite_schema() -> Schema:
 
 def record_schema() -> Schema:
     """Of a record as this release writes it."""
-    schema = _untitled(Record.model_json_schema(mode="serialization"))
+    schema: Schema = _untitled(Record.model_json_schema(mode="serialization"))
     version = schema["properties"]["schema_version"]
     version |= {"const": SCHEMA_VERSION, "description": "raised whenever the shape of a record changes"}
     return {"$schema": DRAFT, "title": "Record of replaceme-bench"} | schema

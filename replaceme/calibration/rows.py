@@ -158,7 +158,8 @@ def _loaded(data: CalibrationData) -> Sequence[Any]:
 
 def _column(data: CalibrationData, table: Any) -> Sequence[Any]:
     check_columns(data, list(table.column_names), len(table) > 0)
-    return table.select_columns([data.column])
+    column: Sequence[Any] = table.select_columns([data.column])
+    return column
 
 
 def _streamed(data: CalibrationData, in_order: bool) -> Iterator[Any]:

@@ -203,7 +203,8 @@ def _encode(row: Any, tokenizer: Any, day: date) -> tuple[list[int], bool]:
 
 def _rendered(messages: Messages, tokenizer: Any, day: date) -> list[int]:
     try:
-        return apply_chat_template(tokenizer, messages, day, tokenize=True, return_dict=False)
+        ids: list[int] = apply_chat_template(tokenizer, messages, day, tokenize=True, return_dict=False)
     except Exception as error:  # whatever a template raises
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise UnusableError(f"the chat template refuses it ({reason.rstrip('.')})") from None
+    return ids

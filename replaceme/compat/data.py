@@ -84,4 +84,4 @@ def first_turn(conversation: list[dict[str, Any]], tokenizer: Any, where: str) -
         {"role": role, "content": content}
         for role, content in zip(("user", "assistant"), contents, strict=True)
     ]
-    return apply_chat_template(tokenizer, messages, tokenize=False)
+    return str(apply_chat_template(tokenizer, messages, tokenize=False))

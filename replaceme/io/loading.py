@@ -136,7 +136,7 @@ def has_four_bits() -> bool:
     """Whether models can be loaded in 4 bits: bitsandbytes is installed."""
     from transformers.utils import is_bitsandbytes_available
 
-    return is_bitsandbytes_available()
+    return bool(is_bitsandbytes_available())
 
 
 def left_in_half_precision(model: PreTrainedModel) -> list[str]:

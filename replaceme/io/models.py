@@ -116,7 +116,8 @@ def known_folder(source: str) -> Path | None:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """``config.json`` of a folder."""
-    return json.loads((folder / "config.json").read_text("utf-8"))
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+    return config
 
 
 def check_folder(folder: Path, source: str) -> None:

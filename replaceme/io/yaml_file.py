@@ -210,7 +210,7 @@ class _Loader(yaml.SafeLoader):
             raise self._refusal(
                 node.start_mark.line, f"the text {shown(node.value)!r} holds half of a character."
             )
-        return node.value
+        return str(node.value)
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
         kind = node.tag.removeprefix(TAG)

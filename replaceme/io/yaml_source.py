@@ -68,7 +68,7 @@ def _reason(schema: type[BaseModel], problem: Any) -> str:
         return f"unknown key{nearest(str(location[-1]), allowed)} Allowed are {', '.join(allowed)}."
     if problem["type"] == "missing":
         return f"this {'key' if isinstance(location[-1], str) else 'entry'} is required."
-    text = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    text = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     if problem["type"] in {"value_error", "assertion_error"}:
         return text if text.endswith((".", "?")) else text + "."
     return f"{text}; got {shown(repr(problem['input']))}."

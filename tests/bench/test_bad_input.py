@@ -16,6 +16,8 @@ import pytest
 
 from replaceme.architectures import ARCHITECTURES
 
+pytestmark = pytest.mark.slow
+
 Call = Callable[..., subprocess.CompletedProcess[str]]
 WriteSuite = Callable[..., Path]
 Refused = Callable[..., None]

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 Call = Callable[..., subprocess.CompletedProcess[str]]
 Refused = Callable[..., None]
 ONE_OF_BOTH = "give either --layers N or --blocks START:END"

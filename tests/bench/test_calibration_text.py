@@ -14,6 +14,8 @@ from bench.records import Record
 from bench.store import Store
 from replaceme.calibration import CalibrationData, read_text
 
+pytestmark = pytest.mark.slow
+
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -15,6 +15,8 @@ from bench.run.checkpoints import best
 from bench.store import Store
 from bench.suite import matrix, suite
 
+pytestmark = pytest.mark.slow
+
 WriteSuite = Callable[..., Path]
 PRUNE = {"layers": [2, 3], "solvers": ["uidl", "lstsq", "reconstruct"]}
 

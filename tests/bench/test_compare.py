@@ -31,7 +31,7 @@ from tests.bench import cells
 
 CELLS = ("baseline", "6/lstsq")
 FACTS, RETRIEVAL = "demo_facts", "demo_retrieval"
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -753,17 +753,16 @@ def test_markdown_fits_a_comment_and_folds_what_is_not_significant(demo: Callabl
     assert len(text) < 65_536
 
 
-# ---- the example of the README
+# ---- the workflow
 
 
 def workflow() -> dict[str, Any]:
-    section = README.read_text("utf-8").split("\n## In CI\n")[1].split("\n## ")[0]
-    content = yaml.safe_load(section.split("```yaml\n")[1].split("```")[0])
+    content = yaml.safe_load((ROOT / ".github/workflows/quality.yml").read_text("utf-8"))
     assert isinstance(content, dict)
     return content
 
 
-def test_ci_example_fails_a_pull_request_on_a_regression_alone(
+def test_workflow_fails_a_pull_request_on_a_regression_alone(
     demo: Callable[..., Any], commit: Callable[[str], str], tmp_path: Path
 ) -> None:
     """Its commands, in a repository with the base branch's results and the run of the pull request."""
@@ -796,13 +795,13 @@ def test_ci_example_fails_a_pull_request_on_a_regression_alone(
     assert steps["Show"]["if"] == "always()"
 
 
-def test_ci_example_runs_a_suite_that_exists_and_fetches_the_base_branch(
+def test_workflow_runs_a_suite_that_exists_and_fetches_the_base_branch(
     call: Callable[..., Any],
 ) -> None:
     steps = workflow()["jobs"]["quality"]["steps"]
     (command,) = [step["run"] for step in steps if step.get("name") == "Run"]
     program, verb, *arguments = command.split()
     assert (program, verb) == (".venv/bin/replaceme-bench", "run")
-    assert call("plan", *arguments, cwd=README.parent).returncode == 0
+    assert call("plan", *arguments, cwd=ROOT).returncode == 0
     assert steps[0]["with"]["fetch-depth"] == 0
     assert workflow()[True] == "pull_request"  # YAML reads the key on as true

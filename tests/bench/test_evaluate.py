@@ -14,6 +14,8 @@ from click.testing import CliRunner
 from bench.suite.suite import Suite
 from bench.verbs.evaluate import Evaluation, evaluate_model, read
 
+pytestmark = pytest.mark.slow
+
 DEMO = Path(__file__).parents[2] / "suites" / "demo"
 PRUNING = "method: lstsq\nlayers_to_skip: 8\nlayers_to_skip: 4\nuse_4bit: True\nmodel_path: m\n"
 

@@ -1,9 +1,10 @@
-"""A solver and a selector are one file each: put into a copy of the packages, everything knows them."""
+"""A solver and a selector are one file each: those of the guide, put into a copy of the packages."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,46 +12,11 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
-SOLVER = '''
-"""Half of what the MLP before the gap adds."""
-
-from typing import ClassVar
-
-import torch
-from pydantic import Field
-
-from replaceme.solvers.base import TransformSolver
-
-
-class Share(TransformSolver):
-    name: ClassVar[str] = "share"
-    summary: ClassVar[str] = "a share of what the MLP adds"
-
-    share: float = Field(0.5, description="of it")
-
-    def transform(self, statistics, seed=42):
-        width = statistics.sample.mlp.shape[-1]
-        return self.share * torch.eye(width, dtype=torch.float64), {}
-'''
-SELECTOR = '''
-"""The first layers that can go."""
-
-from typing import ClassVar
-
-from replaceme.selection import Block, Choice
-from replaceme.selectors.base import Selector
-
-
-class First(Selector):
-    name: ClassVar[str] = "first"
-    summary: ClassVar[str] = "the first layers that can go"
-    measure: ClassVar[str] = "place"
-    unit: ClassVar[str] = "number of the first layer that goes"
-
-    def choose(self, evidence, count, num_blocks=1):
-        return Choice((Block(1, 1 + count),), 1.0, (Block(2, 2 + count),), 2.0)
-'''
+GUIDE = (ROOT / "docs/extending.md").read_text("utf-8")
+SOLVER, SELECTOR = re.findall(r"^```python\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
 PROGRAM = """
 import sys
 from pathlib import Path

@@ -18,6 +18,8 @@ from bench.records import Record
 from bench.run.host import disk, environment
 from bench.store import Store
 
+pytestmark = pytest.mark.slow
+
 WriteSuite = Callable[..., Path]
 LABELS = ("baseline", "uidl", "lstsq")
 SECRET = "correct-horse-battery-staple"

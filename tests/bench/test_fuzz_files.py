@@ -30,6 +30,8 @@ from tests.bench.fuzzing import (
     write,
 )
 
+pytestmark = pytest.mark.slow
+
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
 
 

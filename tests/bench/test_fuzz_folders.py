@@ -16,6 +16,8 @@ from bench.store import Store
 from tests.bench import cells
 from tests.bench.fuzzing import ends_well, fuzz, in_time
 
+pytestmark = pytest.mark.slow
+
 NAMES = [
     "a b",
     "new\nline",

@@ -19,6 +19,8 @@ from replaceme.errors import InputError
 from tests.bench import cells
 from tests.bench.fuzzing import NASTY, at, damaged, ends_well, fuzz, json_bytes, mutated, write
 
+pytestmark = pytest.mark.slow
+
 DEMO = Path(__file__).parents[2] / "results" / "demo"
 STEMS = [
     "smollm2-135m-instruct-baseline-21893115",

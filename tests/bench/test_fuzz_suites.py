@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.bench.fuzzing import NASTY, damaged, ends_well, fuzz, mutated, write
 
-pytestmark = pytest.mark.usefixtures("lm_eval_names")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("lm_eval_names")]
 
 SUITES = Path(__file__).parents[2] / "suites"
 FULL = {

@@ -31,6 +31,8 @@ from bench.tasks.groups import Group as TasksOf
 from bench.tasks.index import lm_eval_folder
 from replaceme.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 WriteSuite = Callable[..., Path]
 
 COLOURS = ["red", "blue", "green", "white", "black", "brown", "pink"]

@@ -15,6 +15,8 @@ import pytest
 from bench.store import Store
 from replaceme.architectures import ARCHITECTURES
 
+pytestmark = pytest.mark.slow
+
 SCIQ = [
     {
         "support": f"Box {i} holds {thing}.",

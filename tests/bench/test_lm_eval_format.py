@@ -30,6 +30,8 @@ from bench.results import open_results
 from bench.store import Store
 from tests.bench import cells
 
+pytestmark = pytest.mark.slow
+
 Call = Callable[..., subprocess.CompletedProcess[str]]
 Refused = Callable[..., None]
 Content = dict[str, Any]

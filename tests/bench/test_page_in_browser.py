@@ -19,10 +19,13 @@ from tests.bench import cells
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER),
-    reason="the page is tested in Chromium: install chromium and chromium-driver",
-)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        not (BROWSER and DRIVER),
+        reason="the page is tested in Chromium: install chromium and chromium-driver",
+    ),
+]
 FLAGS = [
     "--headless=new",
     "--no-sandbox",

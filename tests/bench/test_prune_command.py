@@ -13,6 +13,8 @@ import pytest
 
 from bench.run.prune_command import options_of
 
+pytestmark = pytest.mark.slow
+
 Call = Callable[..., subprocess.CompletedProcess[str]]
 SMALL = ["--samples", 16, "--max-length", 32]
 WEIGHTS = "model.safetensors"

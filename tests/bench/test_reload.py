@@ -13,6 +13,8 @@ from click.testing import CliRunner, Result
 
 from bench.cli import main
 
+pytestmark = pytest.mark.slow
+
 CODE = """
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM

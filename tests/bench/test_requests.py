@@ -14,6 +14,8 @@ import yaml
 from bench.records import Record
 from bench.store import Store
 
+pytestmark = pytest.mark.slow
+
 Call = Callable[..., Any]
 CODE = """
 import json

@@ -19,6 +19,8 @@ import yaml
 from bench.records import Record
 from bench.store import Store
 
+pytestmark = pytest.mark.slow
+
 Call = Callable[..., subprocess.CompletedProcess[str]]
 WriteSuite = Callable[..., Path]
 

@@ -16,6 +16,8 @@ import yaml
 from bench.records import Record
 from bench.store import Store
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [
     "My grandmother kept the good plates",
     "When the bell rang that Sunday",

@@ -21,6 +21,8 @@ from pydantic import ValidationError
 from bench.serving import ServeSettings, ServingError, ServingResult, Workload, measure
 from bench.serving.result import Distribution, WorkloadResult
 
+pytestmark = pytest.mark.slow
+
 LOADS = [
     {"input_len": 16, "output_len": 8, "batch_size": 1},
     {"input_len": 32, "output_len": 8, "batch_size": 4},

@@ -23,6 +23,8 @@ from bench.run.host.lock import NAME, locked
 from bench.store import Store
 from replaceme.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 KILLS = 25
 PLACES = [
     ("before a file is on the disk", 2),

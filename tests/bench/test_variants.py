@@ -7,7 +7,11 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from bench.store import Store
+
+pytestmark = pytest.mark.slow
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 WriteSuite = Callable[..., Path]

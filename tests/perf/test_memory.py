@@ -15,6 +15,8 @@ from replaceme import Block, Edit, write_checkpoint
 from replaceme.architectures import ARCHITECTURES
 from replaceme.edit import apply
 
+pytestmark = pytest.mark.slow
+
 EDIT = Edit((Block(13, 19),), {12: 1.25 * torch.eye(576, dtype=torch.float64)})
 
 CALIBRATE = """

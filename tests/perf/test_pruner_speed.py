@@ -18,6 +18,8 @@ from replaceme.decoder import Decoder
 from replaceme.solvers import Cosine, Solver
 from replaceme.statistics import TokenSample
 
+pytestmark = pytest.mark.slow
+
 COUNTS = (3, 6, 9)
 MOMENT_SOLVERS = [make_solver("lstsq"), make_solver("relative"), make_solver("refit")]
 PUBLISHED_SOLVERS = [make_solver("uidl"), make_solver("lstsq"), make_solver("cosine")]

@@ -32,6 +32,8 @@ from replaceme.edit import Edit
 from replaceme.selection import Block
 from replaceme.surgery import write_checkpoint
 
+pytestmark = pytest.mark.slow
+
 DEMO = Path(__file__).parents[2] / "suites" / "demo"
 BLOCKS = {3: Block(13, 16), 6: Block(13, 19), 9: Block(10, 19)}  # those of the demo
 BATCH_SIZES = (8, 16, 32)

@@ -29,6 +29,8 @@ from replaceme.io.models import read_config
 from replaceme.selection import Block
 from replaceme.surgery import write_checkpoint
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
 BLOCK = Block(2, 3)

@@ -27,6 +27,8 @@ from replaceme.pruning import calibrate
 from replaceme.selection import Block
 from replaceme.solvers import Cosine, Lstsq, Solver
 
+pytestmark = pytest.mark.slow
+
 ORACLE = Path(__file__).parent / "oracle"
 EXPECTED: dict[str, Any] = json.loads((ORACLE / "oracle.json").read_text("utf-8"))
 BLOCKS = (Block(3, 5), Block(6, 8))

@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 from replaceme.errors import InputError, OutputError
 from replaceme.io import loading, models
 
+pytestmark = pytest.mark.slow
+
 Damage = Callable[[Path], Any]
 LOCATE = """
 import sys

@@ -28,6 +28,8 @@ from replaceme.selection import Block, merge_adjacent
 from replaceme.solvers import Cosine, Lstsq, Solver, Uidl
 from replaceme.surgery import write_checkpoint
 
+pytestmark = pytest.mark.slow
+
 ORACLE = Path(__file__).parent / "oracle"
 EXPECTED: dict[str, Any] = json.loads((ORACLE / "oracle.json").read_text("utf-8"))
 BLOCKS = {case: tuple(Block(*b) for b in blocks) for case, blocks in EXPECTED["blocks"].items()}

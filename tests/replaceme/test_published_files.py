@@ -20,6 +20,8 @@ from click.testing import CliRunner, Result
 from replaceme.compat import commands as seed
 from replaceme.compat.config import SeedConfig
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "suites" / "published").glob("*.yaml"))
 COMMON = """\

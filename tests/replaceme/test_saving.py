@@ -28,6 +28,8 @@ from replaceme.io.outfolder import check_free, whole_folder
 from replaceme.selection import Block
 from replaceme.surgery import write_checkpoint
 
+pytestmark = pytest.mark.slow
+
 BLOCK = Block(3, 5)
 CUT = Edit((BLOCK,))
 INDEX = "model.safetensors.index.json"

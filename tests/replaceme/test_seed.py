@@ -29,6 +29,8 @@ from replaceme.pruning import calibrate
 from replaceme.selection import Block
 from replaceme.solvers import Cosine, Lstsq, Solver
 
+pytestmark = pytest.mark.slow
+
 SIZE, LENGTH = 40, 48
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +18,6 @@ from replaceme.selection import Block
 from replaceme.solvers import make_solver
 
 Make = Callable[..., Any]
-ROOT = Path(__file__).parents[2]
 BLOCK = Block(2, 3)
 
 
@@ -94,14 +92,6 @@ def test_transform_of_experts_is_what_the_pruned_model_computes(
     apply(model, ARCHITECTURES[model_type], Edit(transforms=fit.edit.transforms))
     got = state(BLOCK.start - 1)
     assert float((got - wanted).norm() / wanted.norm()) == pytest.approx(fit.relative_error[1], rel=1e-3)
-
-
-def test_readme_has_the_table_of_what_works() -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
-    _, _, behind = readme.partition("<!-- support table -->\n")
-    table, end, _ = behind.partition("<!-- end -->")
-    assert end
-    assert table == support_table()
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)

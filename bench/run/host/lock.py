@@ -110,7 +110,7 @@ def _may_live(holder: dict[str, Any]) -> bool:
         return True
     try:
         started = psutil.Process(holder["pid"]).create_time()
-        return abs(started - holder["started"]) < SAME_START
+        return bool(abs(started - holder["started"]) < SAME_START)
     except (psutil.Error, KeyError, TypeError, ValueError):
         return False
 

@@ -20,6 +20,8 @@ from replaceme.calibration import CalibrationData, load_sequences
 from replaceme.errors import InputError
 from tests.bench.hardening.test_paths import files_below
 
+pytestmark = pytest.mark.slow
+
 Call = Callable[..., subprocess.CompletedProcess[str]]
 WriteSuite = Callable[..., Path]
 Refused = Callable[..., None]

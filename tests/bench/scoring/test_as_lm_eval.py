@@ -20,6 +20,8 @@ from bench.tasks.catalog import find
 from bench.tasks.spec import SEEDS, Seeds, TaskSpec
 from replaceme.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 FUNCTIONS = '''
 import random
 

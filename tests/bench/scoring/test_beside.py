@@ -23,6 +23,8 @@ from bench.tasks.catalog import find
 from bench.tasks.spec import TaskSpec
 from replaceme.lengths import Lengths
 
+pytestmark = pytest.mark.slow
+
 SWITCH = 48
 ROPE = {
     "rope_type": "longrope",

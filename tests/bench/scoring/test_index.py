@@ -17,7 +17,7 @@ from replaceme.io import models
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
-pytestmark = pytest.mark.usefixtures("lm_eval_names")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("lm_eval_names")]
 
 FILES = {
     "a.yaml": "tag: warm\ntask: hot\ndoc_to_text: x\n",

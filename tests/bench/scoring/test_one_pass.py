@@ -38,6 +38,8 @@ from replaceme.surgery import write_checkpoint
 from tests.bench.test_run import stable
 from tests.families import FAMILIES, small
 
+pytestmark = pytest.mark.slow
+
 LENGTH = 96  # positions of the models
 BLOCK = Block(2, 4)
 SIZES = {"num_hidden_layers": 5, "max_position_embeddings": LENGTH}

@@ -26,6 +26,8 @@ from replaceme.io import loading
 from replaceme.selection import Block
 from replaceme.surgery import write_checkpoint
 
+pytestmark = pytest.mark.slow
+
 BLOCK = Block(3, 5)
 DOWN, NORM = "mlp.down_proj.weight", "input_layernorm.weight"
 Save = Callable[..., Path]

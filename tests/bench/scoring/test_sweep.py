@@ -25,6 +25,8 @@ from replaceme.edit import Edit, apply
 from replaceme.selection import Block
 from tests.families import stored_in
 
+pytestmark = pytest.mark.slow
+
 LAYERS, WIDTH, HIDDEN, VOCABULARY = 5, 64, 96, 40
 SIZES = {"mlp.down_proj.weight": (WIDTH, HIDDEN), "self_attn.o_proj.weight": (WIDTH, WIDTH)}
 TOLERANCE = 1e-4

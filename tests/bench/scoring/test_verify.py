@@ -22,6 +22,8 @@ from replaceme.edit import Edit
 from replaceme.lengths import Lengths
 from replaceme.selection import Block
 
+pytestmark = pytest.mark.slow
+
 SPEAK = """
 task: speak
 dataset_path: json
