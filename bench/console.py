@@ -18,6 +18,7 @@ from rich.text import Text
 from bench.render.escape import visible, visible_lines
 from replaceme.errors import OutputError
 
+MINUTE = 60.0
 APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW  # not through a link
 
 
@@ -119,56 +120,55 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-class _Remaining(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        elapsed = task.finished_time or task.elapsed or 0.0
-        text = duration(elapsed)
-        if task.completed and task.total and not task.finished:
-            text += f", about {duration(elapsed / task.completed * (task.total - task.completed))} left"
-        return Text(text, style="dim")
+def describe_time(elapsed: float, left: float | None) -> str:
+    """``1:02:03, about 2:03 left``; without the rest where that is not known."""
+    rest = "" if left is None else f", about {duration(left)} left"
+    return duration(elapsed) + rest
 
 
 class Reporter:
-    """Progress: a live line on a terminal, else one line per step."""
+    """Progress for a person: a live line on a terminal, else a line per step, and one a minute."""
 
     def __init__(self, stream: TextIO, steps: int) -> None:
         self._console = Console(file=stream, highlight=False)
-        self._steps, self._done, self._start = steps, 0, time.monotonic()
-        self._live, self._text = None, "starting"
+        self._steps, self._done, self._text = steps, 0, "starting"
+        self._start = self._told = time.monotonic()
+        self._live: Progress | None = None
         if self._console.is_terminal:
             self._live = Progress(
                 SpinnerColumn(),
-                TextColumn("[bold]{task.completed}/{task.total}"),
+                TextColumn("[bold]{task.fields[count]}"),
                 BarColumn(bar_width=20),
                 TextColumn("{task.description}", markup=False),
-                _Remaining(),
+                _Times(),
                 console=self._console,
             )
-            self._task = self._live.add_task(self._text, total=steps)
+            self._line = self._live.add_task(self._text, total=1.0, count=self._count, left=None)
             self._live.start()
 
-    def step(self, text: str) -> None:
-        """Say what runs now."""
-        self._text = text = visible(text)
+    def step(self, text: str, left: float | None = None) -> None:
+        """Say what runs now, and about how many seconds are left of everything."""
+        self._text = visible(text)
         if self._live:
-            self._live.update(self._task, description=text)
+            self._show(self._text, left)
         else:
-            self._line(text)
+            self._print(self._text, left)
 
-    def share(self, share: float) -> None:
-        """Say how much of the step is done."""
+    def share(self, share: float, left: float | None = None) -> None:
+        """Say how much of the step is done; not on a terminal, once a minute."""
+        text = f"{self._text}, {share:.0%}"
         if self._live:
-            self._live.update(self._task, description=f"{self._text}, {share:.0%}")
+            self._show(text, left)
+        elif time.monotonic() - self._told > MINUTE:
+            self._print(text, left)
 
-    def done(self, steps: int = 1) -> None:
+    def count(self, steps: int = 1) -> None:
         """Count finished steps."""
         self._done += steps
-        if self._live:
-            self._live.advance(self._task, steps)
 
     def next_step(self, text: str) -> None:
         """The step that runs is done; say what runs now."""
-        self.done()
+        self.count()
         self.step(text)
 
     def say(self, text: str) -> None:
@@ -179,11 +179,31 @@ class Reporter:
         if self._live:
             self._live.stop()
 
-    def _line(self, text: str) -> None:
+    @property
+    def _count(self) -> str:
+        return f"{self._done}/{self._steps}"
+
+    def _show(self, text: str, left: float | None) -> None:
+        assert self._live
         elapsed = time.monotonic() - self._start
-        left = elapsed / self._done * (self._steps - self._done) if self._done else None
-        times = duration(elapsed) + (f", about {duration(left)} left" if left is not None else "")
-        self.say(f"[{self._done}/{self._steps}] {text} ({times})")
+        share = self._done / max(self._steps, 1) if left is None else elapsed / max(elapsed + left, 1e-9)
+        self._live.update(
+            self._line, description=text, completed=share, count=self._count, left=left, told=elapsed
+        )
+
+    def _print(self, text: str, left: float | None) -> None:
+        self._told = time.monotonic()
+        self.say(f"[{self._count}] {text} ({describe_time(self._told - self._start, left)})")
+
+
+class _Times(ProgressColumn):
+    """The time so far, and what was left when it was last told less the time since."""
+
+    def render(self, task: Task) -> Text:
+        elapsed, left = task.elapsed or 0.0, task.fields["left"]
+        if left is not None:
+            left = max(0.0, left - (elapsed - task.fields["told"]))
+        return Text(describe_time(elapsed, left), style="dim")
 
 
 @contextmanager

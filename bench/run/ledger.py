@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bench.names import file_name
 from bench.records import Failure, Record
+from bench.run.costs import Costs
 from bench.run.host import disk, environment, interrupts
 from bench.run.host.leftovers import discard
 from bench.run.progress import Progress
@@ -37,9 +38,7 @@ class Ledger:
         reopened: models of which scores turned out to be of other requests, and are to be made again.
     """
 
-    def __init__(
-        self, plan: Plan, out: Path, retry_failed: bool = False, progress: Progress | None = None
-    ) -> None:
+    def __init__(self, plan: Plan, out: Path, retry_failed: bool = False) -> None:
         """Read what is recorded.
 
         Args:
@@ -51,8 +50,8 @@ class Ledger:
         self.plan, self.out, self.store = plan, out, Store(out)
         self.records = {cell: read_known(cell, plan, self.store, retry_failed) for cell in plan.cells}
         self.device = plan.suite.device or loading.default_device()
-        self.progress = progress or Progress()
         self.reopened: dict[ModelSpec, None] = {}
+        self.progress = Progress(Costs(plan, self.list_due))
 
     def list_due(self, cell: Cell) -> list[str]:
         """Names of the stages that are still to do for a cell."""
@@ -110,6 +109,7 @@ class Ledger:
         attempt = attempt_hash(cell, name, self.plan)
         record.failures.append(Failure(stage=name, error=text, traceback=trace, attempt=attempt))
         self._write(cell)
+        self.progress.relist()
         self.progress.say(f"failed: {cell.name}, {name}: {text.splitlines()[0]}")
         self.progress.count(1)
 

@@ -1,40 +1,91 @@
-"""Where a run stands; what tells of it is where an interrupted run ends."""
+"""Where a run stands: what it does, and how long the rest takes. What tells of it may end it."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from bench.console import Reporter
+from bench.run.costs import Costs
+from bench.run.forecast import Forecast, Key
 from bench.run.host import interrupts
+from bench.run.sizes import ModelSize, TaskSize
+from bench.suite.matrix import Cell
+from bench.suite.suite import ModelSpec
+from bench.tasks.planned import Task
+from replaceme.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from bench.scoring.tasks import PreparedTask
 
 
 class Progress:
     """What a run does now and how much of it is done, told to a person if there is one.
 
-    Every method raises ``KeyboardInterrupt`` where a signal came and the exception it raised got lost.
+    What tells of it raises ``KeyboardInterrupt`` where a signal came and what that raised got lost.
     """
 
-    def __init__(self, reporter: Reporter | None = None) -> None:
-        self._reporter = reporter
+    def __init__(self, costs: Costs, clock: Callable[[], float] = time.monotonic) -> None:
+        self.reporter: Reporter | None = None
+        self._costs = costs
+        self._forecast = Forecast(clock)
+        self._forecast.expect(costs.list_jobs())
 
-    def step(self, text: str) -> None:
-        """Say what runs now."""
+    # ---- for a person
+
+    def step(self, text: str, job: Key | None = None) -> None:
+        """Say what runs now, and which job that is."""
         interrupts.check()
-        if self._reporter:
-            self._reporter.step(text)
+        self._forecast.begin(job)
+        if self.reporter:
+            self.reporter.step(text, self._forecast.estimate_left())
 
     def share(self, share: float) -> None:
         """Say how much of it is done, from 0 to 1."""
         interrupts.check()
-        if self._reporter:
-            self._reporter.share(share)
+        self._forecast.tell(share)
+        if self.reporter:
+            self.reporter.share(share, self._forecast.estimate_left())
 
     def count(self, stages: int) -> None:
         """Count stages that are done or failed."""
         interrupts.check()
-        if self._reporter:
-            self._reporter.done(stages)
+        if self.reporter:
+            self.reporter.count(stages)
 
     def say(self, text: str) -> None:
         """A line that stays, such as a warning or a failure."""
         interrupts.check()
-        if self._reporter:
-            self._reporter.say(text)
+        if self.reporter:
+            self.reporter.say(text)
+
+    # ---- for the forecast
+
+    def learn_model(self, model: ModelSpec, checkpoint: Checkpoint) -> None:
+        """A model is on this machine now."""
+        self._costs.sizes[model] = ModelSize.of(checkpoint)
+        self.relist()
+
+    def learn_text(self, model: ModelSpec, tokens: int) -> None:
+        """The calibration text of a model has been read."""
+        self._costs.tokens[model] = tokens
+        self.relist()
+
+    def learn_block(self, cell: Cell, start: int) -> None:
+        """The first layer that is removed has been chosen."""
+        self._costs.starts[cell] = start
+
+    def learn_task(self, task: Task, built: PreparedTask) -> None:
+        """The requests of a task have been built."""
+        self._costs.tasks[task] = TaskSize.of(built)
+        self.relist()
+
+    def learn_obstacle(self, model: ModelSpec, task: Task) -> None:
+        """A task cannot be scored in one pass."""
+        self._costs.apart.add((model, task))
+        self.relist()
+
+    def relist(self) -> None:
+        """See again what is left."""
+        self._forecast.expect(self._costs.list_jobs())

@@ -43,6 +43,7 @@ class Run:
             OutputError: the result folder cannot be written.
         """
         self.ledger.write_changed()
+        self.requests.build_due()
         for model in self.ledger.plan.suite.models:
             self._execute_model(model)
         for model in [*self.ledger.reopened]:
@@ -60,7 +61,9 @@ class Run:
         self.ledger.progress.step(f"{model.name}: locating the model")
         first = ((cell, due[0]) for cell in cells if (due := self.ledger.list_due(cell)))
         with self.ledger.guard(first):
-            return Checkpoint.open(model.id, model.revision, model.trust_remote_code)
+            checkpoint = Checkpoint.open(model.id, model.revision, model.trust_remote_code)
+            self.ledger.progress.learn_model(model, checkpoint)
+            return checkpoint
         return None
 
     def _execute_model(self, model: ModelSpec) -> None:

@@ -73,7 +73,6 @@ def _execute(plan: Plan, out: Path, retry_failed: bool, log: Path, records: list
     from bench.console import chatter_to, report_progress
     from bench.run.host import environment, interrupts
     from bench.run.ledger import Ledger
-    from bench.run.progress import Progress
     from bench.run.runner import Run
     from replaceme.errors import InputError, OutputError
 
@@ -83,7 +82,7 @@ def _execute(plan: Plan, out: Path, retry_failed: bool, log: Path, records: list
         run.check_models()
         records += ledger.records.values()
         with report_progress(stderr, ledger.count_due()) as reporter:
-            ledger.progress = Progress(reporter)
+            ledger.progress.reporter = reporter
             try:
                 run.execute()
             except Exception as error:

@@ -41,7 +41,7 @@ class Reconstruct(Solver):
     name: ClassVar[str] = "reconstruct"
     summary: ClassVar[str] = "refit, then all output projections after the gap, closed form"
     rank: ClassVar[int] = 5
-    passes: ClassVar[float] = 2.4
+    passes: ClassVar[float] = 2.6
 
     ridge: float = Field(1.0, gt=0, description="pull toward the old weights after the gap, as in refit")
     cut_ridge: float = Field(0.05, gt=0, description="the same at the gap")

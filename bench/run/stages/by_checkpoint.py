@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bench.run.costs import scoring_of
 from bench.run.stages.scores import Scores
 from bench.suite.matrix import Cell
 from bench.tasks.planned import Task, stage_of
@@ -53,7 +54,7 @@ class CheckpointScoring:
         with self.ledger.guard([(cell, stage_of(task)) for task in reasons]):
             scorer = self.load(cell)
             for task, reason in reasons.items():
-                self.ledger.progress.step(f"{cell.name}: {task.name}")
+                self.ledger.progress.step(f"{cell.name}: {task.name}", scoring_of(cell, task))
                 with self.ledger.stage(cell, stage_of(task)):
                     self._score_task(cell, task, scorer, reason)
             del scorer

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import isnan
 from typing import TYPE_CHECKING
 
+from bench.run.costs import pass_of
 from bench.run.stages.scores import Scores
 from bench.serving import device_name
 from bench.suite.matrix import Cell
@@ -39,6 +40,7 @@ class OnePassScoring:
                 with self.ledger.guard(self.scores.lacking_stages([task])):
                     if reason := self.find_obstacle(task, scorer) or self._sweep(scorer, task):
                         reasons[task] = reason
+                        self.ledger.progress.learn_obstacle(self.scores.model, task)
             del scorer
         free_memory()
         return reasons
@@ -88,7 +90,8 @@ class OnePassScoring:
 
         cells, name = self.scores.list_lacking(task), self.scores.model.name
         prepared = self.scores.prepare(task, scorer)
-        self.ledger.progress.step(f"{name}: {task.name}, {len(cells)} variants in one pass")
+        job = pass_of(self.scores.model, task)
+        self.ledger.progress.step(f"{name}: {task.name}, {len(cells)} variants in one pass", job)
         requests = scorer.lm.requests(prepared.instances)
         few = sample(requests, scorer.sweep.lengths)
         if not (cells := self._try_few(scorer, task, cells, few)):

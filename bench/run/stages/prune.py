@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import records
 from bench.run.checkpoints import Checkpoints, settle
+from bench.run.costs import calibration_of, fit_of, reload_of
 from bench.run.host import environment
 from bench.run.host.leftovers import discard
 from bench.run.ledger import Ledger
@@ -67,9 +68,11 @@ class PruneStage:
             return
         calibrated = None
         with self.ledger.guard((cell, "prune") for cell in fitting):
-            self.ledger.progress.step(f"{self.model.name}: calibrating")
+            job = calibration_of(self.model)
+            self.ledger.progress.step(f"{self.model.name}: calibrating", job)
             text = self._text(fitting[0])
             fitting += self._stale(text, fitting)
+            self.ledger.progress.learn_text(self.model, sum(map(len, text.sequences)))
             calibrated = self._calibrate(fitting, text)
         if calibrated is None:
             return
@@ -78,12 +81,13 @@ class PruneStage:
             self.ledger.progress.say(f"{self.model.name}: removing {listed(choice.blocks)}. {chosen}")
         written = {}
         for cell in fitting:
-            self.ledger.progress.step(f"{cell.name}: fitting and saving")
+            self.ledger.progress.step(f"{cell.name}: fitting and saving", fit_of(cell))
             with self.ledger.guard([(cell, "prune")]):
                 written[cell] = self._write(cell, calibrated, text)
+                self.ledger.progress.learn_block(cell, written[cell][0].blocks[0][0])
         del calibrated  # one model at a time in memory
         for cell, (prune, expected) in written.items():
-            self.ledger.progress.step(f"{cell.name}: loading what was saved")
+            self.ledger.progress.step(f"{cell.name}: loading what was saved", reload_of(cell))
             with self.ledger.stage(cell, "prune") as record:
                 record.prune = self._confirm(cell, prune, expected)
 

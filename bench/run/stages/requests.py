@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from bench.run.ledger import Ledger
 from bench.run.resume import forget_others
 from bench.suite.matrix import Cell
-from bench.tasks.planned import Task
+from bench.suite.suite import ModelSpec
+from bench.tasks.planned import Task, stage_of
 from bench.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
@@ -23,7 +25,19 @@ class TaskRequests:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._built: dict[tuple[Task, str | None], PreparedTask] = {}
+        self._built: dict[tuple[Task, ModelSpec | None], PreparedTask] = {}
+
+    def build_due(self) -> None:
+        """Build what is to be scored and needs no model, so that the remaining time can be told.
+
+        What cannot be built fails where it is scored.
+        """
+        due = {stage for cell in self._ledger.records for stage in self._ledger.list_due(cell)}
+        for task in self._ledger.plan.tasks:
+            if stage_of(task) in due and not task.spec.apply_chat_template:
+                self._ledger.progress.step(f"{task.name}: reading its items")
+                with suppress(Exception):
+                    self._build(task, None, [*self._ledger.records])
 
     def build(self, task: Task, scorer: Scorer, cells: list[Cell]) -> PreparedTask:
         """The requests of a task for one model.
@@ -32,15 +46,21 @@ class TaskRequests:
             scorer: of the model, whose chat template is used where the task wants one.
             cells: all that are scored of the model.
         """
+        if task.spec.apply_chat_template:
+            return self._build(task, scorer, cells)
+        return self._build(task, None, [*self._ledger.records])
+
+    def _build(self, task: Task, scorer: Scorer | None, cells: list[Cell]) -> PreparedTask:
         from bench.scoring.tasks import PreparedTask
 
-        templated = bool(task.spec.apply_chat_template)
-        key = (task, cells[0].model.id if templated else None)
+        key = (task, cells[0].model if scorer else None)
         if key not in self._built:
-            built = PreparedTask(task.spec, task.source, task.limit, task.seeds, scorer.lm, task.day)
+            lm = scorer.lm if scorer else None
+            built = PreparedTask(task.spec, task.source, task.limit, task.seeds, lm, task.day)
             self._built[key] = built
+            self._ledger.progress.learn_task(task, built)
             self._tell(task.spec, built.num_fewshot)
-            self._reopen(task, built.requests, cells if templated else [*self._ledger.records])
+            self._reopen(task, built.requests, cells)
         return self._built[key]
 
     def _reopen(self, task: Task, requests: str, cells: list[Cell]) -> None:

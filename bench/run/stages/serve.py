@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bench import records
 from bench.run.checkpoints import Checkpoints
+from bench.run.costs import serving_of
 from bench.run.ledger import Ledger
 from bench.serving import ServingError, ServingResult, measure
 from bench.suite.matrix import Cell, serving_identity
@@ -50,7 +51,7 @@ class ServeStage:
         """Measure a checkpoint in as many engine processes as the suite wants."""
         settings = self.ledger.plan.suite.serve
         assert settings is not None
-        self.ledger.progress.step(f"{cell.name}: serving with {settings.engine}")
+        self.ledger.progress.step(f"{cell.name}: serving with {settings.engine}", serving_of(cell))
         logs, results = self.ledger.out / "logs", []
         logs.mkdir(parents=True, exist_ok=True)
         for process in range(1, settings.processes + 1):

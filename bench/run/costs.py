@@ -1,0 +1,133 @@
+"""What the jobs of a run cost: seconds on a usual machine, from the sizes of models, texts and tasks.
+
+Only how they compare with each other matters: the pace of this machine is measured while they run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from bench.run.forecast import Job, Key
+from bench.run.sizes import DECODING, ModelSize, TaskSize
+from bench.suite.matrix import Cell, Plan
+from bench.suite.suite import ModelSpec
+from bench.tasks.planned import Task, stage_of
+
+CALIBRATION = 2.0  # passes: distances of all layers, then moments, which are dearer
+HELD_BACK = 0.1  # of the calibration tokens
+LOSSES = 2.0  # passes over the held-back tokens when a variant is fitted
+CHECKS = 16  # requests of a task that one pass answers one at a time as well
+ENGINE = 10.0  # seconds until an engine process has started
+
+
+def calibration_of(model: ModelSpec) -> Key:
+    """The job that calibrates a model."""
+    return "calibrate", model.name
+
+
+def fit_of(cell: Cell) -> Key:
+    """The job that fits and saves a variant; those of one solver take alike."""
+    return f"fit {cell.solver.solver.name if cell.solver else ''}", cell.name
+
+
+def reload_of(cell: Cell) -> Key:
+    """The job that loads what was saved."""
+    return "reload", cell.name
+
+
+def pass_of(model: ModelSpec, task: Task) -> Key:
+    """The job that scores a task on all variants of a model in one pass."""
+    return "one pass", f"{model.name}: {task.name}"
+
+
+def scoring_of(cell: Cell, task: Task) -> Key:
+    """The job that scores a task on one checkpoint."""
+    return "checkpoint", f"{cell.name}: {task.name}"
+
+
+def serving_of(cell: Cell) -> Key:
+    """The job that serves a checkpoint."""
+    return "serve", cell.name
+
+
+class Costs:
+    """The jobs that are left of a plan, as well as they are known."""
+
+    def __init__(self, plan: Plan, list_due: Callable[[Cell], list[str]]) -> None:
+        self._plan, self._list_due = plan, list_due
+        self.sizes: dict[ModelSpec, ModelSize] = {}
+        self.tokens: dict[ModelSpec, int] = {}  # of the calibration text
+        self.tasks: dict[Task, TaskSize] = {}
+        self.starts: dict[Cell, int] = {}  # the first layer that is removed
+        self.apart: set[tuple[ModelSpec, Task]] = set()  # scored checkpoint by checkpoint
+
+    def list_jobs(self) -> Iterator[Job]:
+        """What is left, in seconds on a usual machine."""
+        for model in self._plan.suite.models:
+            cells = [cell for cell in self._plan.cells if cell.model == model]
+            due = {cell: self._list_due(cell) for cell in cells}
+            yield from self._prune_jobs(model, [cell for cell in cells if "prune" in due[cell]])
+            for task in self._plan.tasks:
+                yield from self._score_jobs(model, task, [c for c in cells if stage_of(task) in due[c]])
+            yield from self._serve_jobs(model, [cell for cell in cells if "serve" in due[cell]])
+
+    def _prune_jobs(self, model: ModelSpec, cells: list[Cell]) -> Iterator[Job]:
+        size, data = self._size_of(model), self._plan.suite.calibration
+        tokens = self.tokens.get(model, data.samples * data.max_length)
+        whole = size.run(tokens, size.layers)
+        held = HELD_BACK * size.run(tokens, size.layers, tokens)
+        pruned = [cell for cell in cells if cell.solver]
+        if pruned:
+            yield Job(*calibration_of(model), CALIBRATION * whole)
+        for cell in pruned:
+            assert cell.solver
+            passes = cell.solver.solver.passes
+            yield Job(*fit_of(cell), passes * whole + LOSSES * held)
+            yield Job(*reload_of(cell), held)
+
+    def _score_jobs(self, model: ModelSpec, task: Task, cells: list[Cell]) -> Iterator[Job]:
+        score = self._plan.suite.score
+        if score is None or not cells:
+            return
+        size, asked = self._size_of(model), self._task_size(task)
+        if score.method == "one-pass" and (model, task) not in self.apart:
+            predictions = asked.answers * len(cells)
+            tokens, layers = asked.context + asked.answers, self._count_layers(size, cells)
+            checks = min(CHECKS, asked.requests) * asked.apart / max(asked.requests, 1)
+            alone = size.run(checks, size.layers, checks)
+            yield Job(*pass_of(model, task), size.run(tokens, layers, predictions) + alone)
+            return
+        for cell in cells:
+            work = size.run(asked.apart, size.layers - cell.layers, asked.apart)
+            yield Job(*scoring_of(cell, task), work)
+
+    def _count_layers(self, size: ModelSize, cells: list[Cell]) -> float:
+        """Layers of one pass over several variants, which share those before the first one removed."""
+        layers = float(size.layers)
+        for cell in cells:
+            if cell.solver:
+                kept = size.layers - cell.layers
+                layers += kept - self.starts.get(cell, kept // 2)
+        return layers
+
+    def _serve_jobs(self, model: ModelSpec, cells: list[Cell]) -> Iterator[Job]:
+        serve, size = self._plan.suite.serve, self._size_of(model)
+        if serve is None:
+            return
+        shapes = {cell.stem if serve.per_checkpoint else cell.layers: cell for cell in reversed(cells)}
+        for cell in shapes.values():
+            tokens = sum(
+                load.batch_size * (load.input_len + load.output_len) + load.output_len * DECODING
+                for load in serve.workloads
+            )
+            runs = serve.processes * (serve.warmup + serve.repeats)
+            work = size.run(runs * tokens, size.layers - cell.layers)
+            yield Job(*serving_of(cell), work, serve.processes * ENGINE)
+
+    def _size_of(self, model: ModelSpec) -> ModelSize:
+        """A model's size, or that of another one where it is not known yet."""
+        return self.sizes.get(model) or next(iter(self.sizes.values()), ModelSize())
+
+    def _task_size(self, task: Task) -> TaskSize:
+        """A task's size, or the mean of those that are known."""
+        return self.tasks.get(task) or TaskSize.mean_of(self.tasks.values(), task.limit)
