@@ -35,11 +35,14 @@ def _refuse(ctx: click.Context, error: Exception | None) -> None:
     ctx.exit(EXIT_WRONG)
 
 
-def _told(error: OSError) -> Exception | None:
-    """What to say of what the system refused; nothing where only the reader of the output has gone.
+def _explain(error: OSError) -> Exception | None:
+    """What to say of an error of the system; ``None`` where only the reader of the output has gone.
 
-    A file's own errors are for the verbs to handle, but for a name that no file could have, or one
-    that only others may look at.
+    Verbs handle the errors of their files themselves. Left are those of a path that no file can have,
+    and of one that this user may not open.
+
+    Raises:
+        OSError: any other, which is a defect of ours.
     """
     from bench.console import give_up_output
     from replaceme.io.yaml_file import shown
@@ -64,7 +67,7 @@ class _Group(click.Group):
         except (InputError, OutputError) as error:
             _refuse(ctx, error)
         except OSError as error:
-            _refuse(ctx, _told(error))
+            _refuse(ctx, _explain(error))
         except KeyboardInterrupt:
             resumes = ctx.invoked_subcommand == "run"
             hint = "; the same command continues where it stopped" if resumes else ""

@@ -29,7 +29,7 @@ class Checkpoints:
         """What the cell's solver found, weights rounded to the dtype of the checkpoint."""
         return self.out / "edits" / f"{cell.stem}.safetensors"
 
-    def whole(self, cell: Cell, source: Path) -> Path:
+    def provide(self, cell: Cell, source: Path) -> Path:
         """Folder of a cell's checkpoint, made from what its solver found where it is missing.
 
         Raises:
@@ -62,7 +62,7 @@ class Checkpoints:
         """
         if self.keep == "all":
             return
-        kept = best(records) if self.keep == "best" else set()
+        kept = find_best(records) if self.keep == "best" else set()
         for cell in records.keys() - kept:
             folder = self._own(cell)
             if folder.is_dir() and (cell.solver is None or self.edit_file(cell).is_file()):
@@ -80,7 +80,7 @@ def needs_copy(source: Path, dtype: str | None) -> bool:
     return loading.is_cast(source, dtype) or contents.has_other_weights(source)
 
 
-def best(records: Mapping[Cell, Record]) -> set[Cell]:
+def find_best(records: Mapping[Cell, Record]) -> set[Cell]:
     """The cells of the best average at each layer count of each model; all where none is known."""
     kept: set[Cell] = set()
     for group in {(cell.model.name, cell.layers) for cell in records}:
@@ -90,7 +90,7 @@ def best(records: Mapping[Cell, Record]) -> set[Cell]:
     return kept
 
 
-def settle(*paths: Path) -> None:
+def flush_to_disk(*paths: Path) -> None:
     """Have files, and those in folders, on the disk before a record says that they are there.
 
     Raises:

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from bench.records import Record
-from bench.run.resume import tasks_left
+from bench.run.resume import list_tasks_left
 from bench.scoring.answering import AnsweringLM
 from bench.scoring.answers import Answers
 from bench.scoring.fork import Fork, Step
@@ -74,7 +74,9 @@ def estimate(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Estimate
         records = {cell: store.read(cell.stem) for cell in plan.cells if cell.model == model}
         layer = None
         for task in plan.tasks:
-            lacking = {cell: record for cell, record in records.items() if tasks_left(record, [task])}
+            lacking = {
+                cell: record for cell, record in records.items() if list_tasks_left(record, [task])
+            }
             if not lacking:
                 continue
             layer = layer or _OneLayer.of(plan, model)

@@ -18,7 +18,7 @@ from bench.run.costs import Costs
 from bench.run.host import disk, environment, interrupts
 from bench.run.host.leftovers import discard
 from bench.run.progress import Progress
-from bench.run.resume import attempt_hash, read_known, stages_due, status
+from bench.run.resume import hash_attempt, judge, list_stages_due, recall_record
 from bench.serving import ServingError
 from bench.store import Store
 from bench.suite.matrix import Cell, Plan
@@ -48,14 +48,14 @@ class Ledger:
             InputError: a record cannot be read.
         """
         self.plan, self.out, self.store = plan, out, Store(out)
-        self.records = {cell: read_known(cell, plan, self.store, retry_failed) for cell in plan.cells}
+        self.records = {cell: recall_record(cell, plan, self.store, retry_failed) for cell in plan.cells}
         self.device = plan.suite.device or loading.default_device()
         self.reopened: dict[ModelSpec, None] = {}
         self.progress = Progress(Costs(plan, self.list_due))
 
     def list_due(self, cell: Cell) -> list[str]:
         """Names of the stages that are still to do for a cell."""
-        return stages_due(self.records[cell], self.plan)
+        return list_stages_due(self.records[cell], self.plan)
 
     def count_due(self) -> int:
         """Number of stages that are still to do for all cells."""
@@ -96,17 +96,17 @@ class Ledger:
             OutputError: it failed because a disk is full.
             KeyboardInterrupt: because the run was interrupted.
         """
-        interrupts.check()
+        interrupts.raise_pending()
         if full := disk.describe_full(error):
             raise OutputError(f"{cell.name}, {name}: {full}; free some space and run again.") from error
         expected = isinstance(error, InputError | ServingError)
-        text = environment.without_secrets(str(error).strip() if expected else told(error))
+        text = environment.mask_secrets(str(error).strip() if expected else told(error))
         trace = None
         if not expected or error.__cause__:
-            trace = environment.without_secrets("".join(traceback.format_exception(error)[-6:]))
+            trace = environment.mask_secrets("".join(traceback.format_exception(error)[-6:]))
         record = self.records[cell]
         record.failures = [failure for failure in record.failures if failure.stage != name]
-        attempt = attempt_hash(cell, name, self.plan)
+        attempt = hash_attempt(cell, name, self.plan)
         record.failures.append(Failure(stage=name, error=text, traceback=trace, attempt=attempt))
         self._write(cell)
         self.progress.relist()
@@ -133,7 +133,7 @@ class Ledger:
 
     def _write(self, cell: Cell) -> None:
         suite, record = self.plan.suite, self.records[cell]
-        record.status = status(record, self.plan)
+        record.status = judge(record, self.plan)
         record.environment = environment.describe()
         record.updated = datetime.now(UTC).isoformat(timespec="seconds")
         record.runtime = {

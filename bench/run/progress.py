@@ -36,27 +36,27 @@ class Progress:
 
     def step(self, text: str, job: Key | None = None) -> None:
         """Say what runs now, and which job that is."""
-        interrupts.check()
+        interrupts.raise_pending()
         self._forecast.begin(job)
         if self.reporter:
             self.reporter.step(text, self._forecast.estimate_left())
 
     def share(self, share: float) -> None:
         """Say how much of it is done, from 0 to 1."""
-        interrupts.check()
+        interrupts.raise_pending()
         self._forecast.tell(share)
         if self.reporter:
             self.reporter.share(share, self._forecast.estimate_left())
 
     def count(self, stages: int) -> None:
         """Count stages that are done or failed."""
-        interrupts.check()
+        interrupts.raise_pending()
         if self.reporter:
             self.reporter.count(stages)
 
     def say(self, text: str) -> None:
         """A line that stays, such as a warning or a failure."""
-        interrupts.check()
+        interrupts.raise_pending()
         if self.reporter:
             self.reporter.say(text)
 

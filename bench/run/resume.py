@@ -16,7 +16,7 @@ from replaceme.io.models import file_hash
 from replaceme.recipe import digest
 
 
-def read_known(cell: Cell, plan: Plan, store: Store, retry_failed: bool = False) -> Record:
+def recall_record(cell: Cell, plan: Plan, store: Store, retry_failed: bool = False) -> Record:
     """A cell's record as the plan sees it: labels and metrics as they are called now, and no failures
     but those that a run leaves alone.
 
@@ -38,22 +38,24 @@ def read_known(cell: Cell, plan: Plan, store: Store, retry_failed: bool = False)
     record.label, record.model = cell.label, cell.model.name
     for task in plan.tasks:
         if (found := record.quality.get(task.spec.task)) and found.identity == task.identity:
-            if _outdated(found, task, plan):
+            if _is_outdated(found, task, plan):
                 del record.quality[task.spec.task]
                 continue
             found.primary = primary_metric(task.spec, found.metrics)
             found.average, found.column = task.spec.average, task.column
-    record.groups = {name: group for name, group in record.groups.items() if _fits(group, record)}
+    record.groups = {
+        name: group for name, group in record.groups.items() if _was_made_from(group, record)
+    }
     for group in plan.groups:
         if (made := record.groups.get(group.name)) and made.identity == group.identity:
             made.primary = primary_metric(group.spec, made.metrics)
             made.average, made.column = group.spec.average, group.column
-    record.failures = [] if retry_failed else _standing(record, cell, plan)
-    record.status = status(record, plan)
+    record.failures = [] if retry_failed else _keep_standing(record, cell, plan)
+    record.status = judge(record, plan)
     return record
 
 
-def _outdated(found: Scored, task: Task, plan: Plan) -> bool:
+def _is_outdated(found: Scored, task: Task, plan: Plan) -> bool:
     """Whether a score with the identity that is wanted comes from other files or, of answers that are
     drawn at random, from another batch size."""
     assert plan.suite.score
@@ -65,7 +67,7 @@ def _outdated(found: Scored, task: Task, plan: Plan) -> bool:
     return any(not path.is_file() or file_hash(path) != known for path, known in paths.items())
 
 
-def forget_others(record: Record, task: Task, requests: str) -> bool:
+def forget_other_requests(record: Record, task: Task, requests: str) -> bool:
     """Drop a record's score of a task that asked something else, and what was made from it; returns
     whether there was one."""
     name = task.spec.task
@@ -77,24 +79,24 @@ def forget_others(record: Record, task: Task, requests: str) -> bool:
     return True
 
 
-def _fits(group: Group, record: Record) -> bool:
+def _was_made_from(group: Group, record: Record) -> bool:
     """Whether a group's score was made from the scores that its tasks have."""
     made_from = group.identity.get("tasks")
     now = {name: digest(record.quality[name].identity) for name in group.tasks if name in record.quality}
     return bool(made_from == now)
 
 
-def _standing(record: Record, cell: Cell, plan: Plan) -> list[Failure]:
+def _keep_standing(record: Record, cell: Cell, plan: Plan) -> list[Failure]:
     """The failures that would come again: of stages to do, with everything as it was."""
-    left = stages_left(record, plan)
+    left = list_stages_left(record, plan)
     return [
         failure
         for failure in record.failures
-        if failure.stage in left and failure.attempt == attempt_hash(cell, failure.stage, plan)
+        if failure.stage in left and failure.attempt == hash_attempt(cell, failure.stage, plan)
     ]
 
 
-def attempt_hash(cell: Cell, stage: str, plan: Plan) -> str:
+def hash_attempt(cell: Cell, stage: str, plan: Plan) -> str:
     """Hash of what the outcome of a stage depends on, besides the identity of its cell."""
     suite = plan.suite
     tried: dict[str, Any] = {"stage": stage, "device": suite.device}
@@ -113,14 +115,14 @@ def attempt_hash(cell: Cell, stage: str, plan: Plan) -> str:
     return digest(tried)
 
 
-def status(record: Record, plan: Plan) -> Literal["complete", "failed", "started"]:
-    """``failed``, ``started`` or ``complete``."""
+def judge(record: Record, plan: Plan) -> Literal["complete", "failed", "started"]:
+    """What a record says of its cell as a whole."""
     if record.failures:
         return "failed"
-    return "started" if stages_left(record, plan) else "complete"
+    return "started" if list_stages_left(record, plan) else "complete"
 
 
-def tasks_left(cell_record: Record | None, tasks: list[Task]) -> list[Task]:
+def list_tasks_left(cell_record: Record | None, tasks: list[Task]) -> list[Task]:
     """The tasks that a record does not answer."""
     quality = cell_record.quality if cell_record else {}
     return [
@@ -128,13 +130,13 @@ def tasks_left(cell_record: Record | None, tasks: list[Task]) -> list[Task]:
     ]
 
 
-def groups_left(record: Record | None, groups: list[TaskGroup]) -> list[TaskGroup]:
+def list_groups_left(record: Record | None, groups: list[TaskGroup]) -> list[TaskGroup]:
     """The groups whose scores a record lacks."""
     known = {name: group.identity for name, group in record.groups.items()} if record else {}
     return [group for group in groups if known.get(group.name) != group.identity]
 
 
-def serving_left(record: Record | None, plan: Plan) -> bool:
+def lacks_serving(record: Record | None, plan: Plan) -> bool:
     """Whether a record lacks the serving measurement that the plan wants."""
     if plan.suite.serve is None:
         return False
@@ -147,18 +149,18 @@ def serving_left(record: Record | None, plan: Plan) -> bool:
     }
 
 
-def stages_left(record: Record | None, plan: Plan) -> list[str]:
+def list_stages_left(record: Record | None, plan: Plan) -> list[str]:
     """Names of the stages whose results a record lacks."""
     left = [] if record and record.prune else ["prune"]
-    left += map(stage_of, tasks_left(record, plan.tasks))
-    left += map(stage_of, groups_left(record, plan.groups))
-    return left + ["serve"] * serving_left(record, plan)
+    left += map(stage_of, list_tasks_left(record, plan.tasks))
+    left += map(stage_of, list_groups_left(record, plan.groups))
+    return left + ["serve"] * lacks_serving(record, plan)
 
 
-def stages_due(record: Record, plan: Plan) -> list[str]:
+def list_stages_due(record: Record, plan: Plan) -> list[str]:
     """Names of the stages that a run does for a cell: what is left without what failed, no group of
     which a task failed, and nothing where there is no checkpoint to go on with."""
     failed = {failure.stage for failure in record.failures}
     failed |= {stage_of(g) for g in plan.groups if failed & {stage_of(task) for task in g.tasks}}
-    left = stages_left(record, plan)
+    left = list_stages_left(record, plan)
     return [] if "prune" in failed else [stage for stage in left if stage not in failed]

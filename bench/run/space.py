@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bench.run.checkpoints import needs_copy
 from bench.run.host import disk
-from bench.run.resume import read_known, stages_due
+from bench.run.resume import list_stages_due, recall_record
 from bench.store import Store
 from replaceme.architectures import layer_count
 from replaceme.checkpoint import Checkpoint
@@ -93,7 +93,7 @@ def _find_folder(model: ModelSpec) -> Path | None:
 
 def _writes_checkpoint(cell: Cell, plan: Plan, store: Store, retry_failed: bool) -> bool:
     """Whether a checkpoint of a cell will be written."""
-    due = stages_due(read_known(cell, plan, store, retry_failed), plan)
+    due = list_stages_due(recall_record(cell, plan, store, retry_failed), plan)
     there = (store.folder / "checkpoints" / cell.stem).is_dir()
     alone = plan.suite.score is not None and plan.suite.score.method == "per-variant"
     read = "serve" in due or (alone and bool(due))

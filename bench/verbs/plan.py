@@ -37,14 +37,14 @@ def plan(
 ) -> None:
     """Show the cells of a suite, what is done, and what would run; loads no model."""
     from bench.render.escape import visible
-    from bench.run.resume import read_known, stages_due, stages_left
+    from bench.run.resume import list_stages_due, list_stages_left, recall_record
     from bench.run.space import compute_need
     from bench.store import Store
 
     found, folder = expand_suite(suite, only, out, limit)
     store = Store(folder)
-    records = {cell: read_known(cell, found, store) for cell in found.cells}
-    due = {cell: stages_due(record, found) for cell, record in records.items()}
+    records = {cell: recall_record(cell, found, store) for cell in found.cells}
+    due = {cell: list_stages_due(record, found) for cell, record in records.items()}
     space = compute_need(found, folder)
     if as_json:
         cells = [
@@ -72,7 +72,7 @@ def plan(
     width = max(map(len, names.values()))
     for cell, record in records.items():
         click.echo(f"{names[cell]:{width}}  {visible(_state(due[cell], record, found))}")
-    done = sum(not stages_left(record, found) for record in records.values())
+    done = sum(not list_stages_left(record, found) for record in records.values())
     failed = sum(bool(record.failures) for record in records.values())
     click.echo(f"{len(records)} cells, {done} done{f', {failed} failed' if failed else ''}. ", nl=False)
     click.echo(f"Records go to {folder / 'records'}.")

@@ -46,13 +46,13 @@ def run_plan(plan: Plan, out: Path, retry_failed: bool = False) -> bool:
         KeyboardInterrupt: the run was interrupted, or told to terminate.
     """
     from bench.run.host import interrupts, leftovers
-    from bench.run.host.lock import locked
+    from bench.run.host.lock import hold_lock
     from bench.run.space import check_space
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # For a bootstrap lm-eval would fork this process, threads and all, to hand one worker all the work.
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
-    with locked(out), interrupts.heeded():
+    with hold_lock(out), interrupts.catch_signals():
         leftovers.remove(out)
         check_space(plan, out, retry_failed)
         log = out / "logs" / "run.log"
@@ -76,7 +76,7 @@ def _execute(plan: Plan, out: Path, retry_failed: bool, log: Path, records: list
     from bench.run.runner import Run
     from replaceme.errors import InputError, OutputError
 
-    with environment.logs_without_secrets(log.parent), chatter_to(log) as stderr:
+    with environment.masked_logs(log.parent), chatter_to(log) as stderr:
         ledger = Ledger(plan, out, retry_failed)
         run = Run(ledger)
         run.check_models()
@@ -86,7 +86,7 @@ def _execute(plan: Plan, out: Path, retry_failed: bool, log: Path, records: list
             try:
                 run.execute()
             except Exception as error:
-                interrupts.check()
+                interrupts.raise_pending()
                 if not isinstance(error, InputError | OutputError):
                     reporter.say(f"The run stopped on an internal error; details are in {log}.")
                 raise

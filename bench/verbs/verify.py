@@ -87,7 +87,7 @@ def verify_cell(plan: Plan, name: str, out: Path, say: Callable[[str], None]) ->
     Raises:
         InputError: the suite scores nothing, there is no such cell, or it cannot be made.
     """
-    from bench.run.host.lock import locked
+    from bench.run.host.lock import hold_lock
     from bench.run.ledger import Ledger
     from bench.run.runner import Run
     from bench.run.stages.score import ScoreStage
@@ -98,7 +98,7 @@ def verify_cell(plan: Plan, name: str, out: Path, say: Callable[[str], None]) ->
         raise InputError(f"--cell {name}: there is no such cell; the suite has {names}.")
     if not plan.tasks:
         raise InputError("the suite has no score section, so that there is nothing to verify.")
-    with locked(out):
+    with hold_lock(out):
         ledger = Ledger(replace(plan, cells=[cell], groups=[]), out, retry_failed=True)
         run = Run(ledger)
         source = run.make(cell.model, [cell])

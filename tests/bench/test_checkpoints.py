@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.records import Record
-from bench.run.checkpoints import best
+from bench.run.checkpoints import find_best
 from bench.store import Store
 from bench.suite import matrix, suite
 
@@ -146,7 +146,7 @@ def test_without_averages_all_of_a_count_are_kept(
         assert record
         if cell.layers == 3:
             record.quality = {}
-    kept = {cell.name for cell in best(records)}  # type: ignore[arg-type]
+    kept = {cell.name for cell in find_best(records)}  # type: ignore[arg-type]
     assert {"tiny/baseline", "tiny/3/uidl", "tiny/3/lstsq", "tiny/3/reconstruct"} < kept
     assert len(kept) == 5
 

@@ -292,7 +292,7 @@ def test_secrets_of_the_environment_reach_no_record_and_no_table(
     ],
 )
 def test_what_looks_like_a_secret_is_hidden(text: str, clean: str) -> None:
-    assert environment.without_secrets(text) == clean
+    assert environment.mask_secrets(text) == clean
 
 
 def test_environment_of_a_record_names_versions_and_machine_alone(

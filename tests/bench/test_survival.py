@@ -1,4 +1,4 @@
-"""Runs that are killed, interrupted, locked out, or run out of disk: the same command goes on."""
+"""Runs that are killed, interrupted, hold_lock out, or run out of disk: the same command goes on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import psutil
 import pytest
 import yaml
 
-from bench.run.host.lock import NAME, locked
+from bench.run.host.lock import NAME, hold_lock
 from bench.store import Store
 from replaceme.errors import InputError
 
@@ -335,12 +335,12 @@ def test_second_run_on_a_folder_is_refused_and_told_who_uses_it(
     forked: Any, refused: Callable[..., None], plain: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    with locked(out):
+    with hold_lock(out):
         since = json.loads((out / NAME).read_text())["since"]
         result = forked("run", plain, "--out", out)
         who = f"process {os.getpid()} on {platform.node()} since {since}"
         refused(result, f"another run is using {out}: {who}; wait for it, or choose another --out.")
-        with pytest.raises(InputError, match="another run is using"), locked(out):
+        with pytest.raises(InputError, match="another run is using"), hold_lock(out):
             pass
         assert [path.name for path in out.iterdir()] == [NAME]
         refused(forked("verify", plain, "--cell", "tiny/baseline", "--out", out), who)
@@ -350,7 +350,7 @@ def test_second_run_on_a_folder_is_refused_and_told_who_uses_it(
 def test_report_and_plan_are_free_to_read_while_a_run_writes(
     call_here: Callable[..., Any], plain: Path, tmp_path: Path
 ) -> None:
-    with locked(tmp_path):
+    with hold_lock(tmp_path):
         assert call_here("plan", plain, "--out", tmp_path).returncode == 0
 
 
@@ -376,7 +376,7 @@ STALE: dict[str, Callable[[], str]] = {
 @pytest.mark.parametrize("content", STALE.values(), ids=STALE.keys())
 def test_stale_lock_is_taken_over(tmp_path: Path, content: Callable[[], str]) -> None:
     (tmp_path / NAME).write_text(content())
-    with locked(tmp_path):
+    with hold_lock(tmp_path):
         assert json.loads((tmp_path / NAME).read_text())["pid"] == os.getpid()
     assert not (tmp_path / NAME).exists()
 

@@ -48,7 +48,7 @@ def peak_memory() -> dict[str, int | None]:
     return {"peak_memory_bytes": resident, "peak_device_memory_bytes": on_devices}
 
 
-def without_secrets(text: str) -> str:
+def mask_secrets(text: str) -> str:
     """A text with ``***`` for what looks like a token, for the passwords of addresses, and for the
     values of environment variables that are named like secrets."""
     values = [value for name, value in os.environ.items() if SECRET_NAME.search(name)]
@@ -57,23 +57,23 @@ def without_secrets(text: str) -> str:
     return SECRET_TEXT.sub("***", text)
 
 
-def hide_secrets(folder: Path) -> None:
+def mask_logs(folder: Path) -> None:
     """Rewrite the logs of a folder that hold a secret; others may have printed it."""
     for path in folder.glob("*.log"):
         if path.is_file() and not path.is_symlink():
             before = path.read_text("utf-8", errors="surrogateescape")
-            if (after := without_secrets(before)) != before:
+            if (after := mask_secrets(before)) != before:
                 path.write_text(after, "utf-8", errors="surrogateescape")
 
 
 @contextlib.contextmanager
-def logs_without_secrets(folder: Path) -> Iterator[None]:
+def masked_logs(folder: Path) -> Iterator[None]:
     """Hide secrets in the logs of a run when it ends, however it does."""
     try:
         yield
     finally:
         with contextlib.suppress(OSError):  # a full disk
-            hide_secrets(folder)
+            mask_logs(folder)
 
 
 def _version(package: str) -> str | None:

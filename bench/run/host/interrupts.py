@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ _pending = False
 
 
 @contextmanager
-def heeded() -> Iterator[None]:
+def catch_signals() -> Iterator[None]:
     """SIGTERM, which schedulers send, ends a run as Ctrl-C does; each unless handled or ignored."""
     global _pending
     usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
@@ -39,21 +39,11 @@ def heeded() -> Iterator[None]:
             signal.signal(number, usual[number])
 
 
-def check() -> None:
-    """Where a run can end.
+def raise_pending() -> None:
+    """End a run that was interrupted.
 
     Raises:
-        KeyboardInterrupt: a signal came within :func:`heeded`, and what it raised got lost.
+        KeyboardInterrupt: a signal came within :func:`catch_signals`, and what it raised got lost.
     """
     if _pending:
         raise KeyboardInterrupt
-
-
-def heeding(tell: Callable[..., None]) -> Callable[..., None]:
-    """``tell``, where a run can end (:func:`check`)."""
-
-    def told(*arguments: Any) -> None:
-        check()
-        tell(*arguments)
-
-    return told

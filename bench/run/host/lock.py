@@ -2,6 +2,9 @@
 
 The kernel lets go of the lock when its process dies, however it dies. The file says who that was, for
 people, and for file systems whose locks are not seen on other machines.
+
+Not of a library: flock, which filelock takes, is handed on to forked workers and outlives a killed run
+with them, and an existence lock says nothing of a process on another machine.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ SAME_START = 5.0  # seconds by which two readings of a process's start may diffe
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def hold_lock(folder: Path) -> Iterator[None]:
     """Hold the lock of a result folder for as long as the context lasts; makes the folder.
 
     Raises:
@@ -35,7 +38,7 @@ def locked(folder: Path) -> Iterator[None]:
     path = folder / NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = _taken(path)
+        file = _take(path)
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror or error}.") from error
     try:
@@ -46,26 +49,26 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(file)
 
 
-def _taken(path: Path) -> int:
+def _take(path: Path) -> int:
     """A descriptor of the lock file that holds the lock."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
-            if not _locked(file):
-                raise _refusal(path, _content(file))
+            if not _try_lock(file):
+                raise _refuse(path, _read_holder(file))
             if not _is_at(path, file):  # its holder removed it while we opened it
                 os.close(file)
                 continue
-            if (holder := _content(file)) and _may_live(holder):
-                raise _refusal(path, holder)
-            _write(file)
+            if (holder := _read_holder(file)) and _may_live(holder):
+                raise _refuse(path, holder)
+            _write_holder(file)
             return file
         except BaseException:
             os.close(file)
             raise
 
 
-def _locked(file: int) -> bool:
+def _try_lock(file: int) -> bool:
     """Whether no other process holds the lock; true where the file system has none.
 
     A lock of this kind is not handed on to forked processes, which may outlive a killed run.
@@ -86,7 +89,7 @@ def _is_at(path: Path, file: int) -> bool:
         return False
 
 
-def _content(file: int) -> dict[str, Any]:
+def _read_holder(file: int) -> dict[str, Any]:
     """Who wrote the lock; empty if it was killed before it could."""
     try:
         found = json.loads(os.pread(file, 4096, 0))
@@ -95,7 +98,7 @@ def _content(file: int) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _write(file: int) -> None:
+def _write_holder(file: int) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     holder = {"pid": os.getpid(), "host": platform.node(), "since": now}
     holder["started"] = psutil.Process().create_time()
@@ -115,7 +118,7 @@ def _may_live(holder: dict[str, Any]) -> bool:
         return False
 
 
-def _refusal(path: Path, holder: dict[str, Any]) -> InputError:
+def _refuse(path: Path, holder: dict[str, Any]) -> InputError:
     if not holder:
         return InputError(f"another run is using {path.parent}; wait for it, or choose another --out.")
     who = f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"

@@ -37,7 +37,7 @@ class CheckpointScoring:
         from bench.scoring.checkpoint import CheckpointScorer
 
         scorer = CheckpointScorer(
-            self.scores.checkpoints.whole(cell, self.scores.source),
+            self.scores.checkpoints.provide(cell, self.scores.source),
             dtype=self.scores.dtype,
             device=self.ledger.device,
             batch_size=self.scores.settings.batch_size,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import records
-from bench.run.checkpoints import Checkpoints, settle
+from bench.run.checkpoints import Checkpoints, flush_to_disk
 from bench.run.costs import calibration_of, fit_of, reload_of
 from bench.run.host import environment
 from bench.run.host.leftovers import discard
@@ -200,7 +200,7 @@ class PruneStage:
             overwrite=True,
             trust_remote_code=self.model.trust_remote_code,
         )
-        settle(edit_file, out)
+        flush_to_disk(edit_file, out)
         if found.warning:
             self.ledger.progress.say(f"warning: {cell.name}: {found.warning}")
         prune_record = records.Prune(
@@ -227,9 +227,9 @@ class PruneStage:
         return prune_record, Expected.of(calibration, found, stored)
 
     def _measure_baseline(self, cell: Cell) -> records.Prune:
-        folder = self.checkpoints.whole(cell, self.source)
+        folder = self.checkpoints.provide(cell, self.source)
         if folder != self.source:
-            settle(folder)
+            flush_to_disk(folder)
         return records.Prune(blocks=[], **_size(folder, cell.model.trust_remote_code))
 
 

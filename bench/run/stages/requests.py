@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from bench.run.ledger import Ledger
-from bench.run.resume import forget_others
+from bench.run.resume import forget_other_requests
 from bench.suite.matrix import Cell
 from bench.suite.suite import ModelSpec
 from bench.tasks.planned import Task, stage_of
@@ -66,7 +66,7 @@ class TaskRequests:
     def _reopen(self, task: Task, requests: str, cells: list[Cell]) -> None:
         """Have cells scored again that were asked something else."""
         records = self._ledger.records
-        stale = [cell for cell in cells if forget_others(records[cell], task, requests)]
+        stale = [cell for cell in cells if forget_other_requests(records[cell], task, requests)]
         if stale:
             self._ledger.reopened |= dict.fromkeys(cell.model for cell in stale)
             self._ledger.progress.say(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.run.checkpoints import Checkpoints
 from bench.run.ledger import Ledger
-from bench.run.resume import tasks_left
+from bench.run.resume import list_tasks_left
 from bench.run.stages.by_checkpoint import CheckpointScoring
 from bench.run.stages.one_pass import OnePassScoring
 from bench.run.stages.requests import TaskRequests
@@ -50,7 +50,7 @@ class ScoreStage:
             for cell in self.cells:
                 record = self.ledger.records[cell]
                 due = stage_of(group) in self.ledger.list_due(cell)
-                if due and not tasks_left(record, list(group.tasks)):
+                if due and not list_tasks_left(record, list(group.tasks)):
                     with self.ledger.stage(cell, stage_of(group)):
                         from bench.scoring.aggregate import aggregated
 

@@ -33,7 +33,7 @@ class ServeStage:
     def _measure(self, cell: Cell) -> records.Serving:
         settings = self.ledger.plan.suite.serve
         assert settings is not None
-        folder = self.checkpoints.whole(cell, self.source)
+        folder = self.checkpoints.provide(cell, self.source)
         identity = serving_identity(models.read_config(folder), settings, cell.stem)
         for record in self.ledger.records.values():
             if record.serving and record.serving.identity == identity:
