@@ -8,7 +8,7 @@ from dataclasses import replace
 from bench.leaderboard.averages import average, counted, is_share
 from bench.leaderboard.row import Context, make_row, place
 from bench.leaderboard.table import Column, Group, Row, Table, TaskInfo, Value, show
-from bench.records import Group as TaskGroup
+from bench.records import Group as PlannedGroup
 from bench.records import Record, Task
 from bench.results import latest
 from bench.serving import Workload
@@ -65,7 +65,7 @@ def _tasks(records: list[Record]) -> list[TaskInfo]:
     )
 
 
-def _prompt(task: Task | TaskGroup) -> str | None:
+def _prompt(task: Task | PlannedGroup) -> str | None:
     """Chat template and instruction of a task in words; ``None`` where there is neither."""
     prompt = task.identity.get("prompt")
     if not isinstance(prompt, dict):
@@ -129,7 +129,7 @@ def _task_columns(records: list[Record]) -> list[Column]:
     return scores + perplexities
 
 
-def _better(task: Task | TaskGroup) -> str | None:
+def _better(task: Task | PlannedGroup) -> str | None:
     higher = task.metrics[task.primary].higher_is_better
     if higher is None and "perplexity" in task.primary:
         higher = False

@@ -11,7 +11,7 @@ from bench.run.forecast import Job, Key
 from bench.run.sizes import DECODING, ModelSize, TaskSize
 from bench.suite.matrix import Cell, Plan
 from bench.suite.suite import ModelSpec
-from bench.tasks.planned import Task, stage_of
+from bench.tasks.planned import PlannedTask, stage_of
 
 CALIBRATION = 2.0  # passes: distances of all layers, then moments, which are dearer
 HELD_BACK = 0.1  # of the calibration tokens
@@ -35,12 +35,12 @@ def reload_of(cell: Cell) -> Key:
     return "reload", cell.name
 
 
-def pass_of(model: ModelSpec, task: Task) -> Key:
+def pass_of(model: ModelSpec, task: PlannedTask) -> Key:
     """The job that scores a task on all variants of a model in one pass."""
     return "one pass", f"{model.name}: {task.name}"
 
 
-def scoring_of(cell: Cell, task: Task) -> Key:
+def scoring_of(cell: Cell, task: PlannedTask) -> Key:
     """The job that scores a task on one checkpoint."""
     return "checkpoint", f"{cell.name}: {task.name}"
 
@@ -57,9 +57,9 @@ class Costs:
         self._plan, self._list_due = plan, list_due
         self.sizes: dict[ModelSpec, ModelSize] = {}
         self.tokens: dict[ModelSpec, int] = {}  # of the calibration text
-        self.tasks: dict[Task, TaskSize] = {}
+        self.tasks: dict[PlannedTask, TaskSize] = {}
         self.starts: dict[Cell, int] = {}  # the first layer that is removed
-        self.apart: set[tuple[ModelSpec, Task]] = set()  # scored checkpoint by checkpoint
+        self.apart: set[tuple[ModelSpec, PlannedTask]] = set()  # scored checkpoint by checkpoint
 
     def list_jobs(self) -> Iterator[Job]:
         """What is left, in seconds on a usual machine."""
@@ -85,7 +85,7 @@ class Costs:
             yield Job(*fit_of(cell), passes * whole + LOSSES * held)
             yield Job(*reload_of(cell), held)
 
-    def _score_jobs(self, model: ModelSpec, task: Task, cells: list[Cell]) -> Iterator[Job]:
+    def _score_jobs(self, model: ModelSpec, task: PlannedTask, cells: list[Cell]) -> Iterator[Job]:
         score = self._plan.suite.score
         if score is None or not cells:
             return
@@ -128,6 +128,6 @@ class Costs:
         """A model's size, or that of another one where it is not known yet."""
         return self.sizes.get(model) or next(iter(self.sizes.values()), ModelSize())
 
-    def _task_size(self, task: Task) -> TaskSize:
+    def _task_size(self, task: PlannedTask) -> TaskSize:
         """A task's size, or the mean of those that are known."""
         return self.tasks.get(task) or TaskSize.mean_of(self.tasks.values(), task.limit)

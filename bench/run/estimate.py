@@ -25,7 +25,7 @@ from bench.scoring.trees import Request, Tree, TreeBatch
 from bench.store import Store
 from bench.suite.matrix import Cell, Plan
 from bench.suite.suite import ModelSpec
-from bench.tasks.planned import Task
+from bench.tasks.planned import PlannedTask
 from replaceme.architectures import layer_count, pruned_config
 from replaceme.decoder import Decoder
 from replaceme.io import loading, models
@@ -68,7 +68,7 @@ def estimate(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Estimate
         InputError: a task asks for what is not answered in one pass, or a model cannot be had.
     """
     store = Store(out)
-    prepared: dict[tuple[Task, ModelSpec | None], PreparedTask] = {}
+    prepared: dict[tuple[PlannedTask, ModelSpec | None], PreparedTask] = {}
     found = []
     for model in plan.suite.models:
         records = {cell: store.read(cell.stem) for cell in plan.cells if cell.model == model}
@@ -117,7 +117,9 @@ class _OneLayer:
         lm = AnsweringLM(layer, tokenizer=AutoTokenizer.from_pretrained(source, **named), batch_size=1)
         return cls(whole, lm, Sweep(Fork(Decoder.of(layer), {}, {}), Answers()))
 
-    def estimate(self, task: Task, prepared: PreparedTask, cells: dict[Cell, Record | None]) -> Estimate:
+    def estimate(
+        self, task: PlannedTask, prepared: PreparedTask, cells: dict[Cell, Record | None]
+    ) -> Estimate:
         requests = self.lm.requests(prepared.instances)
         trees = self.sweep.trees(requests)
         steps = Fork(self.sweep.fork.decoder, self._routes(cells), {}).steps

@@ -13,7 +13,7 @@ from bench.run.host import interrupts
 from bench.run.sizes import ModelSize, TaskSize
 from bench.suite.matrix import Cell
 from bench.suite.suite import ModelSpec
-from bench.tasks.planned import Task
+from bench.tasks.planned import PlannedTask
 from replaceme.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -76,12 +76,12 @@ class Progress:
         """The first layer that is removed has been chosen."""
         self._costs.starts[cell] = start
 
-    def learn_task(self, task: Task, built: PreparedTask) -> None:
+    def learn_task(self, task: PlannedTask, built: PreparedTask) -> None:
         """The requests of a task have been built."""
         self._costs.tasks[task] = TaskSize.of(built)
         self.relist()
 
-    def learn_obstacle(self, model: ModelSpec, task: Task) -> None:
+    def learn_obstacle(self, model: ModelSpec, task: PlannedTask) -> None:
         """A task cannot be scored in one pass."""
         self._costs.apart.add((model, task))
         self.relist()

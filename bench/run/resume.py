@@ -11,7 +11,7 @@ from bench.serving import device_name, engine_version
 from bench.store import Store
 from bench.suite.matrix import Cell, Plan, serving_identity
 from bench.tasks.catalog import yaml_of
-from bench.tasks.planned import Task, TaskGroup, stage_of
+from bench.tasks.planned import PlannedGroup, PlannedTask, stage_of
 from replaceme.io.models import file_hash
 from replaceme.recipe import digest
 
@@ -55,7 +55,7 @@ def recall_record(cell: Cell, plan: Plan, store: Store, retry_failed: bool = Fal
     return record
 
 
-def _is_outdated(found: Scored, task: Task, plan: Plan) -> bool:
+def _is_outdated(found: Scored, task: PlannedTask, plan: Plan) -> bool:
     """Whether a score with the identity that is wanted comes from other files or, of answers that are
     drawn at random, from another batch size."""
     assert plan.suite.score
@@ -67,7 +67,7 @@ def _is_outdated(found: Scored, task: Task, plan: Plan) -> bool:
     return any(not path.is_file() or file_hash(path) != known for path, known in paths.items())
 
 
-def forget_other_requests(record: Record, task: Task, requests: str) -> bool:
+def forget_other_requests(record: Record, task: PlannedTask, requests: str) -> bool:
     """Drop a record's score of a task that asked something else, and what was made from it; returns
     whether there was one."""
     name = task.spec.task
@@ -108,7 +108,7 @@ def hash_attempt(cell: Cell, stage: str, plan: Plan) -> str:
         tried |= {"engine": engine_version(), "machine": device_name()}
     else:
         assert suite.score is not None
-        every: list[Task | TaskGroup] = [*plan.tasks, *plan.groups]
+        every: list[PlannedTask | PlannedGroup] = [*plan.tasks, *plan.groups]
         (scored,) = [scored for scored in every if stage == stage_of(scored)]
         tried |= suite.score.model_dump(mode="json", exclude={"tasks", "include_path"})
         tried |= {"task": scored.identity, "metric": scored.spec.metric}
@@ -122,7 +122,7 @@ def judge(record: Record, plan: Plan) -> Literal["complete", "failed", "started"
     return "started" if list_stages_left(record, plan) else "complete"
 
 
-def list_tasks_left(cell_record: Record | None, tasks: list[Task]) -> list[Task]:
+def list_tasks_left(cell_record: Record | None, tasks: list[PlannedTask]) -> list[PlannedTask]:
     """The tasks that a record does not answer."""
     quality = cell_record.quality if cell_record else {}
     return [
@@ -130,7 +130,7 @@ def list_tasks_left(cell_record: Record | None, tasks: list[Task]) -> list[Task]
     ]
 
 
-def list_groups_left(record: Record | None, groups: list[TaskGroup]) -> list[TaskGroup]:
+def list_groups_left(record: Record | None, groups: list[PlannedGroup]) -> list[PlannedGroup]:
     """The groups whose scores a record lacks."""
     known = {name: group.identity for name, group in record.groups.items()} if record else {}
     return [group for group in groups if known.get(group.name) != group.identity]

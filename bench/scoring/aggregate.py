@@ -14,7 +14,7 @@ from bench.tasks import task_yaml
 from replaceme.errors import InputError
 
 if TYPE_CHECKING:
-    from bench.tasks.planned import TaskGroup
+    from bench.tasks.planned import PlannedGroup
 
 T = TypeVar("T")
 
@@ -35,14 +35,14 @@ class _Group(lm_eval_group.Group):
         return [_Task(name) for name in self.names]
 
 
-def aggregated(wanted: TaskGroup, quality: Mapping[str, records.Task]) -> records.Group:
+def aggregated(wanted: PlannedGroup, quality: Mapping[str, records.Task]) -> records.Group:
     """A group's scores, from those of all its tasks.
 
     Raises:
         InputError: its tasks report none of its metrics, or not the one that the suite names.
     """
     names = [task.name for task in wanted.tasks]
-    said = task_yaml.with_functions([dict(metric) for metric in wanted.group.aggregation])
+    said = task_yaml.load_functions([dict(metric) for metric in wanted.group.aggregation])
     group = _Group.from_config({"group": wanted.name, "aggregate_metric_list": said})
     group.names = names
     tasks = {name: quality[name] for name in names}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 KINDS = {"TASK": "task", "PY_TASK": "python", "GROUP": "group", "TAG": "tag"}
 
 
-def told(entry: Entry, root: Path) -> dict[str, Any]:
+def describe(entry: Entry, root: Path) -> dict[str, Any]:
     """An entry of ``TaskManager.task_index``; the file relative to the folder of lm-eval's tasks."""
     kind = KINDS[entry.kind.name]
     found = {
@@ -31,7 +31,7 @@ def main() -> None:
     """Print {name: entry}."""
     root = Path(tasks.__file__).parent
     index = tasks.TaskManager().task_index
-    print(json.dumps({name: told(entry, root) for name, entry in index.items()}, default=str))
+    print(json.dumps({name: describe(entry, root) for name, entry in index.items()}, default=str))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bench.scoring.metrics import primary_metric
 from bench.scoring.surroundings import Surroundings
 from bench.scoring.words import in_words
-from bench.tasks.catalog import TaskSource, loadable, yaml_of
+from bench.tasks.catalog import TaskSource, describe_for_manager, yaml_of
 from bench.tasks.spec import SEEDS, Seeds, TaskSpec
 from bench.transcripts import Questions, Transcript
 from replaceme.chat import USUAL_DAY
@@ -89,7 +89,7 @@ class PreparedTask:
         settings["fewshot_as_multiturn"] = bool(spec.fewshot_as_multiturn)
         settings["system_instruction"] = spec.system_instruction
         with in_words(), self._surroundings.entered():
-            self._task = prepare(*loadable(source), model, day, **settings)
+            self._task = prepare(*describe_for_manager(source), model, day, **settings)
             self._restore = self._surroundings.random_states()
         self.requests = requests_hash(self._task)
         self._task.build_all_requests = self._rewind

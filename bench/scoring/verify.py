@@ -30,7 +30,7 @@ REQUESTS, TOKENS = 12, 4096  # of a sample; its ends may be longer
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Agreement:
     """Answers to the same requests, and to each by itself.
 
     Attributes:
@@ -57,7 +57,7 @@ class Comparison:
         return f"is {self.rounding[0]:.2g} nats off float32 and lm-eval {self.rounding[1]:.2g}, and so"
 
     @classmethod
-    def of(cls, answers: Sequence[Answer], alone: Sequence[Answer]) -> Comparison:
+    def of(cls, answers: Sequence[Answer], alone: Sequence[Answer]) -> Agreement:
         pairs = list(zip(answers, alone, strict=True))
         differences = [abs(a.loglikelihood - b.loglikelihood) for a, b in pairs]
         agree = all(
@@ -70,7 +70,7 @@ class Comparison:
 
     def with_rounding(
         self, answers: Sequence[Answer], alone: Sequence[Answer], exact: Sequence[Answer], unit: float
-    ) -> Comparison:
+    ) -> Agreement:
         """With what half precision adds.
 
         Args:
@@ -114,13 +114,13 @@ def _length(request: Request) -> int:
     return len(request.tokens)
 
 
-def check(one_pass: OnePass, variant: str, requests: Sequence[Request]) -> Comparison:
+def check(one_pass: OnePass, variant: str, requests: Sequence[Request]) -> Agreement:
     """Compare a variant's answers to some requests with those of lm-eval's forward to each by itself."""
     fork, dtype = one_pass.sweep.fork, one_pass.lm.model.dtype
     with in_float32(fork.decoder):
         answers = swept(one_pass, variant, requests)
         exact = one_pass.answered_alone(variant, requests)
-    found = Comparison.of(answers, exact)
+    found = Agreement.of(answers, exact)
     if (unit := unit_of(dtype)) is None:
         return found
     alone = one_pass.answered_alone(variant, requests)

@@ -16,7 +16,7 @@ from bench.suite.layer_counts import check_declared, prune_of
 from bench.suite.prune_spec import PruneSpec
 from bench.suite.scoring import Wanted
 from bench.suite.suite import ModelSpec, SolverSpec, Suite
-from bench.tasks.planned import Task, TaskGroup
+from bench.tasks.planned import PlannedGroup, PlannedTask
 from bench.tasks.spec import PromptSpec
 from replaceme.checkpoint import Checkpoint
 from replaceme.errors import InputError
@@ -89,8 +89,8 @@ class Plan:
 
     suite: Suite
     cells: list[Cell]
-    tasks: list[Task]
-    groups: list[TaskGroup] = field(default_factory=list)
+    tasks: list[PlannedTask]
+    groups: list[PlannedGroup] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from bench.suite.suite import ScoreSpec
 from bench.tasks.catalog import TaskSource
-from bench.tasks.groups import Group, expand, matched
-from bench.tasks.planned import Task, TaskGroup
+from bench.tasks.groups import Group, expand, match_names
+from bench.tasks.planned import PlannedGroup, PlannedTask
 from bench.tasks.spec import TaskSpec
 from replaceme.chat import USUAL_DAY
 from replaceme.errors import InputError
@@ -28,18 +28,18 @@ class Wanted:
 
     def __init__(self, score: ScoreSpec | None, day: date = USUAL_DAY) -> None:
         self._score, self._day, self.notes = score, day, list[str]()
-        self._tasks: dict[str, Task] = {}
-        self._groups: dict[str, TaskGroup] = {}
+        self._tasks: dict[str, PlannedTask] = {}
+        self._groups: dict[str, PlannedGroup] = {}
         for spec in map(score.asked, score.tasks) if score else []:
             for part in self._named(spec):
                 self._add(part, spec, column=True)
 
     @property
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> list[PlannedTask]:
         return list(self._tasks.values())
 
     @property
-    def groups(self) -> list[TaskGroup]:
+    def groups(self) -> list[PlannedGroup]:
         return [
             replace(group, tasks=tuple(self._tasks[task.name] for task in group.tasks))
             for group in self._groups.values()
@@ -51,12 +51,12 @@ class Wanted:
         folders: list[Path] = self._score.include_path
         if not WILD & set(spec.task):
             return expand(spec.task, folders)
-        parts = [part for name in matched(spec.task, folders) for part in expand(name, folders)]
+        parts = [part for name in match_names(spec.task, folders) for part in expand(name, folders)]
         scored = [part for part in parts if isinstance(part, Group) and part.aggregation]
         inner = {name for group in scored for name in group.names}
         return [part for part in parts if part.name not in inner]
 
-    def _add(self, part: Group | TaskSource, spec: TaskSpec, column: bool) -> list[Task]:
+    def _add(self, part: Group | TaskSource, spec: TaskSpec, column: bool) -> list[PlannedTask]:
         """Add a task or group with all that is in it; returns its single tasks."""
         if isinstance(part, TaskSource):
             return [self._add_task(part, spec, column)]
@@ -71,15 +71,15 @@ class Wanted:
             own = spec.model_copy(update={"task": part.name, "average": spec.average and column})
             known = self._groups.get(part.name)
             if known is None or column:
-                self._groups[part.name] = TaskGroup(own, part, tuple(dict.fromkeys(tasks)), column)
+                self._groups[part.name] = PlannedGroup(own, part, tuple(dict.fromkeys(tasks)), column)
         return tasks
 
-    def _add_task(self, source: TaskSource, spec: TaskSpec, column: bool) -> Task:
+    def _add_task(self, source: TaskSource, spec: TaskSpec, column: bool) -> PlannedTask:
         assert self._score
         changes = {"task": source.name} if column else {"task": source.name, "metric": None}
         own = spec.model_copy(update=changes | {"average": spec.average and column})
         score = self._score
-        task = Task(own, source, score.limit, score.dtype, score.seeds, column, self._day)
+        task = PlannedTask(own, source, score.limit, score.dtype, score.seeds, column, self._day)
         known = self._tasks.setdefault(source.name, task)
         if known.identity != task.identity:
             raise InputError(

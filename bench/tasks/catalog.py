@@ -36,24 +36,24 @@ class TaskSource:
     group: str | None = None
 
 
-def find(name: str, include_path: list[Path]) -> TaskSource:
+def find_task(name: str, include_path: list[Path]) -> TaskSource:
     """The task called ``name``: first in the suite's own folders, then in lm-eval.
 
     Raises:
         InputError: there is none, or more than one, or it names a file that is missing.
     """
-    if path := _own_file(name, include_path):
-        return TaskSource(name, path, task_files.fingerprint(path, include_path))
+    if path := _find_own_file(name, include_path):
+        return TaskSource(name, path, task_files.hash_task(path, include_path))
     version = f"lm_eval=={metadata.version('lm_eval')}"
     if in_preset(name):
         return TaskSource(name, None, version)
-    found = entry(name, include_path)
+    found = find_definition(name, include_path)
     if not is_task(found):
         raise InputError(f"{name!r} is a {found.kind}, not a task.")
     return TaskSource(name, found.yaml, version)
 
 
-def with_overrides(
+def apply_overrides(
     source: TaskSource, overrides: Mapping[str, Any], group: str, include_path: list[Path]
 ) -> TaskSource:
     """A task as a group changes it; one without a fingerprint stands in the group's own file.
@@ -69,8 +69,8 @@ def with_overrides(
     path = yaml_of(source)
     changed = dict(overrides)
     if not inline and {"dataset_path", "dataset_kwargs"} & changed.keys():
-        changed = task_yaml.whole(path) | changed  # data are named by both keys together
-    task_files.add(digest, task_files.named(path, changed, include_path), path.parent)
+        changed = task_yaml.read_whole(path) | changed  # data are named by both keys together
+    task_files.add_files(digest, task_files.list_named_files(path, changed, include_path), path.parent)
     base = source.fingerprint or f"lm_eval=={metadata.version('lm_eval')}"
     return TaskSource(
         name, source.yaml, f"{base} with sha256:{digest.hexdigest()}", dict(overrides), group
@@ -79,10 +79,10 @@ def with_overrides(
 
 def is_known(name: str, include_path: list[Path]) -> bool:
     """Whether a name stands for something."""
-    return name in index.own(tuple(include_path)) or name in index.builtin()
+    return name in index.read_folders(tuple(include_path)) or name in index.read_builtin()
 
 
-def entry(name: str, include_path: list[Path], said: str = "") -> index.Entry:
+def find_definition(name: str, include_path: list[Path], said: str = "") -> index.Definition:
     """What a name stands for: in the suite's own folders, then in lm-eval.
 
     Args:
@@ -91,10 +91,10 @@ def entry(name: str, include_path: list[Path], said: str = "") -> index.Entry:
     Raises:
         InputError: nothing, or more than one thing.
     """
-    own = index.own(tuple(include_path))
-    found = own.get(name) or index.builtin().get(name)
+    own = index.read_folders(tuple(include_path))
+    found = own.get(name) or index.read_builtin().get(name)
     if found is None:
-        known = [*own, *PRESETS, *index.builtin()]
+        known = [*own, *PRESETS, *index.read_builtin()]
         raise InputError(
             f"{said}unknown task {name!r}{nearest(name, known)} Allowed are the names in include_path "
             f"({', '.join(sorted(own)) or 'none'}), the presets ({', '.join(PRESETS)}), and every task, "
@@ -108,10 +108,10 @@ def entry(name: str, include_path: list[Path], said: str = "") -> index.Entry:
     return found
 
 
-def _own_file(name: str, include_path: list[Path]) -> Path | None:
+def _find_own_file(name: str, include_path: list[Path]) -> Path | None:
     """The file of a task in the suite's own folders."""
-    found = index.own(tuple(include_path)).get(name)
-    return entry(name, include_path).yaml if found and is_task(found) else None
+    found = index.read_folders(tuple(include_path)).get(name)
+    return find_definition(name, include_path).yaml if found and is_task(found) else None
 
 
 def in_preset(name: str) -> bool:
@@ -127,15 +127,17 @@ def yaml_of(source: TaskSource) -> Path:
 @cache
 def builtin_tasks() -> dict[str, Path]:
     """Name → YAML file of every single task inside lm-eval."""
-    return {name: found.yaml for name, found in index.builtin().items() if found.yaml and is_task(found)}
+    return {
+        name: found.yaml for name, found in index.read_builtin().items() if found.yaml and is_task(found)
+    }
 
 
-def is_task(found: index.Entry) -> bool:
+def is_task(found: index.Definition) -> bool:
     """Whether a name stands for a single task."""
     return found.kind in ("task", "python")
 
 
-def loadable(source: TaskSource) -> tuple[str | dict[str, Any], list[str]]:
+def describe_for_manager(source: TaskSource) -> tuple[str | dict[str, Any], list[str]]:
     """What lm-eval's ``TaskManager`` loads a task from, and the folders that it has to know.
 
     A group of this task alone has lm-eval put in what a group changes; all of a task that stands in a
@@ -144,7 +146,7 @@ def loadable(source: TaskSource) -> tuple[str | dict[str, Any], list[str]]:
     path = yaml_of(source).resolve()
     if not source.overrides:
         return str(path), []
-    said = {"task": source.name, **task_yaml.with_functions(dict(source.overrides))}
+    said = {"task": source.name, **task_yaml.load_functions(dict(source.overrides))}
     if source.name.startswith(f"{source.group}::"):
         return said, []
     return {"group": source.group, "task": [said]}, [str(path.parent)]
@@ -159,7 +161,7 @@ def dataset_of(name: str, fingerprint: str | None) -> dict[str, str]:
         return {}
     if (path := builtin_tasks().get(name)) is None:
         return {}
-    config = task_yaml.whole(path)
+    config = task_yaml.read_whole(path)
     split = config.get("test_split") or config.get("validation_split")
     data = {"path": config.get("dataset_path"), "config": config.get("dataset_name"), "split": split}
     return {key: value for key, value in data.items() if isinstance(value, str)}
@@ -167,5 +169,5 @@ def dataset_of(name: str, fingerprint: str | None) -> dict[str, str]:
 
 def tasks_in(folders: list[Path]) -> list[str]:
     """Names of the tasks defined in some folders."""
-    own = index.own(tuple(folders))
+    own = index.read_folders(tuple(folders))
     return sorted(name for name, found in own.items() if is_task(found))

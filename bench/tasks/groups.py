@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.tasks import index, task_yaml
-from bench.tasks.catalog import TaskSource, entry, find, in_preset, is_known, with_overrides
+from bench.tasks.catalog import (
+    TaskSource,
+    apply_overrides,
+    find_definition,
+    find_task,
+    in_preset,
+    is_known,
+)
 from replaceme.errors import InputError
 
 NOT_OF_TASKS = {
@@ -55,13 +62,13 @@ class Group:
         return {task.name for task in self.tasks} | {group.name for group in self.groups}
 
 
-def matched(pattern: str, include_path: list[Path]) -> list[str]:
+def match_names(pattern: str, include_path: list[Path]) -> list[str]:
     """The names that a pattern such as ``mmlu_*`` stands for, as for ``lm_eval --tasks``.
 
     Raises:
         InputError: for none.
     """
-    names = matching([*index.builtin() | index.own(tuple(include_path))], pattern)
+    names = matching([*index.read_builtin() | index.read_folders(tuple(include_path))], pattern)
     if not names:
         raise InputError(f"no task, group or tag has a name like {pattern!r}.")
     return sorted(names)
@@ -73,8 +80,8 @@ def expand(name: str, include_path: list[Path]) -> list[Group | TaskSource]:
     Raises:
         InputError: the name is unknown, or a group names something unknown or contains itself.
     """
-    if in_preset(name) and name not in index.own(tuple(include_path)):
-        return [find(name, include_path)]
+    if in_preset(name) and name not in index.read_folders(tuple(include_path)):
+        return [find_task(name, include_path)]
     return list(_Expansion(include_path).of(name, {}, ()))
 
 
@@ -84,10 +91,10 @@ class _Expansion:
 
     def of(self, name: str, overrides: dict[str, Any], inside: tuple[str, ...]) -> Iterator[Any]:
         """What a known name stands for with some settings changed in its tasks."""
-        found = entry(name, self._include_path)
+        found = find_definition(name, self._include_path)
         if found.kind == "group":
             assert found.yaml
-            config = task_yaml.whole(found.yaml)
+            config = task_yaml.read_whole(found.yaml)
             yield self._group(name, config, overrides, (*inside, name), found.yaml)
         elif found.kind == "tag":
             for task in found.members:
@@ -97,7 +104,7 @@ class _Expansion:
 
     def _task(self, name: str, overrides: dict[str, Any], group: str) -> TaskSource:
         self._count(group)
-        return with_overrides(find(name, self._include_path), overrides, group, self._include_path)
+        return apply_overrides(find_task(name, self._include_path), overrides, group, self._include_path)
 
     def _group(
         self,
@@ -147,9 +154,9 @@ class _Expansion:
         elif "dataset_path" in settings:
             self._count(group)
             source = TaskSource(name, yaml, "")
-            yield with_overrides(source, settings, group, self._include_path)
+            yield apply_overrides(source, settings, group, self._include_path)
         else:
-            entry(name, self._include_path, f"{yaml}: the group {group!r} names an ")
+            find_definition(name, self._include_path, f"{yaml}: the group {group!r} names an ")
 
     def _count(self, group: str) -> None:
         self._members += 1

@@ -29,7 +29,7 @@ SKIPPED = {"__pycache__", ".ipynb_checkpoints"}
 
 
 @dataclass(frozen=True)
-class Entry:
+class Definition:
     """What a name stands for.
 
     Attributes:
@@ -45,7 +45,7 @@ class Entry:
     others: tuple[Path, ...] = ()
 
 
-Index = dict[str, Entry]
+Index = dict[str, Definition]
 
 
 def lm_eval_folder() -> Path | None:
@@ -56,7 +56,7 @@ def lm_eval_folder() -> Path | None:
 
 
 @cache
-def builtin() -> Index:
+def read_builtin() -> Index:
     """lm-eval's own names, as its ``TaskManager`` tells them.
 
     Raises:
@@ -70,18 +70,18 @@ def builtin() -> Index:
     kept = cache_folder() / "tasks" / f"lm_eval-{version}-{place}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         found = json.loads(kept.read_text("utf-8"))
-        if found["folders"] == _changes(root, found["folders"]):
-            return _entries(found["names"], root)
+        if found["folders"] == _list_changes(root, found["folders"]):
+            return _make_definitions(found["names"], root)
     print(f"Asking lm-eval {version} for its tasks, once.", file=sys.stderr)
     names = _ask_lm_eval()
     folders = {"", *(str(parent) for name in names.values() for parent in Path(name["yaml"]).parents)}
-    content = {"folders": _changes(root, folders), "names": names}
+    content = {"folders": _list_changes(root, folders), "names": names}
     with contextlib.suppress(OutputError):
         write_atomically(kept, json.dumps(content, separators=(",", ":")).encode())
-    return _entries(names, root)
+    return _make_definitions(names, root)
 
 
-def _changes(root: Path, folders: Iterable[str]) -> dict[str, int]:
+def _list_changes(root: Path, folders: Iterable[str]) -> dict[str, int]:
     """When files were last added to some folders or removed from them."""
     return {folder: (root / folder).stat().st_mtime_ns for folder in sorted(folders)}
 
@@ -96,9 +96,9 @@ def _ask_lm_eval() -> dict[str, dict[str, Any]]:
     return names
 
 
-def _entries(names: Mapping[str, dict[str, Any]], root: Path) -> Index:
+def _make_definitions(names: Mapping[str, dict[str, Any]], root: Path) -> Index:
     return {
-        name: Entry(
+        name: Definition(
             found["kind"],
             root / found["yaml"] if found["yaml"] else None,
             tuple(found.get("members", ())),
@@ -108,7 +108,7 @@ def _entries(names: Mapping[str, dict[str, Any]], root: Path) -> Index:
 
 
 @cache
-def own(folders: tuple[Path, ...]) -> Index:
+def read_folders(folders: tuple[Path, ...]) -> Index:
     """The names in some folders, at any depth: what ``TaskManager(include_path=…)`` adds to its own.
 
     Raises:
@@ -130,7 +130,7 @@ def own(folders: tuple[Path, ...]) -> Index:
 
 def _add(index: Index, path: Path) -> None:
     """Add what a file defines; the first file of a folder that defines a name keeps it."""
-    config = _said(path)
+    config = _read_merged(path)
     name = config.get("group" if "group" in config and "class" not in config else "task")
     if not isinstance(name, str):
         return
@@ -139,23 +139,23 @@ def _add(index: Index, path: Path) -> None:
             index[name] = replace(known, others=(*known.others, path))
         return
     if "class" in config or "group" not in config:
-        index[name] = Entry("python" if "class" in config else "task", path)
-        for tag in task_yaml.strings(config.get("tag")):
-            entry = index.setdefault(tag, Entry("tag"))
+        index[name] = Definition("python" if "class" in config else "task", path)
+        for tag in task_yaml.collect_texts(config.get("tag")):
+            entry = index.setdefault(tag, Definition("tag"))
             if entry.kind == "tag":
                 index[tag] = replace(entry, members=tuple(sorted({*entry.members, name})))
         return
     members = config.get("task")
     members = tuple(members) if isinstance(members, list) else ()
-    index[name] = Entry("group", path, members)
+    index[name] = Definition("group", path, members)
 
 
-def _said(path: Path) -> dict[str, Any]:
+def _read_merged(path: Path) -> dict[str, Any]:
     """What a file says with what it includes; by itself where that cannot be read."""
-    config = task_yaml.read(path)
+    config = task_yaml.read_file(path)
     if "include" not in config:
         return config
     try:
-        return task_yaml.whole(path)
+        return task_yaml.read_whole(path)
     except InputError:  # told when the task is used
         return config

@@ -15,7 +15,7 @@ from replaceme.recipe import digest
 
 
 @dataclass(frozen=True)
-class Task:
+class PlannedTask:
     """A task of the suite with where it was found.
 
     ``column``: whether it stands by itself, or is only a part of groups that do.
@@ -55,12 +55,12 @@ class Task:
 
 
 @dataclass(frozen=True)
-class TaskGroup:
+class PlannedGroup:
     """A group of tasks that has a score of its own."""
 
     spec: TaskSpec
     group: Group
-    tasks: tuple[Task, ...]
+    tasks: tuple[PlannedTask, ...]
     column: bool = True
 
     @property
@@ -78,6 +78,6 @@ class TaskGroup:
         }
 
 
-def stage_of(scored: Task | TaskGroup) -> str:
+def stage_of(scored: PlannedTask | PlannedGroup) -> str:
     """The name of the stage that scores a task, or makes a group's score from its tasks'."""
     return f"score:{scored.name}"

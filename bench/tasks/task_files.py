@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 BLOCK = 1 << 20  # bytes read at a time
 
 
-def fingerprint(path: Path, include_path: list[Path]) -> str:
+def hash_task(path: Path, include_path: list[Path]) -> str:
     """Hash of a task's YAML and of the files that it names.
 
     Raises:
         InputError: one of them is missing, a pickle, or a module that may not be run.
     """
     digest = hashlib.sha256()
-    add(digest, _files(path, include_path), path.parent)
+    add_files(digest, _files(path, include_path), path.parent)
     return f"sha256:{digest.hexdigest()}"
 
 
-def add(digest: _Hash, files: Iterable[Path], folder: Path) -> None:
+def add_files(digest: _Hash, files: Iterable[Path], folder: Path) -> None:
     """Add files to a hash: their content, and their names as seen from a folder."""
     for file in files:
         name = file.relative_to(folder) if file.is_relative_to(folder) else Path(file.name)
@@ -40,24 +40,24 @@ def add(digest: _Hash, files: Iterable[Path], folder: Path) -> None:
 
 
 def _files(path: Path, include_path: list[Path]) -> list[Path]:
-    config = task_yaml.whole(path)  # which refuses what includes itself
-    return [*_yamls(path), *named(path, config, include_path)]
+    config = task_yaml.read_whole(path)  # which refuses what includes itself
+    return [*_yamls(path), *list_named_files(path, config, include_path)]
 
 
 def _yamls(path: Path) -> list[Path]:
     """A YAML file and all that it includes, directly or not."""
-    files = task_yaml.included(path, task_yaml.read(path))
+    files = task_yaml.list_includes(path, task_yaml.read_file(path))
     return [path, *(inner for file in files for inner in _yamls(file))]
 
 
-def named(path: Path, config: Mapping[str, Any], include_path: list[Path]) -> list[Path]:
+def list_named_files(path: Path, config: Mapping[str, Any], include_path: list[Path]) -> list[Path]:
     """The data files and the modules of functions that the content of a YAML file names.
 
     Raises:
         InputError: one of them is missing, a pickle, or a module that may not be run.
     """
     functions = {
-        text for text in task_yaml.strings(dict(config)) if isinstance(text, task_yaml.Function)
+        text for text in task_yaml.collect_texts(dict(config)) if isinstance(text, task_yaml.Function)
     }
     modules = sorted({_module(path, function, include_path) for function in functions})
     return _data(path, config) + modules
@@ -74,7 +74,7 @@ def _data(path: Path, config: Mapping[str, Any]) -> list[Path]:
         raise InputError(f"{path}: dataset_path is {shown(source)!r}, and there is no such folder.")
     base = (folder if local else path.parent) / Path(inside).expanduser()
     found = _below(folder) if local else []
-    data_files = task_yaml.strings(settings.get("data_files"))
+    data_files = task_yaml.collect_texts(settings.get("data_files"))
     if data_files and (local or "/" not in source):  # else they are of a data set on the hub
         _refuse_pickles(path, data_files, source)
         found += [
@@ -117,7 +117,7 @@ def _module(path: Path, function: task_yaml.Function, include_path: list[Path]) 
     Raises:
         InputError: it is not inside lm-eval, nor in a folder that the suite names.
     """
-    file = task_yaml.module_file(function)
+    file = task_yaml.find_module(function)
     allowed = [folder.resolve() for folder in include_path] + [index.lm_eval_folder()]
     if not any(file.is_relative_to(folder) for folder in allowed if folder) or not file.is_file():
         raise InputError(

@@ -19,7 +19,7 @@ class Function(str):
     folder: Path
 
 
-class _Loader(yaml.SafeLoader):
+class _TaskLoader(yaml.SafeLoader):
     """Reads lm-eval's YAML; ``!function`` stays a text."""
 
     folder: Path
@@ -32,23 +32,23 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
-def _function(loader: _Loader, node: Any) -> Function:
+def _function(loader: _TaskLoader, node: Any) -> Function:
     function = Function(loader.construct_scalar(node))
     function.folder = loader.folder
     return function
 
 
-_Loader.add_constructor("!function", _function)
+_TaskLoader.add_constructor("!function", _function)
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_file(path: Path) -> dict[str, Any]:
     """What a file itself says; empty where that is no mapping.
 
     Raises:
         InputError: it cannot be read, or is not YAML.
     """
     try:
-        loader = _Loader(path.read_text("utf-8"))
+        loader = _TaskLoader(path.read_text("utf-8"))
         loader.folder = path.parent
         config = loader.get_single_data()
     except yaml.YAMLError as error:
@@ -61,12 +61,12 @@ def read(path: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def included(path: Path, config: dict[str, Any]) -> list[Path]:
+def list_includes(path: Path, config: dict[str, Any]) -> list[Path]:
     """The files that a file includes, in their order."""
-    return [path.parent / name for name in strings(config.get("include"))]
+    return [path.parent / name for name in collect_texts(config.get("include"))]
 
 
-def whole(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_whole(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
     """What a file says over what it includes.
 
     Raises:
@@ -74,18 +74,18 @@ def whole(path: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
     """
     if path.resolve() in including:
         raise InputError(f"{path}: the file includes itself, through {including[-1]}.")
-    config = read(path)
-    parts = [whole(file, (*including, path.resolve())) for file in included(path, config)]
+    config = read_file(path)
+    parts = [read_whole(file, (*including, path.resolve())) for file in list_includes(path, config)]
     return {key: value for part in [*parts, config] for key, value in part.items() if key != "include"}
 
 
-def module_file(function: Function) -> Path:
+def find_module(function: Function) -> Path:
     """The file of a function, if it is in a module beside the task, as lm-eval looks for it first."""
     module, _, _ = function.rpartition(".")
     return (function.folder / f"{module.replace('.', '/')}.py").resolve()
 
 
-def strings(value: Any, seen: set[int] | None = None) -> list[str]:
+def collect_texts(value: Any, seen: set[int] | None = None) -> list[str]:
     """The texts in some containers, each of which is looked into once."""
     seen = set() if seen is None else seen
     if isinstance(value, str):
@@ -94,18 +94,18 @@ def strings(value: Any, seen: set[int] | None = None) -> list[str]:
         return []
     seen.add(id(value))
     children = value.values() if isinstance(value, dict) else value
-    return [text for child in children for text in strings(child, seen)]
+    return [text for child in children for text in collect_texts(child, seen)]
 
 
-def with_functions(value: Any) -> Any:
+def load_functions(value: Any) -> Any:
     """The same with the functions that ``!function`` names; runs their modules."""
     if isinstance(value, Function):
-        spec = importlib.util.spec_from_file_location(value.rpartition(".")[0], module_file(value))
+        spec = importlib.util.spec_from_file_location(value.rpartition(".")[0], find_module(value))
         assert spec
         assert spec.loader
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return getattr(module, value.rpartition(".")[2])
     if isinstance(value, dict):
-        return {key: with_functions(item) for key, item in value.items()}
-    return [with_functions(item) for item in value] if isinstance(value, list) else value
+        return {key: load_functions(item) for key, item in value.items()}
+    return [load_functions(item) for item in value] if isinstance(value, list) else value

@@ -29,12 +29,12 @@ def list_solvers() -> Iterator[str]:
 
 
 def list_tasks() -> Iterator[str]:
-    from bench.tasks.index import builtin
+    from bench.tasks.index import read_builtin
     from bench.tasks.presets import PRESETS
 
     for name, entries in PRESETS.items():
         yield f"{name} (preset): {', '.join(entry['task'] for entry in entries)}"
-    for name, found in sorted(builtin().items()):
+    for name, found in sorted(read_builtin().items()):
         of = f" ({found.kind} of {len(found.members)})" if found.members else ""
         yield f"{name}{of}"
 

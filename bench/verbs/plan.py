@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bench.run.estimate import Estimate
     from bench.run.space import Need
     from bench.suite.matrix import Plan
-    from bench.tasks.planned import Task, TaskGroup
+    from bench.tasks.planned import PlannedGroup, PlannedTask
 
 
 @click.command()
@@ -107,7 +107,7 @@ def _with_groups(due: list[str], plan: Plan) -> list[str]:
             shown[stage_of(group)] = f"{stage_of(group)} ({count}{len(group.tasks)} tasks)"
         elif not group.column:
             shown.pop(stage_of(group), None)
-    every: list[Task | TaskGroup] = [*plan.tasks, *plan.groups]
+    every: list[PlannedTask | PlannedGroup] = [*plan.tasks, *plan.groups]
     order = ["prune", *map(stage_of, every), "serve"]
     return [shown[stage] for stage in order if stage in shown]
 

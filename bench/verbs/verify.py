@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from bench.scoring.checkpoint import CheckpointScorer
     from bench.scoring.one_pass import OnePass
     from bench.scoring.tasks import PreparedTask, TaskScore
-    from bench.scoring.verify import Comparison
+    from bench.scoring.verify import Agreement
     from bench.suite.matrix import Cell, Plan
-    from bench.tasks.planned import Task
+    from bench.tasks.planned import PlannedTask
 
 METRICS = 1e-4  # relative difference of a metric that likelihoods within their tolerance explain
 
@@ -42,7 +42,7 @@ class Verdict:
     """
 
     task: str
-    comparison: Comparison | None = None
+    comparison: Agreement | None = None
     metrics: tuple[tuple[str, float, float], ...] = ()
     obstacle: str | None = None
     texts: tuple[int, int] | None = None
@@ -110,7 +110,7 @@ def verify_cell(plan: Plan, name: str, out: Path, say: Callable[[str], None]) ->
 
 
 def _score_both_ways(
-    stage: ScoreStage, cell: Cell, tasks: list[Task], say: Callable[[str], None]
+    stage: ScoreStage, cell: Cell, tasks: list[PlannedTask], say: Callable[[str], None]
 ) -> list[Verdict]:
     from bench.scoring.answers import Answers
 
@@ -131,14 +131,14 @@ def _check_one_pass(
     one_pass: OnePass, checkpoint: CheckpointScorer, stem: str, task: PreparedTask
 ) -> Verdict:
     from bench.scoring.float32 import in_float32
-    from bench.scoring.verify import Comparison, swept, unit_of
+    from bench.scoring.verify import Agreement, swept, unit_of
     from replaceme.decoder import Decoder
 
     requests = [*dict.fromkeys(one_pass.lm.requests(task.instances))]
     unit = unit_of(one_pass.lm.model.dtype)
     with in_float32(one_pass.sweep.fork.decoder), in_float32(Decoder.of(checkpoint.lm.model)):
         ours, exact = swept(one_pass, stem, requests), checkpoint.lm.answers(requests, 1)
-    found = Comparison.of(ours, exact)
+    found = Agreement.of(ours, exact)
     if unit is not None:
         rounded, alone = swept(one_pass, stem, requests), checkpoint.lm.answers(requests, 1)
         found = found.with_rounding(rounded, alone, exact, unit)
@@ -153,7 +153,7 @@ def _check_batches(checkpoint: CheckpointScorer, task: PreparedTask, obstacle: s
     """A task that is scored checkpoint by checkpoint, in batches where that gives the same."""
     from bench.scoring.answering import KINDS
     from bench.scoring.float32 import in_float32
-    from bench.scoring.verify import Comparison
+    from bench.scoring.verify import Agreement
     from replaceme.decoder import Decoder
 
     lm, name = checkpoint.lm, task.spec.task
@@ -167,7 +167,7 @@ def _check_batches(checkpoint: CheckpointScorer, task: PreparedTask, obstacle: s
     found, metrics, texts = None, [], []
     with in_float32(Decoder.of(lm.model)):
         if requests := [*dict.fromkeys(lm.requests(task.instances))]:
-            found = Comparison.of(lm.answers(requests, int(lm.batch_size)), lm.answers(requests, 1))
+            found = Agreement.of(lm.answers(requests, int(lm.batch_size)), lm.answers(requests, 1))
         for size in (None, 1):
             metrics.append(checkpoint.score(task, size))
             texts.append([instance.resps for instance in generated])
@@ -200,7 +200,7 @@ def make_table(verdicts: list[Verdict]) -> Table:
     return columns
 
 
-def _format_comparison(found: Comparison | None) -> tuple[str, str, str, str]:
+def _format_comparison(found: Agreement | None) -> tuple[str, str, str, str]:
     if found is None:
         return "", "", "", ""
     rounding = "{:.1e}, {:.1e}".format(*found.rounding) if found.rounding else "–"

@@ -131,7 +131,7 @@ def lm_eval_names() -> None:
     """lm-eval's names are in the cache, so that no command says that it asks for them."""
     from bench.tasks import index
 
-    index.builtin()
+    index.read_builtin()
 
 
 @pytest.fixture(scope="session")

@@ -70,7 +70,7 @@ def test_check_names_a_changed_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_task_is_found_by_its_name(task: str) -> None:
-    source = catalog.find(f"demo_{task}", [FOLDER])
+    source = catalog.find_task(f"demo_{task}", [FOLDER])
     assert source.yaml == FOLDER / f"{task}.yaml"
     assert source.fingerprint.startswith("sha256:")
 

@@ -25,7 +25,7 @@ from bench.scoring.answers import Answers
 from bench.scoring.checkpoint import CheckpointScorer
 from bench.scoring.one_pass import OnePass
 from bench.scoring.tasks import PreparedTask
-from bench.tasks.catalog import find, tasks_in
+from bench.tasks.catalog import find_task, tasks_in
 from bench.tasks.spec import TaskSpec
 from replaceme.calibration import Batch
 from replaceme.edit import Edit
@@ -66,7 +66,8 @@ def tasks(request: pytest.FixtureRequest, items: int) -> list[PreparedTask]:
     """The demo's tasks, or those of another folder."""
     folder = request.config.getoption("--perf-tasks") or DEMO
     return [
-        PreparedTask(TaskSpec(task=name), find(name, [folder]), items) for name in tasks_in([folder])
+        PreparedTask(TaskSpec(task=name), find_task(name, [folder]), items)
+        for name in tasks_in([folder])
     ]
 
 
@@ -219,7 +220,7 @@ def long_contexts(
 ) -> Iterator[list[PreparedTask]]:
     name, _, sampler = request.param.partition("-")
     folder = passages(tmp_path, prose) if name == "passages" else five_shot(tmp_path, sampler)
-    yield [PreparedTask(TaskSpec(task=name), find(name, [folder]), min(items, 160))]
+    yield [PreparedTask(TaskSpec(task=name), find_task(name, [folder]), min(items, 160))]
 
 
 def test_one_run_of_lm_eval_on_long_contexts(

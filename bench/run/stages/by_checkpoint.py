@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from bench.run.costs import scoring_of
 from bench.run.stages.scores import Scores
 from bench.suite.matrix import Cell
-from bench.tasks.planned import Task, stage_of
+from bench.tasks.planned import PlannedTask, stage_of
 from replaceme.io import loading
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class CheckpointScoring:
     def __init__(self, scores: Scores) -> None:
         self.scores, self.ledger = scores, scores.ledger
 
-    def score(self, reasons: dict[Task, str]) -> None:
+    def score(self, reasons: dict[PlannedTask, str]) -> None:
         """Score tasks, each of which has a reason why it is not scored in one pass."""
         for cell in self.scores.cells:
             left = {t: reason for t, reason in reasons.items() if cell in self.scores.list_lacking(t)}
@@ -47,7 +47,7 @@ class CheckpointScoring:
             raise self.scores.refuse_nan()
         return scorer
 
-    def _score_cell(self, cell: Cell, reasons: dict[Task, str]) -> None:
+    def _score_cell(self, cell: Cell, reasons: dict[PlannedTask, str]) -> None:
         from bench.scoring.checkpoint import free_memory
 
         self.ledger.progress.step(f"{cell.name}: loading for scoring")
@@ -61,7 +61,7 @@ class CheckpointScoring:
         free_memory()
 
     @loading.enough_memory()
-    def _score_task(self, cell: Cell, task: Task, scorer: CheckpointScorer, reason: str) -> None:
+    def _score_task(self, cell: Cell, task: PlannedTask, scorer: CheckpointScorer, reason: str) -> None:
         prepared = self.scores.prepare(task, scorer)
         if dependence := scorer.dependence(prepared):
             reason += f"; one request at a time: {dependence}"

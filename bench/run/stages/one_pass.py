@@ -9,7 +9,7 @@ from bench.run.costs import pass_of
 from bench.run.stages.scores import Scores
 from bench.serving import device_name
 from bench.suite.matrix import Cell
-from bench.tasks.planned import Task, stage_of
+from bench.tasks.planned import PlannedTask, stage_of
 from replaceme.edit import Edit
 from replaceme.io import loading
 from replaceme.io.editfile import load_edit
@@ -27,7 +27,7 @@ class OnePassScoring:
     def __init__(self, scores: Scores) -> None:
         self.scores, self.ledger = scores, scores.ledger
 
-    def score(self, tasks: list[Task]) -> dict[Task, str]:
+    def score(self, tasks: list[PlannedTask]) -> dict[PlannedTask, str]:
         """Score tasks; returns those that cannot be scored in one pass, with the reason."""
         from bench.scoring.checkpoint import free_memory
 
@@ -62,7 +62,7 @@ class OnePassScoring:
             trust_remote_code=scores.model.trust_remote_code,
         )
 
-    def find_obstacle(self, task: Task, scorer: OnePass) -> str | None:
+    def find_obstacle(self, task: PlannedTask, scorer: OnePass) -> str | None:
         """Why a task cannot be scored in one pass, or ``None``."""
         from bench.scoring.answering import KINDS
 
@@ -84,7 +84,7 @@ class OnePassScoring:
         return answers
 
     @loading.enough_memory()
-    def _sweep(self, scorer: OnePass, task: Task) -> str | None:
+    def _sweep(self, scorer: OnePass, task: PlannedTask) -> str | None:
         """Score a task; returns why that cannot be, if so."""
         from bench.scoring.verify import sample
 
@@ -107,7 +107,7 @@ class OnePassScoring:
     def _score_cell(
         self,
         scorer: OnePass,
-        task: Task,
+        task: PlannedTask,
         prepared: PreparedTask,
         cell: Cell,
         seconds: float,
@@ -133,7 +133,9 @@ class OnePassScoring:
             return None
         return f"one pass {comparison.disagreement} from one request at a time"
 
-    def _try_few(self, scorer: OnePass, task: Task, cells: list[Cell], few: list[Request]) -> list[Cell]:
+    def _try_few(
+        self, scorer: OnePass, task: PlannedTask, cells: list[Cell], few: list[Request]
+    ) -> list[Cell]:
         """The cells that answer a few requests with numbers."""
         from bench.scoring.answers import Answers
         from bench.scoring.sweep import Sweep
@@ -144,7 +146,7 @@ class OnePassScoring:
         return self._drop_nan(sweep.known, task, cells, few)
 
     def _drop_nan(
-        self, answers: Answers, task: Task, cells: list[Cell], requests: list[Request]
+        self, answers: Answers, task: PlannedTask, cells: list[Cell], requests: list[Request]
     ) -> list[Cell]:
         """The cells whose answers are numbers; a task fails for the others."""
         distinct, sound = [*dict.fromkeys(requests)], []

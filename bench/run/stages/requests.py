@@ -9,7 +9,7 @@ from bench.run.ledger import Ledger
 from bench.run.resume import forget_other_requests
 from bench.suite.matrix import Cell
 from bench.suite.suite import ModelSpec
-from bench.tasks.planned import Task, stage_of
+from bench.tasks.planned import PlannedTask, stage_of
 from bench.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class TaskRequests:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._built: dict[tuple[Task, ModelSpec | None], PreparedTask] = {}
+        self._built: dict[tuple[PlannedTask, ModelSpec | None], PreparedTask] = {}
 
     def build_due(self) -> None:
         """Build what is to be scored and needs no model, so that the remaining time can be told.
@@ -39,7 +39,7 @@ class TaskRequests:
                 with suppress(Exception):
                     self._build(task, None, [*self._ledger.records])
 
-    def build(self, task: Task, scorer: Scorer, cells: list[Cell]) -> PreparedTask:
+    def build(self, task: PlannedTask, scorer: Scorer, cells: list[Cell]) -> PreparedTask:
         """The requests of a task for one model.
 
         Args:
@@ -50,7 +50,7 @@ class TaskRequests:
             return self._build(task, scorer, cells)
         return self._build(task, None, [*self._ledger.records])
 
-    def _build(self, task: Task, scorer: Scorer | None, cells: list[Cell]) -> PreparedTask:
+    def _build(self, task: PlannedTask, scorer: Scorer | None, cells: list[Cell]) -> PreparedTask:
         from bench.scoring.tasks import PreparedTask
 
         key = (task, cells[0].model if scorer else None)
@@ -63,7 +63,7 @@ class TaskRequests:
             self._reopen(task, built.requests, cells)
         return self._built[key]
 
-    def _reopen(self, task: Task, requests: str, cells: list[Cell]) -> None:
+    def _reopen(self, task: PlannedTask, requests: str, cells: list[Cell]) -> None:
         """Have cells scored again that were asked something else."""
         records = self._ledger.records
         stale = [cell for cell in cells if forget_other_requests(records[cell], task, requests)]

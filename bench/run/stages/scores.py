@@ -12,7 +12,7 @@ from bench.run.host import environment
 from bench.run.ledger import Ledger, Stage
 from bench.run.stages.requests import TaskRequests
 from bench.suite.matrix import Cell
-from bench.tasks.planned import Task, stage_of
+from bench.tasks.planned import PlannedTask, stage_of
 from replaceme.errors import InputError
 from replaceme.io import loading
 
@@ -46,17 +46,17 @@ class Scores:
         self.model = cells[0].model
         self.dtype = score.dtype or loading.fast_dtype(prune.dtype, ledger.device)
 
-    def list_lacking(self, task: Task) -> list[Cell]:
+    def list_lacking(self, task: PlannedTask) -> list[Cell]:
         """The cells that a task is still to do for."""
         return [cell for cell in self.cells if stage_of(task) in self.ledger.list_due(cell)]
 
-    def lacking_stages(self, tasks: list[Task]) -> Iterator[Stage]:
+    def lacking_stages(self, tasks: list[PlannedTask]) -> Iterator[Stage]:
         """The stages that score some tasks, of the cells that lack them when this is read."""
         for task in tasks:
             for cell in self.list_lacking(task):
                 yield cell, stage_of(task)
 
-    def prepare(self, task: Task, scorer: Scorer) -> PreparedTask:
+    def prepare(self, task: PlannedTask, scorer: Scorer) -> PreparedTask:
         """A task with its requests for this model."""
         return self.requests.build(task, scorer, self.cells)
 
@@ -68,7 +68,7 @@ class Scores:
         )
 
     def record(
-        self, cell: Cell, task: Task, prepared: PreparedTask, score: TaskScore, **how: Any
+        self, cell: Cell, task: PlannedTask, prepared: PreparedTask, score: TaskScore, **how: Any
     ) -> None:
         """Put a score into a cell's record, and its items and transcript into their files.
 

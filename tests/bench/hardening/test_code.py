@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from bench.store import Store
-from bench.tasks.catalog import find
+from bench.tasks.catalog import find_task
 from replaceme.calibration import CalibrationData, load_sequences
 from replaceme.errors import InputError
 from tests.bench.hardening.test_paths import files_below
@@ -104,10 +104,10 @@ def test_pickle_as_data_of_a_task(tmp_path: Path, evil: Any, path: str, name: st
     data = {"dataset_path": path, "dataset_kwargs": {"data_files": {"test": name}}, "test_split": "test"}
     (tmp_path / "t.yaml").write_text(yaml.safe_dump({"task": "t"} | data))
     if path == "json" and name == "data.dat":
-        assert find("t", [tmp_path]).yaml  # JSON is read as JSON, whatever the name
+        assert find_task("t", [tmp_path]).yaml  # JSON is read as JSON, whatever the name
     else:
         with pytest.raises(InputError, match="a pickle, which can run code"):
-            find("t", [tmp_path])
+            find_task("t", [tmp_path])
     assert not marker.exists()
 
 
@@ -157,11 +157,11 @@ def test_task_function_behind_an_include_or_a_link_outside(tmp_path: Path) -> No
     (tasks / "v.yaml").write_text("task: v\nprocess_docs: !function own.run\n")
     for name in ("t", "u"):
         with pytest.raises(InputError, match="!function"):
-            find(name, [tasks])
-    assert find("t", [tasks, outside]).yaml
-    before = find("v", [tasks]).fingerprint
+            find_task(name, [tasks])
+    assert find_task("t", [tasks, outside]).yaml
+    before = find_task("v", [tasks]).fingerprint
     (tasks / "own.py").write_text("def run(*a, **k): return None\n")
-    assert find("v", [tasks]).fingerprint != before
+    assert find_task("v", [tasks]).fingerprint != before
 
 
 def test_code_that_comes_with_a_model(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.tasks.catalog import find
+from bench.tasks.catalog import find_task
 from replaceme.errors import InputError
 from tests.bench.fuzzing import ends_well, in_time
 
@@ -43,7 +43,7 @@ def test_yaml_bomb_among_the_tasks(tmp_path: Path, bomb: str) -> None:
     (tmp_path / "bomb.yaml").write_text(f"task: bomb\n{BOMBS[bomb]}")
     with in_time(30):
         try:
-            find("bomb", [tmp_path])
+            find_task("bomb", [tmp_path])
         except InputError as error:
             assert str(tmp_path / "bomb.yaml") in str(error)
 

@@ -16,7 +16,7 @@ import yaml
 from bench.scoring.checkpoint import CheckpointScorer
 from bench.scoring.tasks import PreparedTask, TaskScore
 from bench.suite.suite import ScoreSpec
-from bench.tasks.catalog import find
+from bench.tasks.catalog import find_task
 from bench.tasks.spec import SEEDS, Seeds, TaskSpec
 from replaceme.errors import InputError
 
@@ -209,7 +209,7 @@ def printed(result: dict[str, Any], task: str) -> dict[str, float]:
 
 
 def prepared(folder: Path, name: str, seeds: Seeds = SEEDS, shots: int | None = None) -> PreparedTask:
-    return PreparedTask(TaskSpec(task=name, num_fewshot=shots), find(name, [folder]), None, seeds)
+    return PreparedTask(TaskSpec(task=name, num_fewshot=shots), find_task(name, [folder]), None, seeds)
 
 
 def test_tasks_that_draw_at_random_score_as_lm_eval_alone(
@@ -282,7 +282,7 @@ def test_chat_templates_score_as_in_lm_eval(
     scorer = CheckpointScorer(model, dtype="float32", device="cpu", batch_size=4)
     ours = {}
     for case, (prompt, _) in CHATS.items():
-        spec, source = asked("examples", **prompt), find("examples", [folder])
+        spec, source = asked("examples", **prompt), find_task("examples", [folder])
         ours[case] = values(scorer.score(PreparedTask(spec, source, None, model=scorer.lm)))
     assert ours == {
         case: printed(result, "examples") for case, result in zip(CHATS, results, strict=True)
@@ -312,7 +312,7 @@ def test_chat_template_that_a_tokenizer_has_not_is_refused(
     monkeypatch.setattr(scorer.lm.tokenizer, "chat_template", known)
     spec = asked("first", apply_chat_template=wanted)
     with pytest.raises(InputError, match=words):
-        PreparedTask(spec, find("first", [folder]), None, model=scorer.lm)
+        PreparedTask(spec, find_task("first", [folder]), None, model=scorer.lm)
 
 
 def test_prompt_is_refined_task_by_task() -> None:

@@ -19,7 +19,7 @@ from bench.scoring.answering import AnsweringLM
 from bench.scoring.beside import dependence
 from bench.scoring.tasks import PreparedTask
 from bench.store import Store
-from bench.tasks.catalog import find
+from bench.tasks.catalog import find_task
 from bench.tasks.spec import TaskSpec
 from replaceme.lengths import Lengths
 
@@ -80,7 +80,7 @@ def folder(save_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
 
 
 def prepared(folder: Path, name: str) -> PreparedTask:
-    return PreparedTask(TaskSpec(task=name), find(name, [folder]), None)
+    return PreparedTask(TaskSpec(task=name), find_task(name, [folder]), None)
 
 
 def write_suite(folder: Path, path: Path, **score: Any) -> Path:

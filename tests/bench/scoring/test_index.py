@@ -10,7 +10,7 @@ import pytest
 
 from bench.scoring.lm_eval_names import KINDS
 from bench.tasks import index
-from bench.tasks.catalog import find, tasks_in
+from bench.tasks.catalog import find_task, tasks_in
 from replaceme.errors import InputError
 from replaceme.io import models
 
@@ -71,7 +71,7 @@ def _members(config: Any) -> list[Any]:
     return config["task"] if isinstance(config["task"], list) else []
 
 
-def ours(found: Mapping[str, index.Entry]) -> dict[str, Any]:
+def ours(found: Mapping[str, index.Definition]) -> dict[str, Any]:
     return {n: (e.kind, e.yaml, list(e.members)) for n, e in found.items()}
 
 
@@ -79,32 +79,32 @@ def test_names_are_those_of_lm_eval_with_kinds_files_and_members() -> None:
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager()
-    assert ours(index.builtin()) == told(manager)
-    assert sorted(index.builtin()) == manager.all_tasks
+    assert ours(index.read_builtin()) == told(manager)
+    assert sorted(index.read_builtin()) == manager.all_tasks
     for kind, names in {"group": manager.all_groups, "tag": manager.all_tags}.items():
-        assert [n for n, e in sorted(index.builtin().items()) if e.kind == kind] == names
+        assert [n for n, e in sorted(index.read_builtin().items()) if e.kind == kind] == names
 
 
 def test_names_in_a_folder_are_those_of_lm_eval(folder: Path) -> None:
     from lm_eval.tasks import TaskManager
 
     expected = told(TaskManager(include_path=str(folder), include_defaults=False))
-    assert ours(index.own((folder,))) == expected
+    assert ours(index.read_folders((folder,))) == expected
     assert len(expected) == 15
 
 
 def test_own_names_win_over_those_of_lm_eval(folder: Path) -> None:
-    assert find("mmlu", [folder]).yaml == folder / "hub.yaml"
-    assert find("mmlu_anatomy", [folder]).yaml == index.builtin()["mmlu_anatomy"].yaml
+    assert find_task("mmlu", [folder]).yaml == folder / "hub.yaml"
+    assert find_task("mmlu_anatomy", [folder]).yaml == index.read_builtin()["mmlu_anatomy"].yaml
     assert {"quoted name", "included", "python_one"} <= set(tasks_in([folder]))
     with pytest.raises(InputError, match=r"'base_name' is defined twice .*using\.yaml and by .*named"):
-        find("base_name", [folder])
+        find_task("base_name", [folder])
 
 
 def test_names_of_lm_eval_are_asked_for_once(capfd: pytest.CaptureFixture[str]) -> None:
     (kept,) = (models.cache_folder() / "tasks").iterdir()
-    index.builtin.cache_clear()
-    names = index.builtin()
+    index.read_builtin.cache_clear()
+    names = index.read_builtin()
     assert not capfd.readouterr().err
     root = index.lm_eval_folder()
     assert root
@@ -112,7 +112,7 @@ def test_names_of_lm_eval_are_asked_for_once(capfd: pytest.CaptureFixture[str]) 
     mtime = (root / "tasks" / "mmlu").stat().st_mtime_ns
     assert text.count(str(mtime)) == 1
     kept.write_text(text.replace(str(mtime), str(mtime - 1)))
-    index.builtin.cache_clear()
-    assert index.builtin() == names
+    index.read_builtin.cache_clear()
+    assert index.read_builtin() == names
     assert "Asking lm-eval" in capfd.readouterr().err
     assert kept.read_text("utf-8") == text

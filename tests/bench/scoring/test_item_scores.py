@@ -18,7 +18,7 @@ from bench.records import Metric, Task
 from bench.render.formats import FORMATS
 from bench.scoring.tasks import PreparedTask, TaskScore, _task_score
 from bench.store import Store, read_record
-from bench.tasks.catalog import find
+from bench.tasks.catalog import find_task
 from bench.tasks.spec import TaskSpec
 from replaceme.errors import InputError
 from tests.bench import cells
@@ -89,7 +89,7 @@ def model() -> Any:
 
 
 def scored(tasks: Path, model: Any, name: str) -> TaskScore:
-    return PreparedTask(TaskSpec(task=name), find(name, [tasks]), None).score(model, bootstraps=10)
+    return PreparedTask(TaskSpec(task=name), find_task(name, [tasks]), None).score(model, bootstraps=10)
 
 
 def test_filtered_metrics_have_the_scores_of_their_own_filter(tasks: Path, model: Any) -> None:

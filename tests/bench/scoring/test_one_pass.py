@@ -27,7 +27,7 @@ from bench.scoring.one_pass import OnePass
 from bench.scoring.tasks import PreparedTask, TaskScore
 from bench.scoring.trees import TreeBatch
 from bench.store import Store
-from bench.tasks.catalog import find
+from bench.tasks.catalog import find_task
 from bench.tasks.spec import TaskSpec
 from replaceme.architectures import ARCHITECTURES
 from replaceme.edit import Edit
@@ -127,7 +127,7 @@ def write_task(folder: Path, name: str, settings: dict[str, Any], rows: list[dic
 
 
 def prepared(folder: Path, name: str) -> PreparedTask:
-    return PreparedTask(TaskSpec(task=name), find(name, [folder]), None)
+    return PreparedTask(TaskSpec(task=name), find_task(name, [folder]), None)
 
 
 @pytest.fixture(scope="module", autouse=True)

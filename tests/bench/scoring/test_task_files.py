@@ -59,8 +59,8 @@ def write_task(folder: Path, **changes: Any) -> Callable[[], catalog.TaskSource]
     )
 
     def find() -> catalog.TaskSource:
-        index.own.cache_clear()
-        return catalog.find("boxes", [folder])
+        index.read_folders.cache_clear()
+        return catalog.find_task("boxes", [folder])
 
     return find
 

@@ -16,7 +16,7 @@ from bench.scoring.answers import Answers
 from bench.scoring.fork import Answer
 from bench.scoring.one_pass import OnePass
 from bench.scoring.trees import Request, TreeBatch
-from bench.scoring.verify import REQUESTS, TOKENS, Comparison, check, sample
+from bench.scoring.verify import REQUESTS, TOKENS, Agreement, check, sample
 from bench.store import Store
 from replaceme.edit import Edit
 from replaceme.lengths import Lengths
@@ -255,7 +255,7 @@ def answers(*values: float, greedy: bool = False) -> list[Answer]:
 
 
 def test_comparison_holds_the_largest_difference() -> None:
-    found = Comparison.of(answers(-1.0, -2.5), answers(-1.25, -2.0))
+    found = Agreement.of(answers(-1.0, -2.5), answers(-1.25, -2.0))
     assert (found.requests, found.difference, found.flips, found.agree) == (2, 0.5, 0, False)
 
 
@@ -274,12 +274,12 @@ def test_comparison_holds_the_largest_difference() -> None:
 def test_differences_agree_that_float32_explains(
     ours: list[float], alone: list[float], agree: bool
 ) -> None:
-    assert Comparison.of(answers(*ours), answers(*alone)).agree == agree
+    assert Agreement.of(answers(*ours), answers(*alone)).agree == agree
 
 
 def test_one_flip_is_a_disagreement() -> None:
     ours = [*answers(-1.0, -2.0), Answer(-3.0, True)]
-    found = Comparison.of(ours, answers(-1.0, -2.0, -3.0))
+    found = Agreement.of(ours, answers(-1.0, -2.0, -3.0))
     assert (found.difference, found.flips, found.agree) == (0.0, 1, False)
 
 
@@ -298,12 +298,12 @@ def test_half_precision_may_add_what_its_rounding_explains(
 ) -> None:
     """Float32 says −3 and −8; both ways may not share an error, for neither is the judge."""
     exact = answers(-3.0, -8.0)
-    found = Comparison.of(exact, exact).with_rounding(answers(*ours), answers(*alone), exact, 2**-7)
+    found = Agreement.of(exact, exact).with_rounding(answers(*ours), answers(*alone), exact, 2**-7)
     assert found.agree == agree
 
 
 def test_error_that_both_ways_share_in_float32_is_not_hidden_by_rounding() -> None:
-    found = Comparison.of(answers(-3.0, -8.7), exact := answers(-3.0, -8.0))
+    found = Agreement.of(answers(-3.0, -8.7), exact := answers(-3.0, -8.0))
     assert not found.with_rounding(exact, exact, exact, 2**-7).agree
 
 

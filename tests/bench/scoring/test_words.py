@@ -11,7 +11,7 @@ import yaml
 
 from bench.scoring.tasks import PreparedTask
 from bench.scoring.words import in_words
-from bench.tasks.catalog import find
+from bench.tasks.catalog import find_task
 from bench.tasks.spec import TaskSpec
 from replaceme.errors import InputError, told
 
@@ -51,7 +51,7 @@ def test_a_task_that_cannot_be_built_says_where_and_why(tmp_path: Path, name: st
         "doc_to_text": "{{q}}",
     }
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(task | CHOICES | changes))
-    found = find(f"wrong_{name}", [tmp_path])
+    found = find_task(f"wrong_{name}", [tmp_path])
     with pytest.raises(InputError) as raised:
         PreparedTask(TaskSpec(task=f"wrong_{name}"), found, None)
     assert said in str(raised.value)
