@@ -17,7 +17,8 @@ from pydantic import (
 )
 
 from bench.names import cell_name
-from bench.serving import ServingResult
+from bench.serving import ServingIdentity, ServingResult
+from bench.tasks.identity import GroupIdentity, TaskIdentity
 from replaceme.calibration import RowCount
 from replaceme.recipe import Identity
 
@@ -37,9 +38,8 @@ class _Open(BaseModel):
 
 
 class _Known(_Open):
-    """What readers look for in a serving identity or an environment, where there may be more."""
+    """What readers look for in an environment, where there may be more."""
 
-    settings: dict[str, Any] = {}
     packages: dict[str, Any] = {}
 
 
@@ -126,7 +126,6 @@ class Metric(_Part):
 class _Scored(_Part):
     """What a table has a column for."""
 
-    identity: dict[str, Any]
     primary: str = Field(description="the metric that counts")
     average: bool = Field(description="whether it counts in the average")
     column: bool = Field(
@@ -144,6 +143,7 @@ class _Scored(_Part):
 class Task(_Scored):
     """One task's scores."""
 
+    identity: TaskIdentity
     metrics: dict[str, Metric] = Field(description="accuracies as fractions of 1")
     items: int
     version: str | None = Field(description="lm-eval's version of the task")
@@ -182,6 +182,7 @@ class GroupMetric(Metric):
 class Group(_Scored):
     """The scores of a group of tasks: lm-eval's own aggregation of theirs."""
 
+    identity: GroupIdentity
     metrics: dict[str, GroupMetric] = Field(description="accuracies as fractions of 1")
     members: list[str] = Field(description="tasks and groups that it names")
     tasks: list[str] = Field(description="all single tasks in it")
@@ -194,7 +195,7 @@ class Group(_Scored):
 class Serving(_Part):
     """A serving measurement; ``measured_on`` names the cell whose checkpoint was served."""
 
-    identity: Parts
+    identity: ServingIdentity
     measured_on: str
     processes: list[ServingResult] = Field(min_length=1, description="one for each engine process")
 

@@ -74,7 +74,7 @@ def _results(record: Record) -> Iterator[EvalResult]:
     from bench.tasks.catalog import dataset_of
 
     for name, task in record.scores.items():
-        data = dataset_of(name, task.identity.get("data"))
+        data = dataset_of(name, task.identity.data)
         shots = "" if task.num_fewshot is None else f" ({task.num_fewshot}-shot)"
         metrics = sorted(task.metrics, key=lambda metric: metric != task.primary)
         for metric in metrics:
@@ -140,7 +140,7 @@ def _limits(record: Record, prune: Prune) -> str:
     ]
     if prune.warning:
         lines.insert(0, f"**The fit is not to be trusted:** {markdown(prune.warning)}.")
-    if limits := sorted({task.identity.get("limit") or 0 for task in record.quality.values()} - {0}):
+    if limits := sorted({task.identity.limit or 0 for task in record.quality.values()} - {0}):
         lines.append(f"Tasks were cut to their first {limits[-1]:,} items.")
     lines += [
         f"Not measured: {markdown(failure.stage)}, for {markdown(failure.error)}"

@@ -25,7 +25,7 @@ def files(record: Record) -> tuple[dict[str, str], list[str]]:
     entries: dict[str, list[EvalResultEntry]] = {}
     others = []
     for name, task in record.quality.items():
-        data = dataset_of(name, task.identity.get("data"))
+        data = dataset_of(name, task.identity.data)
         path, value = data.get("path", ""), task.metrics[task.primary].value
         if "/" not in path or not is_hub_id(path):
             others.append(name)
@@ -49,7 +49,7 @@ def files(record: Record) -> tuple[dict[str, str], list[str]]:
 
 def _notes(record: Record, name: str, task: Task) -> str:
     version = record.environment.get("packages", {}).get("lm_eval")
-    limit = task.identity.get("limit")
+    limit = task.identity.limit
     parts = [
         f"{task.primary} of {name}",
         f"{task.num_fewshot}-shot",

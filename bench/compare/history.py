@@ -95,7 +95,7 @@ def read(folder: Path, metric: str) -> History:
 def _asked(records: Iterable[Record]) -> str:
     """What the tasks asked, as one text."""
     tasks = {
-        (name, task.primary, task.version, task.num_fewshot, *map(task.identity.get, ("limit", "data")))
+        (name, task.primary, task.version, task.num_fewshot, task.identity.limit, task.identity.data)
         for record in records
         for name, task in record.quality.items()
     }

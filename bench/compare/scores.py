@@ -162,11 +162,11 @@ def _paired_task(name: str, metric: str, base: Side, new: Side) -> tuple[Items, 
         ("the model's weights differ", *(_of_model(side.record, "weights") for side in (base, new))),
         ("task version", old.version, fresh.version),
         ("few-shot", old.num_fewshot, fresh.num_fewshot),
-        ("limit", old.identity.get("limit"), fresh.identity.get("limit")),
-        ("chat template or instruction", old.identity.get("prompt"), fresh.identity.get("prompt")),
-        ("the task's data differ", old.identity.get("data"), fresh.identity.get("data")),
+        ("limit", old.identity.limit, fresh.identity.limit),
+        ("chat template or instruction", old.identity.prompt, fresh.identity.prompt),
+        ("the task's data differ", old.identity.data, fresh.identity.data),
     ]
-    seeds = (old.identity.get("seeds"), fresh.identity.get("seeds"))
+    seeds = (old.identity.seeds, fresh.identity.seeds)
     files = [_of_model(side.record, "files") for side in (base, new)]
     if None not in seeds:  # which old records do not know
         asked.append(("seeds", *seeds))

@@ -119,9 +119,7 @@ def _obstacle(base: Serving, new: Serving) -> str | None:
 def _conditions(serving: Serving) -> dict[str, Any]:
     result = serving.result
     settings = {
-        name: value
-        for name, value in serving.identity.get("settings", {}).items()
-        if name not in SAMPLE_SIZE
+        name: value for name, value in serving.identity.settings.items() if name not in SAMPLE_SIZE
     }
     settings["workloads"] = ", ".join(load.label for load in _medians(serving))
     facts = result.model_dump(include={"engine", "engine_version", "device", "dtype", "threads"})

@@ -67,8 +67,7 @@ def _tasks(records: list[Record]) -> list[TaskInfo]:
 
 def _prompt(task: Task | PlannedGroup) -> str | None:
     """Chat template and instruction of a task in words; ``None`` where there is neither."""
-    prompt = task.identity.get("prompt")
-    if not isinstance(prompt, dict):
+    if (prompt := task.identity.prompt) is None:
         return None
     template, instruction = prompt.get("apply_chat_template"), prompt.get("system_instruction")
     words = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,7 +49,7 @@ def _shapes(records: Sequence[Record]) -> dict[str, Record]:
     found: dict[str, Record] = {}
     seen: set[str] = set()
     for record in records:
-        key = json.dumps(record.serving.identity if record.serving else None, sort_keys=True)
+        key = record.serving.identity.digest if record.serving else None
         key = f"{record.layers} {key}"
         if record.serving is None or key in seen:
             continue

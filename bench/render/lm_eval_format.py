@@ -212,5 +212,5 @@ def _settings(record: Record, headers: dict[str, dict[str, Any]]) -> dict[str, A
 
 def _shared(record: Record, key: str) -> Any:
     """What the identities of all tasks say alike; ``None`` where they differ or are silent."""
-    said = [task.identity.get(key) for task in record.quality.values()]
+    said = [getattr(task.identity, key) for task in record.quality.values()]
     return said[0] if all(found == said[0] for found in said) else None

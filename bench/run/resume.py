@@ -81,8 +81,8 @@ def forget_other_requests(record: Record, task: PlannedTask, requests: str) -> b
 
 def _was_made_from(group: Group, record: Record) -> bool:
     """Whether a group's score was made from the scores that its tasks have."""
-    made_from = group.identity.get("tasks")
-    now = {name: digest(record.quality[name].identity) for name in group.tasks if name in record.quality}
+    made_from = group.identity.tasks
+    now = {name: record.quality[name].identity.digest for name in group.tasks if name in record.quality}
     return bool(made_from == now)
 
 
@@ -111,7 +111,7 @@ def hash_attempt(cell: Cell, stage: str, plan: Plan) -> str:
         every: list[PlannedTask | PlannedGroup] = [*plan.tasks, *plan.groups]
         (scored,) = [scored for scored in every if stage == stage_of(scored)]
         tried |= suite.score.model_dump(mode="json", exclude={"tasks", "include_path"})
-        tried |= {"task": scored.identity, "metric": scored.spec.metric}
+        tried |= {"task": scored.identity.canonical(), "metric": scored.spec.metric}
     return digest(tried)
 
 
@@ -143,10 +143,9 @@ def lacks_serving(record: Record | None, plan: Plan) -> bool:
     if record is None or record.serving is None:
         return True
     known = record.serving.identity
-    return known != serving_identity({}, plan.suite.serve, "") | {
-        "config": known.get("config"),
-        "checkpoint": known.get("checkpoint") if plan.suite.serve.per_checkpoint else None,
-    }
+    wanted = serving_identity({}, plan.suite.serve, "")
+    checkpoint = known.checkpoint if plan.suite.serve.per_checkpoint else None
+    return known != wanted.model_copy(update={"config": known.config, "checkpoint": checkpoint})
 
 
 def list_stages_left(record: Record | None, plan: Plan) -> list[str]:

@@ -3,12 +3,13 @@
 from bench.serving.device import device_name, engine_version
 from bench.serving.launch import EngineMissingError, ServingError, measure
 from bench.serving.result import ServingResult, WorkloadResult
-from bench.serving.spec import ServeSettings, Workload
+from bench.serving.spec import ServeSettings, ServingIdentity, Workload
 
 __all__ = [
     "EngineMissingError",
     "ServeSettings",
     "ServingError",
+    "ServingIdentity",
     "ServingResult",
     "Workload",
     "WorkloadResult",

@@ -4,6 +4,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from replaceme.recipe import Part
+
 # Every field of `ServeSettings` is in exactly one of these two sets.
 IDENTITY_FIELDS = frozenset(
     {
@@ -23,6 +25,22 @@ IDENTITY_FIELDS = frozenset(
     }
 )
 RUNTIME_FIELDS = frozenset({"per_checkpoint", "timeout"})
+
+
+class ServingIdentity(Part):
+    """What a measurement depends on: the shape of the model, the load, engine and device.
+
+    Attributes:
+        config: hash of the checkpoint's configuration.
+        settings: of :class:`ServeSettings`, those that change what is measured.
+        checkpoint: file stem of the cell, where every checkpoint is measured by itself.
+    """
+
+    config: str | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    engine_version: str | None = None
+    device: str | None = None
+    checkpoint: str | None = None
 
 
 class Workload(BaseModel):

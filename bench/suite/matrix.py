@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from typing import Any
 
 from bench.names import cell_name, file_name
-from bench.serving import ServeSettings, device_name, engine_version
+from bench.serving import ServeSettings, ServingIdentity, device_name, engine_version
 from bench.suite.layer_counts import check_declared, prune_of
 from bench.suite.prune_spec import PruneSpec
 from bench.suite.scoring import Wanted
@@ -80,7 +80,7 @@ class Cell:
     def stem(self) -> str:
         """Name of the cell's files; independent of the label, which may change."""
         kind = f"{self.layers} {self.solver.solver.name}" if self.solver else "baseline"
-        return f"{file_name(f'{self.model.name} {kind}')}-{digest(self.identity.canonical())[:8]}"
+        return f"{file_name(f'{self.model.name} {kind}')}-{self.identity.digest[:8]}"
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _step(prune: PruneSpec, calibration: CalibrationText, count: int, solver: So
     )
 
 
-def serving_identity(config: dict[str, Any], settings: ServeSettings, stem: str) -> dict[str, Any]:
+def serving_identity(config: dict[str, Any], settings: ServeSettings, stem: str) -> ServingIdentity:
     """What a serving measurement depends on: the shape of the model, the load, engine and device.
 
     Args:
@@ -183,10 +183,10 @@ def serving_identity(config: dict[str, Any], settings: ServeSettings, stem: str)
         stem: the cell, which counts only where every checkpoint is measured by itself.
     """
     shape = {key: value for key, value in config.items() if key not in VOLATILE_CONFIG}
-    return {
-        "config": digest(shape),
-        "settings": settings.identity(),
-        "engine_version": engine_version(),
-        "device": device_name(),
-        "checkpoint": stem if settings.per_checkpoint else None,
-    }
+    return ServingIdentity(
+        config=digest(shape),
+        settings=settings.identity(),
+        engine_version=engine_version(),
+        device=device_name(),
+        checkpoint=stem if settings.per_checkpoint else None,
+    )

@@ -9,9 +9,9 @@ from typing import Any
 
 from bench.tasks.catalog import TaskSource
 from bench.tasks.groups import Group
+from bench.tasks.identity import GroupIdentity, TaskIdentity
 from bench.tasks.spec import SEEDS, PromptSpec, Seeds, TaskSpec
 from replaceme.chat import USUAL_DAY
-from replaceme.recipe import digest
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ class PlannedTask:
         return self.spec.task
 
     @property
-    def identity(self) -> dict[str, Any]:
-        return {
-            "task": self.spec.task,
-            "num_fewshot": self.spec.num_fewshot,
-            "limit": self.limit,
-            "seeds": list(self.seeds),
-            "prompt": self.prompt,
-            "dtype": self.dtype,
-            "data": self.source.fingerprint,
-        }
+    def identity(self) -> TaskIdentity:
+        return TaskIdentity(
+            task=self.spec.task,
+            num_fewshot=self.spec.num_fewshot,
+            limit=self.limit,
+            seeds=self.seeds,
+            prompt=self.prompt,
+            dtype=self.dtype,
+            data=self.source.fingerprint,
+        )
 
     @property
     def prompt(self) -> dict[str, Any] | None:
@@ -68,14 +68,14 @@ class PlannedGroup:
         return self.group.name
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> GroupIdentity:
         """What its score is made from, and how."""
-        return {
-            "group": self.name,
-            "prompt": self.tasks[0].prompt if self.tasks else None,
-            "aggregation": json.loads(json.dumps(self.group.aggregation, default=str)),
-            "tasks": {task.name: digest(task.identity) for task in self.tasks},
-        }
+        return GroupIdentity(
+            group=self.name,
+            prompt=self.tasks[0].prompt if self.tasks else None,
+            aggregation=json.loads(json.dumps(self.group.aggregation, default=str)),
+            tasks={task.name: task.identity.digest for task in self.tasks},
+        )
 
 
 def stage_of(scored: PlannedTask | PlannedGroup) -> str:

@@ -14,6 +14,7 @@ __all__ = [
     "CalibrationText",
     "Identity",
     "IntactModel",
+    "Part",
     "PruneStep",
     "SolverSettings",
     "Step",

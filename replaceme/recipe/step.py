@@ -30,8 +30,13 @@ class Part(BaseModel):
         """The same as JSON."""
         return self.model_dump(mode="json")
 
+    @property
+    def digest(self) -> str:
+        """Short stable hash."""
+        return digest(self.canonical())
+
     def __hash__(self) -> int:
-        return hash(digest(self.canonical()))
+        return hash(self.digest)
 
 
 class Step(Part, ABC):

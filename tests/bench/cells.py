@@ -6,6 +6,7 @@ from typing import Any
 
 from bench.records import Failure, Metric, Prune, Record, Serving, Task
 from bench.serving import ServingResult
+from bench.tasks.identity import TaskIdentity
 from replaceme.recipe import Identity, IntactModel
 
 SETTINGS = {
@@ -167,6 +168,11 @@ def change_model(record: Record, **changes: Any) -> None:
     """Have a record say something else of the intact model."""
     model = IntactModel.model_validate(record.identity.model.canonical() | changes)
     record.identity = Identity(model=model, recipe=record.identity.recipe)
+
+
+def change_task(task: Task, **changes: Any) -> None:
+    """Have a score say something else of what was asked."""
+    task.identity = TaskIdentity.model_validate(task.identity.canonical() | changes)
 
 
 def failed(label: str, layers: int, error: str, stage: str = "prune", **changes: Any) -> Record:

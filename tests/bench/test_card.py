@@ -157,12 +157,12 @@ def test_task_of_lm_eval_names_its_data_set(record: Record) -> None:
     from importlib import metadata
 
     task = next(iter(record.quality.values())).model_copy(deep=True)
-    task.identity["data"] = f"lm_eval=={metadata.version('lm_eval')}"
+    cells.change_task(task, data=f"lm_eval=={metadata.version('lm_eval')}")
     record.quality = {"winogrande": task}
     results = ModelCard(rendered(record)).data.eval_results
     assert {(r.dataset_config, r.dataset_split) for r in results} == {("winogrande_xl", "validation")}
     assert results[0].dataset_type.endswith("winogrande")
-    task.identity["data"] = "lm_eval==0.0.1"
+    cells.change_task(task, data="lm_eval==0.0.1")
     results = ModelCard(rendered(record)).data.eval_results
     assert {(r.dataset_type, r.dataset_split) for r in results} == {("winogrande", None)}
 
@@ -221,7 +221,7 @@ def test_what_does_not_compare_is_not_compared(records: dict[str, Record], recor
     assert alone["**average**"][3] == alone["**average**"][5] == "–"
     assert alone["1 × 128 → 64 tokens: p50 latency, ms"][0] == "–"
     other = records["0/baseline"].model_copy(deep=True)
-    other.quality["demo_facts"].identity["limit"] = 5
+    cells.change_task(other.quality["demo_facts"], limit=5)
     assert other.serving is not None
     for process in other.serving.processes:
         object.__setattr__(process, "device", "another")
@@ -237,7 +237,7 @@ def test_warning_failures_and_limits_are_told(records: dict[str, Record]) -> Non
     record = records["9/lstsq"].model_copy(deep=True)
     assert record.prune is not None
     assert record.prune.warning
-    next(iter(record.quality.values())).identity["limit"] = 50
+    cells.change_task(next(iter(record.quality.values())), limit=50)
     record.failures = [Failure(stage="serve", error="the worker died")]
     text = rendered(record)
     assert f"**The fit is not to be trusted:** {record.prune.warning.split('|')[0][:20]}" in text

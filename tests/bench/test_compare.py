@@ -255,8 +255,8 @@ def test_another_tokenizer_is_not_comparable_and_an_unknown_one_is(pair: tuple[A
     [
         (lambda r: setattr(r.quality[FACTS], "version", "2.0"), "task version 1.0 → 2.0"),
         (lambda r: setattr(r.quality[FACTS], "num_fewshot", 5), "few-shot 0 → 5"),
-        (lambda r: r.quality[FACTS].identity.update(limit=50), "limit none → 50"),
-        (lambda r: r.quality[FACTS].identity.update(data="sha256:0"), "the task's data differ"),
+        (lambda r: cells.change_task(r.quality[FACTS], limit=50), "limit none → 50"),
+        (lambda r: cells.change_task(r.quality[FACTS], data="sha256:0"), "the task's data differ"),
         (_change_metric, "primary metric acc_norm → acc"),
         (_forget_direction, "whether a higher acc_norm is better is unknown"),
         (_other_weights, "the model's weights differ"),
@@ -328,7 +328,7 @@ def test_nothing_comparable_is_an_error_that_says_why(
         for copy in pair:
             copy.change(cell, lambda record: processes(record, 1.0, 1.01))
         pair[1].change(
-            cell, lambda record: [t.identity.update(limit=9) for t in record.quality.values()]
+            cell, lambda record: [cells.change_task(t, limit=9) for t in record.quality.values()]
         )
     result = call_here("compare", pair[0].folder, pair[1].folder)
     refused(result, "can be compared: limit none → 9.")
@@ -564,7 +564,7 @@ def test_latencies_under_other_settings_are_not_comparable_but_more_processes_ar
 ) -> None:
     def settings(record: Record, **changes: Any) -> None:
         assert record.serving is not None
-        record.serving.identity["settings"].update(changes)
+        record.serving.identity.settings.update(changes)
 
     pair[1].change("6/lstsq", lambda record: settings(record, processes=7))
     assert not [v for v in compared(pair).verdicts if v.marker is Marker.INCOMPARABLE]

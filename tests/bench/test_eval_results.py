@@ -14,6 +14,7 @@ from huggingface_hub import parse_eval_result_entries
 from bench.card import eval_results
 from bench.records import Record, Task
 from bench.store import Store
+from bench.tasks.identity import TaskIdentity
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 DEMO = Path(__file__).parents[2] / "results" / "demo"
@@ -24,12 +25,13 @@ def record() -> Record:
     """A pruned cell of the demo, scored on two tasks of one data set of the hub and one of another."""
     (found,) = [r for r in Store(DEMO).all().values() if (r.layers, r.label) == (6, "refit")]
     own, task = next(iter(found.quality.items()))
-    known = task.identity | {"data": f"lm_eval=={metadata.version('lm_eval')}"}
+    known = task.identity.canonical() | {"data": f"lm_eval=={metadata.version('lm_eval')}"}
 
     def scored(value: float, **identity: object) -> Task:
         changed = task.model_copy(deep=True)
         changed.metrics[task.primary].value = value
-        return changed.model_copy(update={"identity": known | identity, "num_fewshot": 5})
+        told = TaskIdentity.model_validate(known | identity)
+        return changed.model_copy(update={"identity": told, "num_fewshot": 5})
 
     found.quality = {
         "arc_easy": scored(0.25),

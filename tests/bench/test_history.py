@@ -17,6 +17,7 @@ from bench.leaderboard import leaderboard
 from bench.plots.history import chart
 from bench.render import history as rendered
 from replaceme.errors import InputError
+from tests.bench import cells
 
 FACTS = "demo_facts"
 LSTSQ = ("SmolLM2-135M-Instruct", 6, "lstsq")
@@ -91,7 +92,7 @@ def test_commits_with_other_items_are_marked(
     commit("all items")
     copy.flip("baseline", FACTS, losses=1)
     commit("the same items")
-    copy.change("baseline", lambda r: [t.identity.update(limit=9) for t in r.quality.values()])
+    copy.change("baseline", lambda r: [cells.change_task(t, limit=9) for t in r.quality.values()])
     commit("a few items")
     found = history.read(copy.folder, "average")
     assert [point.other_items for point in found.points] == [False, False, True]

@@ -28,6 +28,7 @@ from bench.records import Record
 from bench.render import lm_eval_format
 from bench.results import open_results
 from bench.store import Store
+from bench.tasks.identity import TaskIdentity
 from tests.bench import cells
 
 pytestmark = pytest.mark.slow
@@ -329,7 +330,7 @@ def test_names_of_others_stay_inside_the_folder(tmp_path: Path, name: str) -> No
     record = Record.model_validate_json(next((DEMO / "records").glob("*baseline*")).read_text("utf-8"))
     record.model = name
     record.quality = {name: record.quality["demo_facts"]}
-    record.quality[name].identity = {}
+    record.quality[name].identity = TaskIdentity()
     store = Store(tmp_path / "results")
     store.write("x", record)
     lm_eval_format.write([open_results(str(store.folder))], tmp_path / "out")

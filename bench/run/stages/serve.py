@@ -8,10 +8,9 @@ from bench import records
 from bench.run.checkpoints import Checkpoints
 from bench.run.costs import serving_of
 from bench.run.ledger import Ledger
-from bench.serving import ServingError, ServingResult, measure
+from bench.serving import ServingError, ServingIdentity, ServingResult, measure
 from bench.suite.matrix import Cell, serving_identity
 from replaceme.io import models
-from replaceme.recipe import digest
 
 
 class ServeStage:
@@ -22,7 +21,7 @@ class ServeStage:
         self, ledger: Ledger, checkpoints: Checkpoints, source: Path, cells: list[Cell]
     ) -> None:
         self.ledger, self.checkpoints, self.source, self.cells = ledger, checkpoints, source, cells
-        self.errors: dict[str, ServingError] = {}
+        self.errors: dict[ServingIdentity, ServingError] = {}
 
     def execute(self) -> None:
         for cell in self.cells:
@@ -38,12 +37,12 @@ class ServeStage:
         for record in self.ledger.records.values():
             if record.serving and record.serving.identity == identity:
                 return record.serving
-        if error := self.errors.get(digest(identity)):
+        if error := self.errors.get(identity):
             raise error
         try:
             processes = self._serve(cell, folder)
         except ServingError as error:
-            self.errors[digest(identity)] = error
+            self.errors[identity] = error
             raise
         return records.Serving(identity=identity, measured_on=cell.name, processes=processes)
 

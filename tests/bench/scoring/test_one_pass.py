@@ -600,7 +600,7 @@ def test_other_dtype_scores_again_and_prunes_nothing(run: Runs, finished: Path) 
     old, new = scores(finished), scores(out)
     for place in ((label, task) for label, task in old if task != "speak"):
         assert new[place].dtype == "bfloat16"
-        assert new[place].identity == old[place].identity | {"dtype": "bfloat16"}
+        assert new[place].identity == old[place].identity.model_copy(update={"dtype": "bfloat16"})
         assert new[place].pass_variants == 3
     assert any(new[place].metrics != old[place].metrics for place in old)
     for stem, record in Store(out).all().items():
