@@ -194,6 +194,7 @@ def test_quick_verbs_import_nothing_heavy(verb: str) -> None:
     loads_nothing_heavy(f"from bench.cli import main\nmain({verb.split()}, standalone_mode=False)")
 
 
+@pytest.mark.slow  # as make lint and make types
 @pytest.mark.parametrize("check", [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]])
 def test_code_passes(check: list[str]) -> None:
     done = subprocess.run([sys.executable, "-m", *check], cwd=ROOT, capture_output=True, text=True)

@@ -62,6 +62,7 @@ def words(command: str) -> list[str]:
 LLAMA, YOURS = "meta-llama/Llama-3.1-8B", "path/to/your-model"
 Call = Callable[..., subprocess.CompletedProcess[str]]
 OURS = [command for command in commands() if words(command)[0] in PROGRAMS]
+FEW = "--samples 16 --max-length 32"  # of calibration: quick
 BENCH = [command for command in OURS if words(command)[0] == "replaceme-bench"]
 
 
@@ -261,6 +262,8 @@ def test_commands_that_write_checkpoints_run_on_a_small_model(
     assert len(ours) > 4
     for command in ours:
         small = re.sub(r"--layers \d", "--layers 2", command)
+        if " prune " in small:
+            small = f"{small} {FEW}"
         small = small.replace(LLAMA, str(tiny)).replace(YOURS, str(tiny))
         done = call_here(*words(small)[1:], "--overwrite")
         assert done.returncode == 0, done.stderr
@@ -279,9 +282,12 @@ def test_newcomer_has_a_checkpoint_of_their_own_after_four_commands(
     suite = next(text for language, text in texts if language == "yaml")
     load = next(text for language, text in texts if language == "python")
     suite = suite.replace("[piqa, arc_easy]", "[colours, endings]").replace(YOURS, str(tiny))
-    (tmp_path / "mine.yaml").write_text(f"{suite}  include_path: {task_folder}\n")
+    (tmp_path / "mine.yaml").write_text(
+        f"{suite}  include_path: {task_folder}\ncalibration: {{samples: 16, max_length: 32}}\n"
+    )
     (tmp_path / "load.py").write_text(load)
     script = first.replace("URL", str(ROOT)).replace("make setup", f"ln -s {sys.prefix} .venv")
+    script = script.replace("--out pruned", f"--out pruned {FEW}")
     script += f"export PYTHONPATH=$PWD\ncp {tmp_path}/mine.yaml .\n.venv/bin/python {tmp_path}/load.py\n"
     run, pick = second.splitlines()
     script += f"{run}\n{pick} || test $? = 1\n"

@@ -19,6 +19,8 @@ from bench.render import history as rendered
 from replaceme.errors import InputError
 from tests.bench import cells
 
+pytestmark = pytest.mark.slow
+
 FACTS = "demo_facts"
 LSTSQ = ("SmolLM2-135M-Instruct", 6, "lstsq")
 

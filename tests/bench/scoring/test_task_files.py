@@ -16,6 +16,8 @@ from bench.tasks import catalog, index
 from bench.tasks.spec import TaskSpec
 from replaceme.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 WAYS: dict[str, dict[str, Any]] = {
     "folder": {"dataset_path": "./data"},
     "folder without a dot": {"dataset_path": "data"},
