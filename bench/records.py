@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -19,7 +17,7 @@ from pydantic import (
 from bench.names import cell_name
 from bench.serving import ServingIdentity, ServingResult
 from bench.tasks.identity import GroupIdentity, TaskIdentity
-from replaceme.calibration import RowCount
+from replaceme.facts import Number, PruneFacts
 from replaceme.recipe import Identity
 
 SCHEMA_VERSION = 6
@@ -27,10 +25,6 @@ SCHEMA_VERSION = 6
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid")
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class _Open(BaseModel):
@@ -53,58 +47,17 @@ def _parts(value: dict[str, Any]) -> dict[str, Any]:
 
 
 Parts = Annotated[dict[str, Any], AfterValidator(_parts)]
-Number = Annotated[float | None, BeforeValidator(_finite)]  # None: unknown, or not finite
 
 
-class Prune(_Part):
-    """What was removed and how well the transform fits."""
+class Prune(PruneFacts):
+    """What was removed, how well the transform fits, and what was written."""
 
-    blocks: list[tuple[int, int]] = Field(
-        description="removed layers, 0-based, half-open; empty: the baseline"
-    )
-    score: Number = Field(
-        None, description="what the selector minimised: angular distance (0 to 1), or nats per token"
-    )
-    runner_up: list[tuple[int, int]] | None = Field(None, description="the second best choice")
-    runner_up_score: Number = None
-    distances: list[list[Number]] | None = Field(
-        None,
-        description="the selector's distance of every block, 0 to 1: [size − 1][start − 1]; null: "
-        "blocks were given",
-    )
-    relative_error: tuple[Number, Number] | None = Field(
-        None,
-        description="√(Σ‖prediction − L‖² / Σ‖L‖²) at the end of the first block on sampled calibration "
-        "tokens, with plain removal, and with the fit",
-    )
-    mean_cosine: tuple[Number, Number] | None = Field(
-        None,
-        description="mean cos(prediction, L) on the same tokens, with plain removal, and with the fit",
-    )
-    loss: tuple[Number, Number] | None = Field(
-        None, description="nats per held-back calibration token, with plain removal, and with the fit"
-    )
-    intact_loss: Number = Field(None, description="nats per held-back token of the intact model")
+    model_config = ConfigDict(extra="forbid")
+
     reloaded_loss: Number = Field(
         None,
         description="nats per token of the checkpoint loaded again, on the held-back tokens, or on some "
         "that were fitted on where there are none; null: not compared",
-    )
-    held_back_tokens: int | None = Field(None, description="calibration tokens that were not fitted on")
-    warning: str | None = Field(None, description="why the fit should not be trusted")
-    notes: dict[str, Any] = Field(default={}, description="the solver's own notes")
-    solve_seconds: float | None = None
-    calibration_tokens: int | None = Field(
-        None, description="real tokens that were fitted on, padding not counted"
-    )
-    calibration_hash: str | None = Field(
-        None, description="SHA-256 of the token ids of all calibration sequences, in their order"
-    )
-    calibration_rows: RowCount | None = Field(
-        None, description="what became of the rows of the data set; null: a text without rows"
-    )
-    calibration_seconds: float | None = Field(
-        None, description="all passes, shared by the model's cells"
     )
     peak_memory_bytes: int | None = Field(
         None, description="peak resident bytes of the process up to the end of this stage"

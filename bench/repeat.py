@@ -11,7 +11,7 @@ from typing import Any
 from bench.records import Record
 from replaceme.calibration import CalibrationData
 from replaceme.errors import InputError
-from replaceme.recipe.prune import LOCAL
+from replaceme.recipe import LOCAL
 from replaceme.solvers import make_solver
 
 USUAL = {"num_blocks": 1, **CalibrationData().model_dump(include={"split", "column"})}

@@ -1,10 +1,19 @@
 """Training-free depth pruning of language models (ReplaceMe, arXiv 2505.02819).
 
+A checkpoint on disk, to a checkpoint on disk:
+
     >>> import replaceme
+    >>> made = replaceme.prune_checkpoint("org/model", "out", layers=6)
+
+A model in memory, in place:
+
     >>> pruned = replaceme.prune(model, tokenizer, texts, layers=6)
     >>> pruned.model.save_pretrained("out")
 
-Names are loaded on first use, so that importing the package does not import torch.
+Several variants of one model, which is loaded and calibrated once: :class:`Checkpoint`.
+
+Names are loaded on first use, so that importing the package does not import torch. What is not in
+``__all__`` and not in a module of ``PUBLIC_MODULES`` may change at any time.
 """
 
 from __future__ import annotations
@@ -16,41 +25,111 @@ from replaceme.errors import InputError, OutputError
 from replaceme.selection import Block
 
 if TYPE_CHECKING:
+    from replaceme.calibrating import Calibration, calibrate
+    from replaceme.calibration import Batches, CalibrationData, CalibrationText
+    from replaceme.checkpoint import Checkpoint
     from replaceme.edit import Edit
     from replaceme.fitting import Fit, fit
+    from replaceme.options import PruneOptions
     from replaceme.provenance import Provenance
-    from replaceme.pruning import Calibration, Pruned, calibrate, prune
-    from replaceme.solvers import make_solver
+    from replaceme.pruned_checkpoint import PrunedCheckpoint, apply_edit, prune_checkpoint
+    from replaceme.pruning import Pruned, prune
+    from replaceme.selection import Choice
+    from replaceme.selectors import Selection
+    from replaceme.session import Session, Variant
+    from replaceme.solvers import Solver, make_solver
     from replaceme.surgery import write_checkpoint
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "Calibration": "replaceme.pruning",
+    "Batches": "replaceme.calibration",
+    "Calibration": "replaceme.calibrating",
+    "CalibrationData": "replaceme.calibration",
+    "CalibrationText": "replaceme.calibration",
+    "Checkpoint": "replaceme.checkpoint",
+    "Choice": "replaceme.selection",
     "Edit": "replaceme.edit",
     "Fit": "replaceme.fitting",
     "Provenance": "replaceme.provenance",
+    "PruneOptions": "replaceme.options",
     "Pruned": "replaceme.pruning",
-    "calibrate": "replaceme.pruning",
+    "PrunedCheckpoint": "replaceme.pruned_checkpoint",
+    "Selection": "replaceme.selectors",
+    "Session": "replaceme.session",
+    "Solver": "replaceme.solvers",
+    "Variant": "replaceme.session",
+    "apply_edit": "replaceme.pruned_checkpoint",
+    "calibrate": "replaceme.calibrating",
     "fit": "replaceme.fitting",
     "make_solver": "replaceme.solvers",
     "prune": "replaceme.pruning",
+    "prune_checkpoint": "replaceme.pruned_checkpoint",
     "write_checkpoint": "replaceme.surgery",
 }
 
+PUBLIC_MODULES = {
+    "replaceme.architectures": "what a decoder layer is, in each family",
+    "replaceme.calibration": "data set → token sequences → batches",
+    "replaceme.chat": "chat templates as of a fixed day",
+    "replaceme.checkpoint": "a model on disk, from its name to pruned checkpoints",
+    "replaceme.compat.commands": "the published commands",
+    "replaceme.compat.config": "the published YAML files",
+    "replaceme.decoder": "running a loaded model layer by layer",
+    "replaceme.edit": "what pruning changes, and how it is done to a loaded model",
+    "replaceme.errors": "errors that a user can mend",
+    "replaceme.facts": "what is measured of a fit",
+    "replaceme.io.contents": "which files of a folder are the model",
+    "replaceme.io.editfile": "edits as files",
+    "replaceme.io.files": "files written whole or not at all",
+    "replaceme.io.loading": "a folder → a loaded model",
+    "replaceme.io.matching": "which tensors of the files are the model",
+    "replaceme.io.models": "a model's name → a folder, and its fingerprint",
+    "replaceme.io.saved": "the dtypes that weights are saved in",
+    "replaceme.io.tensorfile": "safetensors files, tensor by tensor",
+    "replaceme.io.yaml_file": "YAML with the line of every value",
+    "replaceme.io.yaml_source": "YAML → a checked model of its keys",
+    "replaceme.lengths": "models whose states depend on how long a batch is",
+    "replaceme.options": "what can be said of one pruned checkpoint",
+    "replaceme.provenance": "where a checkpoint comes from, in JSON and in words",
+    "replaceme.pruned_checkpoint": "one checkpoint → one pruned checkpoint",
+    "replaceme.recipe": "what is made of a model, step by step",
+    "replaceme.reload": "whether a written checkpoint does what was fitted",
+    "replaceme.report": "how what takes long tells how far it is",
+    "replaceme.selection": "blocks of layers",
+    "replaceme.selectors": "how blocks are chosen: the registry",
+    "replaceme.session": "a calibrated model and its variants",
+    "replaceme.settings": "what suites and commands say in the same words",
+    "replaceme.solvers": "how layers are made up for: the registry",
+}
+
 __all__ = [
+    "PUBLIC_MODULES",
+    "Batches",
     "Block",
     "Calibration",
+    "CalibrationData",
+    "CalibrationText",
+    "Checkpoint",
+    "Choice",
     "Edit",
     "Fit",
     "InputError",
     "OutputError",
     "Provenance",
+    "PruneOptions",
     "Pruned",
+    "PrunedCheckpoint",
+    "Selection",
+    "Session",
+    "Solver",
+    "Variant",
+    "apply_edit",
     "calibrate",
     "fit",
     "make_solver",
     "prune",
+    "prune_checkpoint",
     "write_checkpoint",
 ]
 

@@ -1,18 +1,39 @@
-"""A model, from its name to pruned checkpoints: the one way, for the library and for every command."""
+"""A model, from its name to pruned checkpoints: the one way, for the library and for every command.
+
+source = Checkpoint.open("org/model")
+text = source.read_text(CalibrationData())
+session = source.calibrate(text, counts=[4, 8], solvers=[solver])
+variant = session.fit(solver, 4)
+expected = source.expect(session, variant)
+del session  # one model at a time in memory
+source.write(variant.fit.edit, out, source.trace(variant))
+source.confirm(out, expected)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replaceme.architectures import Architecture, architecture_of, check_present, layer_count
+from replaceme.calibration import Batches, CalibrationData, CalibrationText, padding_token, read_text
+from replaceme.chat import USUAL_DAY
 from replaceme.errors import InputError
-from replaceme.io import contents, matching, models
+from replaceme.io import contents, loading, matching, models
+from replaceme.report import Report, no_report
 from replaceme.selection import Block, check_blocks, check_count
+from replaceme.selectors import Selection
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from replaceme.edit import Edit
+    from replaceme.provenance import Provenance
+    from replaceme.reload import Expected
+    from replaceme.session import Session, Variant
     from replaceme.solvers.base import Solver
 
 
@@ -124,3 +145,130 @@ class Checkpoint:
             check_blocks(blocks, self.layers)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
+
+    def read_text(
+        self, data: CalibrationData, day: date = USUAL_DAY, compat_reference: bool = False
+    ) -> CalibrationText:
+        """The calibration tokens of a data set, by the checkpoint's tokenizer.
+
+        Args:
+            day: today, for a chat template that asks.
+            compat_reference: padding counts, as in the published code.
+
+        Raises:
+            InputError: the data cannot be read, or cannot be used.
+        """
+        tokenizer = loading.load_tokenizer(self.folder, self.trust_remote_code)
+        pad = padding_token(tokenizer) if compat_reference else None
+        return replace(read_text(data, tokenizer, day), counted_pad=pad)
+
+    def load(
+        self, dtype: str | None = None, device: str = "cpu", four_bits: bool = False
+    ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Model and tokenizer, see :func:`replaceme.io.loading.load`."""
+        return loading.load(self.folder, dtype, device, self.trust_remote_code, four_bits)
+
+    def calibrate(
+        self,
+        text: CalibrationText,
+        *,
+        solvers: Iterable[Solver],
+        counts: Iterable[int] = (),
+        blocks: Iterable[tuple[Block, ...]] = (),
+        selection: Selection | None = None,
+        batch_size: int = 8,
+        dtype: str | None = None,
+        device: str = "cpu",
+        compat_reference: bool = False,
+        report: Report = no_report,
+    ) -> Session:
+        """Load the model and calibrate it for all its variants together.
+
+        Args:
+            text: what :meth:`read_text` gives.
+            dtype: to load the model in; ``None``: its own.
+            device: a torch device, or ``auto`` to spread the layers over all GPUs.
+            solvers, counts, blocks, selection, compat_reference, report: see
+                :func:`replaceme.calibrate`.
+
+        Raises:
+            InputError: it cannot be loaded, a variant cannot be made, or its states are not numbers.
+        """
+        from replaceme.calibrating import calibrate
+        from replaceme.session import Session
+
+        selection, seed = selection or Selection(), text.data.seed if text.data else 42
+        with loading.enough_memory():
+            model, tokenizer = self.load(dtype, device)
+            calibration = calibrate(
+                model,
+                Batches(text.sequences, batch_size, seed, padding_token(tokenizer)),
+                counts=counts,
+                blocks=blocks,
+                solvers=solvers,
+                selection=selection,
+                compat_reference=compat_reference,
+                report=report,
+            )
+        if not calibration.is_finite():
+            raise InputError(
+                f"model {self.name!r}: its states on the calibration text are not numbers; its weights "
+                f"hold NaN or infinity, or the dtype that it is calibrated in is too narrow for them."
+            )
+        return Session(calibration, text, selection)
+
+    def expect(self, session: Session, variant: Variant, dtype: str | None = None) -> Expected:
+        """What a checkpoint of a variant is to predict; read from the session's model.
+
+        Args:
+            dtype: what the checkpoint is cast to; ``None``: nothing.
+        """
+        from replaceme.io.saved import SavedLayers
+        from replaceme.reload import Expected
+
+        saved = SavedLayers.of(self.folder, self.architecture, dtype)
+        return Expected.of(session.calibration, variant.fit, saved)
+
+    def trace(self, variant: Variant, dtype: str | None = None) -> Provenance:
+        """Where a checkpoint of a variant comes from, cast to ``dtype``."""
+        weights = models.fingerprint(self.name, self.revision, self.folder)
+        return variant.trace(self.name, weights, dtype)
+
+    def write(
+        self,
+        edit: Edit,
+        out: Path,
+        provenance: Provenance | None,
+        *,
+        dtype: str | None = None,
+        overwrite: bool = False,
+        confirm: Callable[[Path], object] | None = None,
+    ) -> None:
+        """Write the checkpoint, edited, see :func:`replaceme.write_checkpoint`."""
+        from replaceme.surgery import write_checkpoint
+
+        write_checkpoint(
+            self.folder,
+            out,
+            edit,
+            provenance,
+            dtype=dtype,
+            overwrite=overwrite,
+            trust_remote_code=self.trust_remote_code,
+            confirm=confirm,
+        )
+
+    def confirm(self, folder: Path, expected: Expected, device: str = "cpu") -> float | None:
+        """Load a checkpoint that was written, and compare what it predicts, see
+        :func:`replaceme.reload.reloaded_loss`."""
+        from replaceme.reload import reloaded_loss
+
+        return reloaded_loss(folder, expected, device, self.trust_remote_code)
+
+    def confirm_edit(self, folder: Path, edit: Edit, dtype: str | None = None) -> float | None:
+        """The same where nothing is expected yet: the intact model is loaded, edited, and asked for
+        tokens drawn at random."""
+        from replaceme.reload import Expected
+
+        expected = Expected.of_random_tokens(self.folder, edit, dtype, self.trust_remote_code)
+        return self.confirm(folder, expected)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from math import isnan
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pydantic import ConfigDict, Field, InstanceOf
 from torch.nn.functional import cosine_similarity
 
 from replaceme.edit import Edit
+from replaceme.facts import Measures
 from replaceme.report import Report, no_report
 from replaceme.selection import merge_adjacent
 from replaceme.solvers import Solver
@@ -22,35 +23,21 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from replaceme.calibrating import Calibration
     from replaceme.decoder import Decoder
-    from replaceme.pruning import Calibration
     from replaceme.selection import Block
 
 
-@dataclass(frozen=True)
-class Fit:
+class Fit(Measures):
     """An edit with its diagnostics; the pairs are (plain removal, with the edit).
 
-    Attributes:
-        edit: what to do to the model.
-        relative_error: √(Σ‖prediction − L_out‖² / Σ‖L_out‖²) at the first block's end, over
-            ``DIAGNOSED_TOKENS`` calibration tokens at most.
-        mean_cosine: cos(prediction, L_out), mean over the same tokens.
-        loss: nats per held-back token; ``None`` where none was held back.
-        intact_loss: the same of the intact model.
-        warning: why the variant should not be trusted, or ``None``.
-        notes: the solver's own notes.
-        seconds: time of the solve.
+    The first two are measured over ``DIAGNOSED_TOKENS`` calibration tokens at most.
     """
 
-    edit: Edit
-    relative_error: tuple[float, float]
-    mean_cosine: tuple[float, float]
-    loss: tuple[float, float] | None = None
-    intact_loss: float | None = None
-    warning: str | None = None
-    notes: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
+    model_config = ConfigDict(frozen=True)
+
+    edit: InstanceOf[Edit] = Field(exclude=True, description="what to do to the model")
+    seconds: float = Field(0.0, exclude=True, description="time of the solve")
 
 
 def fit(
@@ -95,7 +82,16 @@ def fit(
     losses = None if removal is None or loss is None else (removal, loss)
     if warning is None:
         warning = _doubt(errors, cosines, losses)
-    return Fit(edit, errors, cosines, losses, calibration.held_back.intact, warning, notes, seconds)
+    return Fit(
+        edit=edit,
+        relative_error=errors,
+        mean_cosine=cosines,
+        loss=losses,
+        intact_loss=calibration.held_back.intact,
+        warning=warning,
+        notes=notes,
+        seconds=seconds,
+    )
 
 
 def _doubt(

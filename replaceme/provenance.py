@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
+from replaceme.facts import Measures, Pair
 from replaceme.io.models import is_hub_id
 from replaceme.selectors import SELECTORS
 from replaceme.solvers import SOLVERS
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 PACKAGES = ("replaceme", "torch", "transformers")
 
 
-class Provenance(BaseModel):
+class Origin(BaseModel):
     """What was removed, how, and from which model."""
 
     model: str = Field(description="the intact model, as it was named")
@@ -30,33 +31,30 @@ class Provenance(BaseModel):
     runner_up: list[tuple[int, int]] | None = Field(description="the second best choice")
     solver: dict[str, Any] = Field(description="name, version and parameters")
     calibration: dict[str, Any] = Field(description="data set, its fingerprint, and tokens fitted on")
-    relative_error: tuple[float | None, float | None] | None = Field(
-        description="at the end of the first block, after plain removal and after the fit; null: not "
-        "measured on these weights"
-    )
-    mean_cosine: tuple[float | None, float | None] | None = Field(description="the same")
-    loss: tuple[float | None, float | None] | None = Field(
-        description="nats per held-back token after plain removal and after the fit"
-    )
-    intact_loss: float | None = Field(description="nats per held-back token of the intact model")
-    warning: str | None = Field(description="why the model should not be trusted")
-    notes: dict[str, Any] = Field(default={}, description="the solver's own notes on the fit")
+
+
+class Provenance(Measures, Origin):
+    """Where a checkpoint comes from and how well its fit does; written with the origin first."""
+
     dtype: str | None = Field(None, description="what the weights were cast to; null: nothing")
     versions: dict[str, str] = Field(default_factory=lambda: {p: metadata.version(p) for p in PACKAGES})
 
     @classmethod
     def of(
         cls,
+        fit: Fit,
+        *,
         model: str,
         weights: str,
         solver: Solver,
         calibration: dict[str, Any],
-        fit: Fit,
         selector: str | None = None,
         choice: Choice | None = None,
         dtype: str | None = None,
     ) -> Provenance:
+        """That of a fit; the other arguments are the fields of the same name."""
         return cls(
+            **fit.model_dump(include=set(Measures.model_fields)),
             model=model,
             weights=weights,
             blocks=pairs(fit.edit.blocks) or [],
@@ -64,12 +62,6 @@ class Provenance(BaseModel):
             runner_up=pairs(choice.runner_up) if choice else None,
             solver=solver.identity,
             calibration=calibration,
-            relative_error=fit.relative_error,
-            mean_cosine=fit.mean_cosine,
-            loss=fit.loss,
-            intact_loss=fit.intact_loss,
-            warning=fit.warning,
-            notes=fit.notes,
             dtype=dtype,
         )
 
@@ -105,9 +97,6 @@ class Provenance(BaseModel):
                 "",
             ]
         )
-
-
-Pair = tuple[float | None, float | None] | None  # None: not measured, or not a number
 
 
 def how_pruned(

@@ -21,9 +21,9 @@ from replaceme.io import loading
 from replaceme.io.saved import SavedLayers
 
 if TYPE_CHECKING:
+    from replaceme.calibrating import Calibration
     from replaceme.edit import Edit
     from replaceme.fitting import Fit
-    from replaceme.pruning import Calibration
 
 TOKENS = 1024  # where nothing was held back
 LEAST_TOLERANCE = 5e-4  # nats per token, which float32 stays far below in any order of summing

@@ -45,7 +45,6 @@ LIGHT = [
     "verbs.verify",
     "verbs.evaluate",
 ]
-CIRCLE_FREE = ["bench"]
 WALLS = [
     ("suite", "run"),
     ("suite", "scoring"),
@@ -154,7 +153,7 @@ def test_only_the_serving_worker_imports_vllm() -> None:
             assert not imports(file) & inside
 
 
-@pytest.mark.parametrize("package", CIRCLE_FREE)
+@pytest.mark.parametrize("package", PACKAGES)
 def test_no_modules_import_each_other_around(package: str) -> None:
     assert find_circle(import_graph(package)) == []
 
@@ -167,6 +166,32 @@ def test_walls_inside_the_harness(package: str, other: str) -> None:
     assert inside
     assert len(beyond) > 1
     assert {module: crossing for module in inside if (crossing := graph[module] & beyond)} == {}
+
+
+def test_the_harness_uses_what_the_pruner_offers_and_nothing_else() -> None:
+    from replaceme import PUBLIC_MODULES
+
+    files = {module_name(file) for file in (ROOT / "replaceme").rglob("*.py")}
+    assert PUBLIC_MODULES.keys() <= files
+    private = {
+        f"{file.relative_to(ROOT)}: {node.module}.{alias.name}"
+        for file in (ROOT / "bench").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "replaceme"
+        for alias in node.names
+        if not is_public(str(node.module), alias.name, files)
+    }
+    assert private == set()
+
+
+def is_public(module: str, name: str, files: set[str]) -> bool:
+    """Whether a name of a module of the pruner, or a module by that name, is offered."""
+    import replaceme
+
+    if f"{module}.{name}" in files:
+        return f"{module}.{name}" in replaceme.PUBLIC_MODULES
+    offered = replaceme.__all__ if module == "replaceme" else []
+    return name in offered or (module in replaceme.PUBLIC_MODULES and not name.startswith("_"))
 
 
 def test_nothing_reads_pickles() -> None:

@@ -18,7 +18,7 @@ from replaceme.checkpoint import Checkpoint
 from replaceme.errors import InputError, OutputError
 from replaceme.io import contents, models
 from replaceme.io.tensorfile import FLOATS, SHORT_NAMES
-from replaceme.solvers.base import LayerSize
+from replaceme.solvers import LayerSize
 
 if TYPE_CHECKING:
     from bench.suite.matrix import Cell, Plan

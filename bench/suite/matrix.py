@@ -15,7 +15,7 @@ from bench.serving import ServeSettings, ServingIdentity, device_name, engine_ve
 from bench.suite.layer_counts import check_declared, prune_of
 from bench.suite.prune_spec import PruneSpec
 from bench.suite.scoring import Wanted
-from bench.suite.suite import ModelSpec, SolverSpec, Suite
+from bench.suite.suite import ModelSpec, Suite
 from bench.tasks.planned import PlannedGroup, PlannedTask
 from bench.tasks.spec import PromptSpec
 from replaceme.checkpoint import Checkpoint
@@ -23,6 +23,7 @@ from replaceme.errors import InputError
 from replaceme.io import models
 from replaceme.recipe import CalibrationText, Identity, IntactModel, PruneStep, SolverSettings, digest
 from replaceme.selection import check_count
+from replaceme.settings import SolverSpec
 
 RUNTIME = {
     "Suite": {"extends", "name", "device", "keep_checkpoints"},

@@ -5,49 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from bench.section import Section
-from replaceme.errors import InputError
 from replaceme.selection import Block, merge_adjacent
-from replaceme.selectors import SELECTORS, Selection
-from replaceme.solvers import Solver, make_solver
+from replaceme.selectors import Selection
+from replaceme.settings import (
+    Blocks,
+    Dtype,
+    Selector,
+    SolverSpec,
+    check_block_list,
+    check_positive,
+)
 
-Dtype = Literal["float32", "bfloat16", "float16"]
 Items = TypeVar("Items", bound=Sequence[Any])
 SHARE = re.compile(r"(\d{1,2}(?:\.\d{1,6})?)\s*%")
-
-
-class SolverSpec(Section):
-    """A solver with its parameters and the label it has in tables; a bare string means its name."""
-
-    label: str
-    solver: Solver
-
-    @model_validator(mode="before")
-    @classmethod
-    def _parse(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            value = {"name": value}
-        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-            raise ValueError("a solver is a name, or a mapping with name, its parameters, and as")
-        parameters = {key: item for key, item in value.items() if key not in ("name", "as")}
-        label = value.get("as", value["name"])
-        if not isinstance(label, str) or not label:
-            raise ValueError("as: the label of a solver must be a text")
-        try:
-            return {"label": label, "solver": make_solver(value["name"], **parameters)}
-        except InputError as error:
-            raise ValueError(str(error)) from None
-
-
-def _possible_count(count: int) -> int:
-    if count < 1:
-        raise ValueError(f"{count} layers cannot be removed; the least is 1")
-    return count
 
 
 def _count_or_share(value: Any) -> int | str:
@@ -55,7 +30,7 @@ def _count_or_share(value: Any) -> int | str:
     text = str(value).strip()
     if isinstance(value, int | str) and not isinstance(value, bool):
         if re.fullmatch(r"[+-]?\d{1,9}", text):
-            return _possible_count(int(text))
+            return check_positive(int(text))
         if (match := SHARE.fullmatch(text)) and float(match[1]) > 0:
             return f"{match[1]}%"
     raise ValueError(
@@ -71,18 +46,6 @@ def share_of(share: str, num_layers: int) -> int:
     """
     exact = Fraction(share.removesuffix("%")) * num_layers / 100
     return max(1, int(exact + Fraction(1, 2)))
-
-
-def _possible_blocks(blocks: Items) -> Items:
-    for start, end in blocks:
-        if not 1 <= start < end:
-            raise ValueError(
-                f"[{start}, {end}] is no block: START is at least 1, and END, which is kept, is larger"
-            )
-    for block, following in pairwise(sorted(blocks)):
-        if following[0] < block[1]:
-            raise ValueError(f"the blocks {list(block)} and {list(following)} overlap")
-    return blocks
 
 
 def _distinct_counts(layers: Items) -> Items:
@@ -101,13 +64,7 @@ def _labelled(solvers: Items) -> Items:
     return solvers
 
 
-Count = Annotated[int, AfterValidator(_possible_count)]
 CountOrShare = Annotated[int | str, PlainValidator(_count_or_share)]
-Blocks = Annotated[list[tuple[int, int]], AfterValidator(_possible_blocks)]
-if TYPE_CHECKING:
-    Selector = str
-else:
-    Selector = Literal[tuple(SELECTORS)]
 
 
 class Matrix(Section):
@@ -116,7 +73,7 @@ class Matrix(Section):
     layers: Annotated[tuple[CountOrShare, ...], AfterValidator(_distinct_counts)] = Field(
         (), description="numbers of layers to remove, or shares such as 25%"
     )
-    blocks: Annotated[tuple[tuple[int, int], ...], AfterValidator(_possible_blocks)] = Field(
+    blocks: Annotated[tuple[tuple[int, int], ...], AfterValidator(check_block_list)] = Field(
         (), description="blocks to remove together instead, half-open"
     )
     solvers: Annotated[tuple[SolverSpec, ...], AfterValidator(_labelled)] = Field(

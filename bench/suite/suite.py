@@ -11,40 +11,16 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from bench.section import Section
 from bench.serving.spec import ServeSettings
 from bench.suite import files as suite_files
-from bench.suite.prune_spec import (
-    Blocks,
-    Count,
-    Dtype,
-    Matrix,
-    PruneSpec,
-    Selector,
-    SolverSpec,
-)
+from bench.suite.prune_spec import Matrix, PruneSpec
 from bench.tasks.presets import PRESETS
 from bench.tasks.spec import SEEDS, PromptSpec, Seed, Seeds, TaskSpec
-from replaceme.calibration import CalibrationData, is_data_file
+from replaceme.calibration import CalibrationData, check_data
 from replaceme.chat import USUAL_DAY, Day
 from replaceme.errors import InputError
 from replaceme.io import yaml_source
 from replaceme.io.models import short_name
 from replaceme.io.yaml_file import shown
-
-__all__ = [
-    "Blocks",
-    "Count",
-    "Dtype",
-    "Matrix",
-    "ModelSpec",
-    "PruneSpec",
-    "ScoreSpec",
-    "Section",
-    "Selector",
-    "SolverSpec",
-    "Suite",
-    "TaskSpec",
-    "load",
-    "resolved",
-]
+from replaceme.settings import Dtype, resolve_name
 
 
 class ModelSpec(Section):
@@ -183,7 +159,7 @@ class Suite(Section):
     @classmethod
     def _from_suite(cls, models: list[ModelSpec], info: ValidationInfo) -> list[ModelSpec]:
         folder = _folder(info, "models")
-        models = [m.model_copy(update={"id": resolved(m.id, folder)}) for m in models]
+        models = [m.model_copy(update={"id": resolve_name(m.id, folder)}) for m in models]
         names = [model.name for model in models]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(
@@ -195,9 +171,9 @@ class Suite(Section):
     @classmethod
     def _calibration_path(cls, data: CalibrationData, info: ValidationInfo) -> CalibrationData:
         folder = _folder(info, "calibration", "dataset")
-        data = data.model_copy(update={"dataset": resolved(data.dataset, folder)})
+        data = data.model_copy(update={"dataset": resolve_name(data.dataset, folder)})
         try:
-            data.check()
+            check_data(data)
         except InputError as error:
             raise ValueError(str(error)) from None
         return data
@@ -245,26 +221,6 @@ def _folders(path: Path, folder: Path) -> list[Path]:
     if not found:
         raise ValueError(f"there is no folder {shown(str(whole.resolve()))}")
     return found
-
-
-def resolved(name: str, folder: Path) -> str:
-    """The name of a model or data set; a path relative to ``folder`` is made absolute, others stay.
-
-    Raises:
-        ValueError: neither a name nor a path.
-    """
-    try:
-        path = folder / Path(name).expanduser()
-        local = (
-            path.is_dir()
-            or name.startswith((".", "/", "~"))
-            or path.suffix == ".gguf"
-            or is_data_file(path)
-        )
-        return str(path.resolve()) if ":" not in name and (local or "\0" in name) else name
-    except (OSError, RuntimeError, ValueError) as error:  # too long, a null byte, an unknown user
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{shown(repr(name))} is no name and no path: {reason}") from None
 
 
 def load(path: Path) -> Suite:

@@ -2,65 +2,99 @@
 
 from __future__ import annotations
 
+import sys
+from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import click
 
 from bench.verbs.completion import complete_solvers
 
-DTYPES = click.Choice(["float32", "bfloat16", "float16"])
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
 FOLDER = click.Path(path_type=Path)
+# What a field's type does not tell of its option.
+EXTRAS: dict[str, dict[str, Any]] = {
+    "blocks": {"multiple": True, "metavar": "START:END"},
+    "date": {"metavar": "YYYY-MM-DD"},
+    "selector": {"metavar": "NAME"},
+    "solver": {"metavar": "NAME", "shell_complete": complete_solvers},
+}
 
 
-@click.command()
-@click.argument("model", required=False)
+class PruneCommand(click.Command):
+    """A command whose options are the fields of ``PruneOptions``, made when they are asked for."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        if len(self.params) == 1:
+            from replaceme.options import PruneOptions
+
+            fields = dict(PruneOptions.model_fields)
+            self.params.insert(0, click.Argument(["model"], required=False))
+            del fields["model"]
+            self.params += [make_option(name, field) for name, field in fields.items()]
+        return super().get_params(ctx)
+
+
+def make_option(name: str, field: FieldInfo) -> click.Option:
+    """The option of a field: its name, type, default and help."""
+    flag = f"--{name.replace('_', '-')}"
+    if field.annotation is bool:
+        return click.Option([flag], is_flag=True, help=_explain(field))
+    kind = {} if name in EXTRAS else {"type": _choose_type(field)}
+    return click.Option([flag], help=_explain(field), **kind, **EXTRAS.get(name, {}))
+
+
+def _choose_type(field: FieldInfo) -> Any:
+    kind: Any = field.annotation
+    if kind not in (None, bool) and type(None) in get_args(kind):
+        kind = next(part for part in get_args(kind) if part is not type(None))
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    bounds = {type(bound).__name__: bound for bound in field.metadata}
+    if choices := get_args(kind):
+        return click.Choice(choices)
+    if kind is Path:
+        return FOLDER
+    if kind is float:
+        return click.FloatRange(bounds["Ge"].ge)
+    if kind is int and "Gt" in bounds:
+        return click.IntRange(bounds["Gt"].gt + 1)
+    if kind is int and "Ge" in bounds:
+        return click.IntRange(bounds["Ge"].ge)
+    return kind
+
+
+def _explain(field: FieldInfo) -> str:
+    """A field's description as a sentence, with its default."""
+    default = None if field.is_required() else field.get_default(call_default_factory=True)
+    text = str(field.description)
+    text = text[0].upper() + text[1:] if not text.startswith("torch") else text
+    shown = getattr(default, "label", default)
+    return f"{text}; default: {shown}." if shown not in (None, False, []) else f"{text}."
+
+
+@click.command(cls=PruneCommand)
 @click.option("--config", type=FOLDER, help="YAML file with these options as keys; options win.")
-@click.option("--revision", help="Revision of a hub model.")
-@click.option("--layers", type=int, help="Number of layers to remove; the blocks are chosen.")
-@click.option(
-    "--blocks",
-    multiple=True,
-    metavar="START:END",
-    help="Remove layers START to END-1 (0-based; END stays); may be repeated.",
-)
-@click.option(
-    "--solver",
-    help="'replaceme-bench list solvers' names them; default: reconstruct.",
-    shell_complete=complete_solvers,
-)
-@click.option("--ridge", type=click.FloatRange(0), help="Ridge of the solver.")
-@click.option("--out", type=FOLDER, help="Folder of the pruned checkpoint.")
-@click.option("--selector", help="angular (default), angular-mean or perplexity.")
-@click.option("--num-blocks", type=click.IntRange(1), help="Blocks of the same size; default: 1.")
-@click.option("--calibration", help="File or hub data set; default: builtin:prose.")
-@click.option("--subset", help="Configuration name of a hub data set.")
-@click.option("--split", help="Split, or a part such as train[:1000]; default: train.")
-@click.option("--streaming", is_flag=True, help="Read a hub data set row by row, not all of it.")
-@click.option("--calibration-revision", help="Revision of a hub data set.")
-@click.option("--column", help="Column of the calibration data; default: text.")
-@click.option("--samples", type=click.IntRange(1), help="Sequences at most; default: 192.")
-@click.option("--max-length", type=click.IntRange(2), help="Tokens of a sequence; default: 256.")
-@click.option("--batch-size", type=click.IntRange(1), help="Sequences per forward; default: 8.")
-@click.option("--dtype", type=DTYPES, help="Of the checkpoint; default: the model's.")
-@click.option("--calibration-dtype", type=DTYPES, help="To calibrate in; default: the checkpoint's.")
-@click.option("--device", help="torch device; default: the GPU where there is one.")
-@click.option("--seed", type=click.IntRange(0), help="Default: 42.")
-@click.option("--date", metavar="YYYY-MM-DD", help="Today in chat templates; default: 2024-07-26.")
-@click.option("--compat", type=click.Choice(["reference"]), help="Do as the published code does.")
-@click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model.")
-@click.option("--transform-only", is_flag=True, help="Write what was fitted to the file OUT instead.")
-@click.option("--overwrite", is_flag=True, help="Replace what is at OUT.")
 def prune(config: Path | None, **options: Any) -> None:
     """Prune MODEL (hub id, folder, GGUF file) and write an ordinary checkpoint."""
-    from bench.run.prune_command import options_of, prune_checkpoint
+    from bench.console import report_progress
+    from replaceme.options import read_options
+    from replaceme.pruned_checkpoint import Watcher, prune_as_told
 
     given = {
         key: value
         for key, value in options.items()
         if value is not None and value is not False and value != ()
     }
-    click.echo(prune_checkpoint(options_of(config, given)))
+    checked = read_options(config, given)
+    with report_progress(sys.stderr, steps=3) as reporter:
+        starts = chain([reporter.step], repeat(reporter.next_step))
+        watcher = Watcher(lambda text: next(starts)(text), reporter.share)
+        made = prune_as_told(checked, watcher)
+    click.echo(made.summary)
 
 
 @click.command()
@@ -71,6 +105,6 @@ def prune(config: Path | None, **options: Any) -> None:
 @click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model.")
 def apply(transform: Path, model: str, out: Path, overwrite: bool, trust_remote_code: bool) -> None:
     """Merge a TRANSFORM that 'prune --transform-only' saved into MODEL."""
-    from bench.run.prune_command import apply_edit
+    from replaceme.pruned_checkpoint import apply_edit
 
     click.echo(apply_edit(transform, model, out, overwrite, trust_remote_code))

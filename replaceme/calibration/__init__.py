@@ -11,6 +11,7 @@ Rules, the same for every source:
 
 from replaceme.calibration.batches import Batch, Batches, padding_token
 from replaceme.calibration.chats import UnusableError
+from replaceme.calibration.check import check_data
 from replaceme.calibration.data import (
     BUILTIN_PREFIX,
     BUILTINS,
@@ -38,6 +39,7 @@ __all__ = [
     "CalibrationText",
     "RowCount",
     "UnusableError",
+    "check_data",
     "is_data_file",
     "load_sequences",
     "padding_token",

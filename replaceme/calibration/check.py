@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from replaceme.calibration.chats import UnusableError, said_in
-from replaceme.calibration.data import PACKED, is_data_file, kind_of
+from replaceme.calibration.data import PACKED, SPLIT, CalibrationData, is_data_file, kind_of
 from replaceme.calibration.files import (
     JsonLines,
     MalformedError,
@@ -24,13 +24,33 @@ from replaceme.calibration.files import (
 )
 from replaceme.errors import InputError, nearest
 
-if TYPE_CHECKING:
-    from replaceme.calibration.data import CalibrationData
-
 HEAD = 1 << 20  # bytes
 TAIL = 1 << 16
 WHOLE = 1 << 26  # bytes of a JSON file that is one value, up to which it is parsed
 SEEN = 100  # rows
+
+
+def check_data(data: CalibrationData) -> None:
+    """Refuse what can be seen to be wrong without reading everything; imports nothing heavy.
+
+    Raises:
+        InputError: a local file or folder is missing, empty, malformed or without the column, or the
+            split cannot be one.
+    """
+    if not SPLIT.fullmatch(data.split):
+        raise InputError(
+            f"{data.where}: {data.split!r} is no split; allowed are a name, a part of it such as "
+            f"train[:1000] or train[10%:20%], and several joined by +."
+        )
+    path = data.local_file()
+    if path is not None and data.streaming:
+        raise InputError(
+            f"{data.where} is a file on this machine; streaming is for hub data sets and folders."
+        )
+    if path is not None:
+        check_file(data, path)
+    elif (folder := data.local_folder()) is not None:
+        check_folder(data, folder)
 
 
 def check_file(data: CalibrationData, path: Path) -> None:

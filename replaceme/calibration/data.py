@@ -100,30 +100,6 @@ class CalibrationData(BaseModel):
         """Whether it is one text without rows, so that no chat template is needed."""
         return self.dataset.startswith(BUILTIN_PREFIX) or kind_of(Path(self.dataset)) == "text"
 
-    def check(self) -> None:
-        """Refuse what can be seen to be wrong without reading everything; imports nothing heavy.
-
-        Raises:
-            InputError: a local file or folder is missing, empty, malformed or without the column, or
-                the split cannot be one.
-        """
-        from replaceme.calibration.check import check_file, check_folder
-
-        if not SPLIT.fullmatch(self.split):
-            raise InputError(
-                f"{self.where}: {self.split!r} is no split; allowed are a name, a part of it such as "
-                f"train[:1000] or train[10%:20%], and several joined by +."
-            )
-        path = self.local_file()
-        if path is not None and self.streaming:
-            raise InputError(
-                f"{self.where} is a file on this machine; streaming is for hub data sets and folders."
-            )
-        if path is not None:
-            check_file(self, path)
-        elif (folder := self.local_folder()) is not None:
-            check_folder(self, folder)
-
     def fingerprint(self) -> str:
         """SHA-256 of the local data, or the hub id with its revision (nothing is downloaded)."""
         if (path := self.local_file()) is not None:

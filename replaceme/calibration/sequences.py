@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -63,11 +63,15 @@ class CalibrationText:
         sequences: lists of 1 to ``max_length`` token ids.
         rows: what was left out; ``None`` for a text without rows.
         counted_pad: the token of the padding, where that counts (``compat: reference``).
+        data: the data set; ``None``: texts in memory.
+        day: that its chats were rendered on; ``None`` for a text without rows.
     """
 
     sequences: list[list[int]]
     rows: RowCount | None = None
     counted_pad: int | None = None
+    data: CalibrationData | None = None
+    day: date | None = None
 
     @property
     def hash(self) -> str:
@@ -75,10 +79,14 @@ class CalibrationText:
         pad = [] if self.counted_pad is None else [[self.counted_pad]]
         return token_hash([*self.sequences, *pad])
 
-    def described(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """For the provenance of what is made of it."""
         rows = self.rows.model_dump() if self.rows else None
-        return {"token_ids": self.hash, "rows": rows}
+        tokens = {"token_ids": self.hash, "rows": rows}
+        if self.data is None:
+            return {"dataset": "texts in memory"} | tokens
+        date = {"date": self.day.isoformat() if self.day else None}
+        return self.data.model_dump() | date | {"fingerprint": self.data.fingerprint()} | tokens
 
 
 def token_hash(sequences: Sequence[Sequence[int]]) -> str:
@@ -120,7 +128,7 @@ def read_text(data: CalibrationData, tokenizer: Any, day: date = USUAL_DAY) -> C
         found = _tokenized(values_of(data), tokenizer, data.max_length, data.samples, day, where)
     if not found.sequences:
         raise InputError(f"{data.where} holds no text.")
-    return found
+    return replace(found, data=data, day=None if data.is_plain_text else day)
 
 
 def tokenize(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from replaceme.calibration import load_sequences, rows_of
-from replaceme.chat import apply_chat_template
+from replaceme.calibration import CalibrationText, RowCount, padding_token, read_text, rows_of
+from replaceme.chat import USUAL_DAY, apply_chat_template
 from replaceme.compat.config import FINEWEB, MIXED, ORCA
 from replaceme.errors import InputError
 
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 FIRST_SPEAKERS = {"human", "user"}
 
 
-def calibration_sequences(config: SeedConfig, tokenizer: Any) -> list[list[int]]:
-    """Token ids of the first rows, in their order, cut to ``max_length``.
+def read_published_text(config: SeedConfig, tokenizer: Any) -> CalibrationText:
+    """The tokens of the first rows, in their order, cut to ``max_length``.
 
     Raises:
         InputError: the data set cannot be read, lacks the column, or holds neither texts nor
@@ -24,16 +25,20 @@ def calibration_sequences(config: SeedConfig, tokenizer: Any) -> list[list[int]]
     """
     data = config.data
     if data.is_plain_text:
-        return load_sequences(data, tokenizer)
-    texts = _texts(config, tokenizer)
-    encoded = [
-        tokenizer(text, truncation=True, max_length=data.max_length, verbose=False)["input_ids"]
-        for text in texts
-    ]
-    sequences = [ids for ids in encoded if ids]
-    if not sequences:
-        raise InputError(f"calibration dataset {data.dataset!r} holds no text.")
-    return sequences
+        text = read_text(data, tokenizer)
+    else:
+        encoded = [
+            tokenizer(text, truncation=True, max_length=data.max_length, verbose=False)["input_ids"]
+            for text in _texts(config, tokenizer)
+        ]
+        sequences = [ids for ids in encoded if ids]
+        if not sequences:
+            raise InputError(f"calibration dataset {data.dataset!r} holds no text.")
+        rows = RowCount(used=len(sequences), empty=len(encoded) - len(sequences))
+        text = CalibrationText(sequences, rows, day=USUAL_DAY)
+    pad = padding_token(tokenizer) if config.compat else None
+    said = data.model_copy(update={"samples": len(text.sequences)})
+    return replace(text, counted_pad=pad, data=said)
 
 
 def _texts(config: SeedConfig, tokenizer: Any) -> list[str]:

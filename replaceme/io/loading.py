@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from collections.abc import Iterator
@@ -47,6 +48,7 @@ def load(
     from transformers import AutoModelForCausalLM
 
     tokenizer = load_tokenizer(folder, trust_remote_code)
+    gc.collect()  # a model that nobody uses any more lives on in circles of references, all of it
     try:
         with without_progress_bars():
             model, found = AutoModelForCausalLM.from_pretrained(

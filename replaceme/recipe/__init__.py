@@ -4,12 +4,13 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, SerializeAsAny
 
-from replaceme.recipe.prune import CalibrationText, PruneStep, SolverSettings
+from replaceme.recipe.prune import LOCAL, CalibrationText, PruneStep, SolverSettings
 from replaceme.recipe.step import Part, Step, digest
 
 STEPS: dict[str, type[Step]] = {step.kind: step for step in (PruneStep,)}
 
 __all__ = [
+    "LOCAL",
     "STEPS",
     "CalibrationText",
     "Identity",

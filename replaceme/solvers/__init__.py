@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from replaceme.errors import InputError, nearest
 from replaceme.registry import collect_classes
-from replaceme.solvers.base import Solver
+from replaceme.solvers.base import LayerSize, Solver
 from replaceme.solvers.cosine import Cosine
 from replaceme.solvers.lstsq import Lstsq
 from replaceme.solvers.reconstruct import Reconstruct
@@ -23,6 +23,7 @@ SOLVERS: dict[str, type[Solver]] = collect_classes(__name__, __path__, Solver)
 __all__ = [
     "SOLVERS",
     "Cosine",
+    "LayerSize",
     "Lstsq",
     "Reconstruct",
     "Refit",

@@ -34,7 +34,8 @@ import bench.run.runner
 import bench.scoring.one_pass
 import bench.scoring.verify
 import replaceme.fitting
-import replaceme.pruning
+import replaceme.pruned_checkpoint
+import replaceme.session
 from bench.cli import main
 from bench.run import checkpoints
 from bench.scoring.answers import Answers

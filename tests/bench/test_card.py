@@ -15,9 +15,9 @@ from huggingface_hub import ModelCard
 
 from bench.card import card
 from bench.records import Failure, Record
-from bench.run.prune_command import PruneOptions
 from bench.store import Store, read_record
 from replaceme.calibration import CalibrationData
+from replaceme.options import PruneOptions
 from replaceme.solvers import make_solver
 from tests.bench import cells
 
@@ -268,8 +268,8 @@ def test_file_to_repeat_it_makes_the_same(records: dict[str, Record], name: str)
     assert options.solver.solver == make_solver(solver["name"], **solver["parameters"])
     assert options.data.fingerprint() == identity["calibration"]["data"]
     assert options.data.identity() == identity["calibration"]
-    assert options.prune.calibration_dtype == identity["calibration_dtype"]
-    assert options.prune.selector == identity["selector"]
+    assert options.calibration_dtype == identity["calibration_dtype"]
+    assert options.selector == identity["selector"]
 
 
 def test_file_to_repeat_it_names_revisions_and_given_blocks(record: Record) -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from bench.serving import spec as serving_spec
 from bench.suite import matrix, suite
 from bench.suite.matrix import IDENTITY, RUNTIME
+from replaceme.settings import SolverSpec
 from replaceme.solvers import SOLVERS
 
 WriteSuite = Callable[..., Path]
@@ -22,7 +23,7 @@ CLASSIFIED = [
     suite.Suite,
     suite.ModelSpec,
     suite.PruneSpec,
-    suite.SolverSpec,
+    SolverSpec,
     suite.ScoreSpec,
     suite.TaskSpec,
 ]

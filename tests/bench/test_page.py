@@ -20,10 +20,10 @@ from bench.leaderboard import leaderboard
 from bench.page.columns import OTHER, sets_of
 from bench.page.drawer import drawers
 from bench.records import Record
-from bench.run.prune_command import PruneOptions, options_of
 from bench.store import Store
 from bench.verbs.prune import prune as prune_verb
-from replaceme.recipe.prune import LOCAL
+from replaceme.options import PruneOptions, read_options
+from replaceme.recipe import LOCAL
 from tests.bench import cells
 
 DEMO = Path(__file__).parents[2] / "results" / "demo"
@@ -319,19 +319,19 @@ def options(command: str, tmp_path: Path) -> PruneOptions:
         assert str(config) == "/dev/stdin"
         config = tmp_path / "config.yaml"
         config.write_text(given)
-    return options_of(config, told)
+    return read_options(config, told)
 
 
 def same_cell(found: PruneOptions, record: Record) -> None:
     """Check that options make the identity that a record has."""
-    identity, prune = record.identity.canonical(), found.prune
+    identity = record.identity.canonical()
     assert found.model == record.model_id
-    assert prune.solvers[0].solver.identity == identity["solver"]
-    assert prune.selector == identity["selector"]
-    assert [[block.start, block.end] for block in prune.given] == identity["blocks"]
-    assert prune.num_blocks == identity["num_blocks"]
-    assert prune.calibration_dtype == identity["calibration_dtype"]
-    assert prune.compat == identity["compat"]
+    assert found.make_solver().identity == identity["solver"]
+    assert found.selector == identity["selector"]
+    assert [[block.start, block.end] for block in found.given] == identity["blocks"]
+    assert found.num_blocks == identity["num_blocks"]
+    assert found.calibration_dtype == identity["calibration_dtype"]
+    assert found.compat == identity["compat"]
     assert found.dtype == identity["model"]["dtype"]
     assert found.data.identity() == identity["calibration"]
 
@@ -366,8 +366,8 @@ def test_command_names_given_blocks(demo_records: list[Record], tmp_path: Path) 
     assert record.identity.prune
     cells.change_solver(record, parameters=record.identity.prune.solver.parameters | {"ridge": 0.125})
     found = options(repeat.commands(record)[0], tmp_path)
-    assert [(block.start, block.end) for block in found.prune.given] == [(3, 6), (9, 12)]
-    assert found.prune.solvers[0].solver.identity == record.identity.canonical()["solver"]
+    assert [(block.start, block.end) for block in found.given] == [(3, 6), (9, 12)]
+    assert found.make_solver().identity == record.identity.canonical()["solver"]
 
 
 @pytest.mark.parametrize("name", [*cells.HOSTILE, "--help", "-x", "$(id)", "a'; touch x; '", "`id`"])

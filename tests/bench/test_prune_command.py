@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench.run.prune_command import options_of
+from replaceme.options import read_options
 
 pytestmark = pytest.mark.slow
 
@@ -84,14 +84,14 @@ def test_home_folder_in_a_file_is_the_users(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("HOME", str(tmp_path))
     config = tmp_path / "prune.yaml"
     config.write_text("model: org/name\nlayers: 2\nout: ~/pruned\n")
-    assert options_of(config, {}).out == tmp_path / "pruned"
+    assert read_options(config, {}).out == tmp_path / "pruned"
 
 
 def test_revisions_and_parts_of_the_hub_can_be_named() -> None:
     given = {"model": "org/name", "layers": 2, "out": "x", "calibration": "org/texts"}
     parts = {"revision": "v1", "subset": "en", "split": "test", "calibration_revision": "v2"}
-    options = options_of(None, given | parts)
-    assert options.source.revision == "v1"
+    options = read_options(None, given | parts)
+    assert options.revision == "v1"
     assert (options.data.subset, options.data.split, options.data.revision) == ("en", "test", "v2")
 
 

@@ -17,13 +17,14 @@ from pydantic import PrivateAttr
 from safetensors.torch import load_file
 from torch import Tensor
 
+from replaceme.calibrating import calibrate
 from replaceme.calibration import Batches
+from replaceme.checkpoint import Checkpoint
 from replaceme.compat.commands import run_replaceme, run_uidl
 from replaceme.compat.prune import Loaded, reloading
 from replaceme.compat.reference import published_choice
 from replaceme.fitting import fit
 from replaceme.io import loading
-from replaceme.pruning import calibrate
 from replaceme.selection import Block
 from replaceme.solvers import Cosine, Lstsq, Solver
 
@@ -67,7 +68,7 @@ def transforms(loaded: Loaded, folder: Path, solver: Solver) -> dict[int, Tensor
     found = calibrate(
         loaded.model, loaded.batches, blocks=[BLOCKS], solvers=[solver], compat_reference=True
     )
-    with reloading(folder, folder.parent, loaded) as reload:
+    with reloading(Checkpoint.read(str(folder), folder), folder.parent, loaded) as reload:
         return fit(solver, found, BLOCKS, reload=reload).edit.transforms
 
 
@@ -128,8 +129,15 @@ def run(command: Any, settings: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("compat", ["reference", None])
 def test_what_is_fitted_in_four_bits_is_merged_into_bfloat16(
-    settings: dict[str, Any], tiny: Path, compat: str | None
+    settings: dict[str, Any], tiny: Path, compat: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    losses, confirm = [], Checkpoint.confirm
+
+    def watch(*arguments: Any) -> float | None:
+        losses.append(confirm(*arguments))
+        return losses[-1]
+
+    monkeypatch.setattr(Checkpoint, "confirm", watch)
     lines = run(run_replaceme, settings | {"method": "lstsq", "compat": compat}).stdout.splitlines()
     assert lines[-2] == "Wrote out_ReplaceMe_lstsq_1."
     whole = load_file(tiny / "model.safetensors")
@@ -139,6 +147,9 @@ def test_what_is_fitted_in_four_bits_is_merged_into_bfloat16(
     assert torch.equal(saved[first], whole[first].bfloat16())
     provenance = json.loads(Path("out_ReplaceMe_lstsq_1/replaceme.json").read_text("utf-8"))
     assert provenance["calibration"]["model_in"].startswith("nf4 (bitsandbytes ")
+    assert provenance["calibration"]["token_ids"].startswith("sha256:")
+    assert provenance["calibration"]["rows"]["used"] == provenance["calibration"]["samples"] == 16
+    assert losses[0] and 0 < losses[0] < 20  # nats per token of the checkpoint loaded again
     assert "quantization_config" not in json.loads(
         Path("out_ReplaceMe_lstsq_1/config.json").read_text("utf-8")
     )

@@ -18,12 +18,12 @@ from pydantic import PrivateAttr
 from safetensors.torch import load_file
 from torch import Tensor
 
+from replaceme.calibrating import Calibration, calibrate
 from replaceme.calibration import Batches
 from replaceme.compat.reference import published_choice
 from replaceme.edit import Edit
 from replaceme.errors import InputError
 from replaceme.fitting import fit
-from replaceme.pruning import Calibration, calibrate
 from replaceme.selection import Block, merge_adjacent
 from replaceme.solvers import Cosine, Lstsq, Solver, Uidl
 from replaceme.surgery import write_checkpoint

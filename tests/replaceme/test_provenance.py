@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import resource
 from collections.abc import Callable
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -67,7 +66,13 @@ def made(tiny: Path, solver: str, count: int = 4, **changes: Any) -> tuple[Edit,
     text = DATA.model_dump() | {"fingerprint": DATA.fingerprint(), "tokens": calibration.tokens}
     weights = fingerprint(str(tiny))
     said = Provenance.of(
-        "org/tiny", weights, chosen, text, replace(fit, **changes), "angular-mean", choice
+        fit.model_copy(update=changes),
+        model="org/tiny",
+        weights=weights,
+        solver=chosen,
+        calibration=text,
+        selector="angular-mean",
+        choice=choice,
     )
     return fit.edit, said, (fit, choice, calibration)
 
@@ -180,7 +185,8 @@ def test_notes_that_are_not_finite_are_null(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_given_blocks_have_no_selector(fitted: tuple[Edit, Provenance, Any]) -> None:
-    said = Provenance.of("x", "y", make_solver("uidl"), {"dataset": "z", "tokens": 1}, fitted[2][0])
+    text, solver = {"dataset": "z", "tokens": 1}, make_solver("uidl")
+    said = Provenance.of(fitted[2][0], model="x", weights="y", solver=solver, calibration=text)
     assert said.selector is said.runner_up is None
 
 

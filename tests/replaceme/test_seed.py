@@ -16,6 +16,7 @@ import yaml
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
+from replaceme.calibrating import calibrate
 from replaceme.calibration import Batches, padding_token
 from replaceme.compat.commands import run_replaceme, run_uidl
 from replaceme.compat.config import SeedConfig
@@ -25,7 +26,6 @@ from replaceme.errors import InputError
 from replaceme.fitting import fit
 from replaceme.io.editfile import load_edit
 from replaceme.io.loading import load
-from replaceme.pruning import calibrate
 from replaceme.selection import Block
 from replaceme.solvers import Cosine, Lstsq, Solver
 

@@ -1,0 +1,70 @@
+"""What is measured of a fit, typed once: for the provenance of a checkpoint and for records."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, Field
+
+from replaceme.calibration import RowCount
+
+
+def _drop_infinite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_drop_infinite)]  # None: unknown, or not finite
+Pair = tuple[Number, Number] | None  # with plain removal, and with the fit
+
+
+class Measures(BaseModel):
+    """How well a solver's fit does on calibration text."""
+
+    relative_error: Pair = Field(
+        None,
+        description="√(Σ‖prediction − L‖² / Σ‖L‖²) at the end of the first block on sampled calibration "
+        "tokens, with plain removal, and with the fit; null: not measured on these weights",
+    )
+    mean_cosine: Pair = Field(
+        None,
+        description="mean cos(prediction, L) on the same tokens, with plain removal, and with the fit",
+    )
+    loss: Pair = Field(
+        None, description="nats per held-back calibration token, with plain removal, and with the fit"
+    )
+    intact_loss: Number = Field(None, description="nats per held-back token of the intact model")
+    warning: str | None = Field(None, description="why the fit should not be trusted")
+    notes: dict[str, Any] = Field(default={}, description="the solver's own notes")
+
+
+class PruneFacts(Measures):
+    """What was removed from a model, by what choice, and what the fit was made on."""
+
+    blocks: list[tuple[int, int]] = Field(
+        description="removed layers, 0-based, half-open; empty: the baseline"
+    )
+    score: Number = Field(
+        None, description="what the selector minimised: angular distance (0 to 1), or nats per token"
+    )
+    runner_up: list[tuple[int, int]] | None = Field(None, description="the second best choice")
+    runner_up_score: Number = None
+    distances: list[list[Number]] | None = Field(
+        None,
+        description="the selector's distance of every block, 0 to 1: [size − 1][start − 1]; null: "
+        "blocks were given",
+    )
+    held_back_tokens: int | None = Field(None, description="calibration tokens that were not fitted on")
+    solve_seconds: float | None = None
+    calibration_tokens: int | None = Field(
+        None, description="real tokens that were fitted on, padding not counted"
+    )
+    calibration_hash: str | None = Field(
+        None, description="SHA-256 of the token ids of all calibration sequences, in their order"
+    )
+    calibration_rows: RowCount | None = Field(
+        None, description="what became of the rows of the data set; null: a text without rows"
+    )
+    calibration_seconds: float | None = Field(
+        None, description="all passes, shared by the model's cells"
+    )
