@@ -27,15 +27,24 @@ EXTRAS: dict[str, dict[str, Any]] = {
 class PruneCommand(click.Command):
     """A command whose options are the fields of ``PruneOptions``, made when they are asked for."""
 
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        if len(self.params) == 1:
+    _params: list[click.Parameter]
+    _is_complete = False
+
+    @property
+    def params(self) -> list[click.Parameter]:
+        if not self._is_complete:
             from replaceme.options import PruneOptions
 
             fields = dict(PruneOptions.model_fields)
-            self.params.insert(0, click.Argument(["model"], required=False))
             del fields["model"]
-            self.params += [make_option(name, field) for name, field in fields.items()]
-        return super().get_params(ctx)
+            self._params.insert(0, click.Argument(["model"], required=False))
+            self._params += [make_option(name, field) for name, field in fields.items()]
+            self._is_complete = True
+        return self._params
+
+    @params.setter
+    def params(self, own: list[click.Parameter]) -> None:
+        self._params = own
 
 
 def make_option(name: str, field: FieldInfo) -> click.Option:
