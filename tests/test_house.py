@@ -31,7 +31,7 @@ LIGHT = [
     "results",
     "compare.significance",
     "compare.compare",
-    "compare.history",
+    "compare.over_commits",
     "compare.pick",
     "compare.certainty",
     "suite.files",

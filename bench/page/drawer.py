@@ -21,7 +21,7 @@ DEEPEST = 20
 
 
 @dataclass(frozen=True)
-class Section:
+class DrawerSection:
     title: str
     facts: Facts = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Drawer:
     name: str
     title: str
     model: str
-    sections: list[Section]
+    sections: list[DrawerSection]
 
 
 def drawers(records: Iterable[Record]) -> dict[Key, Drawer]:
@@ -61,21 +61,21 @@ def _title(record: Record) -> str:
     return ", ".join([record.label, *(step.words() for step in record.identity.recipe)])
 
 
-def _sections(record: Record) -> list[Section]:
+def _sections(record: Record) -> list[DrawerSection]:
     found = [_failures(record), *_pruning(record), _scores(record), *_groups(record)]
     found += _serving(record)
     found += [_environment(record), _repetition(record)]
     return [section for section in found if section]
 
 
-def _failures(record: Record) -> Section | None:
+def _failures(record: Record) -> DrawerSection | None:
     if not record.failures:
         return None
     rows = [[failure.stage, failure.error] for failure in record.failures]
-    return Section("What failed", columns=["stage", "reason"], rows=rows)
+    return DrawerSection("What failed", columns=["stage", "reason"], rows=rows)
 
 
-def _pruning(record: Record) -> list[Section]:
+def _pruning(record: Record) -> list[DrawerSection]:
     prune, step = record.prune, record.identity.prune
     if prune is None:
         return []
@@ -91,7 +91,7 @@ def _pruning(record: Record) -> list[Section]:
         ("peak memory", _bytes(prune.peak_memory_bytes)),
         ("peak memory on GPUs", _bytes(prune.peak_device_memory_bytes)),
     ]
-    made = Section("How it was pruned" if record.layers else "The intact model", facts)
+    made = DrawerSection("How it was pruned" if record.layers else "The intact model", facts)
     return [made, fit] if record.layers and (fit := _fit(prune)) else [made]
 
 
@@ -128,7 +128,7 @@ def _calibration(step: PruneStep, prune: Prune) -> Facts:
     ]
 
 
-def _fit(prune: Prune) -> Section | None:
+def _fit(prune: Prune) -> DrawerSection | None:
     measures = {
         "relative error at the end of the first block": prune.relative_error,
         "mean cosine there": prune.mean_cosine,
@@ -142,10 +142,10 @@ def _fit(prune: Prune) -> Section | None:
     facts += [(f"solver's note: {key}", _text(value)) for key, value in prune.notes.items()]
     warning = [f"Warning: {prune.warning}."] if prune.warning else []
     columns = ["measure", "plain removal", "with the fit"]
-    return Section("How well it fits", facts, columns if rows else [], rows, warning)
+    return DrawerSection("How well it fits", facts, columns if rows else [], rows, warning)
 
 
-def _scores(record: Record) -> Section | None:
+def _scores(record: Record) -> DrawerSection | None:
     rows = []
     for name, task in record.scores.items():
         how = _scored(task)
@@ -157,7 +157,7 @@ def _scores(record: Record) -> Section | None:
         return None
     columns = ["task", "metric", "value", "± std. error", "items", "few-shot", "version", "scored"]
     same = {i for i in range(4, len(columns)) if len({row[i] for row in rows}) == 1 < len(rows)}
-    return Section(
+    return DrawerSection(
         "Scores",
         [(f"{columns[i]}, all tasks", rows[0][i]) for i in same],
         [name for i, name in enumerate(columns) if i not in same],
@@ -173,11 +173,11 @@ def _scored(task: Task | Group) -> str:
     return how + (f" ({task.reason})" if task.reason else "")
 
 
-def _groups(record: Record) -> list[Section]:
+def _groups(record: Record) -> list[DrawerSection]:
     """What is in each group that has a column."""
     columns = ["task", "metric", "value", "± std. error", "items", "few-shot"]
     return [
-        Section(
+        DrawerSection(
             f"Tasks of {name}",
             columns=columns,
             rows=[*_members(record, group, group.primary, 0)],
@@ -202,7 +202,7 @@ def _members(record: Record, group: Group, metric: str, depth: int) -> Iterator[
             yield from _members(record, part, metric, depth + 1)
 
 
-def _serving(record: Record) -> list[Section]:
+def _serving(record: Record) -> list[DrawerSection]:
     if record.serving is None:
         return []
     result = record.serving.result
@@ -223,8 +223,8 @@ def _serving(record: Record) -> list[Section]:
         for load in result.workloads
     ]
     return [
-        Section("Serving", facts, columns, rows, rates),
-        Section("Memory and settings of the engine", [*_memory(result), *_settings(result)]),
+        DrawerSection("Serving", facts, columns, rows, rates),
+        DrawerSection("Memory and settings of the engine", [*_memory(result), *_settings(result)]),
     ]
 
 
@@ -258,7 +258,7 @@ def _settings(result: ServingResult) -> Facts:
     return [(key, _text(value)) for key, value in result.engine_settings.model_dump().items()]
 
 
-def _environment(record: Record) -> Section | None:
+def _environment(record: Record) -> DrawerSection | None:
     facts: Facts = []
     for key, value in (record.environment | record.runtime).items():
         if isinstance(value, dict):
@@ -267,11 +267,11 @@ def _environment(record: Record) -> Section | None:
             facts.append((key.replace("_", " "), _text(value)))
     if record.updated:
         facts.append(("last change", record.updated))
-    return Section("Environment", facts) if facts else None
+    return DrawerSection("Environment", facts) if facts else None
 
 
-def _repetition(record: Record) -> Section:
-    return Section("Repeat it", texts=repeat.remarks(record), code=repeat.commands(record))
+def _repetition(record: Record) -> DrawerSection:
+    return DrawerSection("Repeat it", texts=repeat.remarks(record), code=repeat.commands(record))
 
 
 def _number(value: float | None, digits: int = 1, unit: str = "") -> str:

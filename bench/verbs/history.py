@@ -31,27 +31,31 @@ PICTURES = ("png", "svg", "pdf")
 def history(folder: Path, metric: str, kind: str, plot: Path | None, output: Path | None) -> None:
     """Show a metric of every cell over the git commits that changed a results folder."""
     from bench import console
-    from bench.compare.history import read
-    from bench.render import history as rendered
+    from bench.compare.over_commits import read_history
+    from bench.render import history_table
     from replaceme.io.files import write_atomically
 
     if plot is not None and plot.suffix[1:] not in PICTURES:
         raise InputError(f"--plot {plot}: name a file that ends in .png, .svg or .pdf.")
-    found = read(folder, metric)
+    values = read_history(folder, metric)
     if plot is not None:
         from bench.plots.files import drawn
-        from bench.plots.history import chart
+        from bench.plots.history_chart import chart
 
-        figure = chart(found)
+        figure = chart(values)
         if figure.spec is None:
             raise InputError(f"nothing to draw: {figure.missing}")
         write_atomically(plot, drawn(figure, plot.suffix[1:]))
-    forms = {"table": rendered.text, "markdown": rendered.markdown, "json": rendered.to_json}
+    forms = {
+        "table": history_table.text,
+        "markdown": history_table.markdown,
+        "json": history_table.to_json,
+    }
     if output is not None:
-        write_atomically(output, forms[kind](found).encode())
+        write_atomically(output, forms[kind](values).encode())
         return
     with console.output() as stdout:
         if kind == "table":
-            rendered.render(found, stdout)
+            history_table.render(values, stdout)
         else:
-            click.echo(forms[kind](found), nl=False)
+            click.echo(forms[kind](values), nl=False)

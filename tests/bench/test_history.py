@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench.compare import history
+from bench.compare import over_commits
 from bench.leaderboard import leaderboard
-from bench.plots.history import chart
-from bench.render import history as rendered
+from bench.plots.history_chart import chart
+from bench.render import history_table
 from replaceme.errors import InputError
 from tests.bench import cells
 
@@ -58,7 +58,7 @@ def as_schema_3(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_points_are_the_commits_of_the_folder_oldest_first(repository: Path) -> None:
-    found = history.read(repository, "average")
+    found = over_commits.read_history(repository, "average")
     subjects = ["good results", "worse | with <uidl> \x1b[31m", "from the future", "from the past"]
     assert [point.subject for point in found.points] == subjects
     averages = [point.values[LSTSQ].number if not point.problem else None for point in found.points]
@@ -72,18 +72,21 @@ def test_values_are_the_leaderboards(repository: Path, demo: Callable[..., Any])
     table = leaderboard.build(demo("again", "baseline", "6/lstsq").store.all().values())
     row = next(row for row in table.rows if row.layers == 6)
     for metric in ("average", "rp", "loss", "speedup", "parameters", f"task:{FACTS}"):
-        found = history.read(repository, metric).points[0].values[LSTSQ]
+        found = over_commits.read_history(repository, metric).points[0].values[LSTSQ]
         assert found.number == row.values[metric].number
         assert found.stderr == row.values[metric].stderr
-    assert history.read(repository, FACTS).points == history.read(repository, f"task:{FACTS}").points
+    assert (
+        over_commits.read_history(repository, FACTS).points
+        == over_commits.read_history(repository, f"task:{FACTS}").points
+    )
 
 
 def test_commit_that_cannot_be_read_is_a_row_that_says_why(repository: Path) -> None:
-    found = history.read(repository, "average")
+    found = over_commits.read_history(repository, "average")
     assert found.points[2].problem is not None
     assert found.points[2].problem.startswith("records/smollm2-135m-instruct-6-lstsq-")
     assert "schema_version is 999" in found.points[2].problem
-    for text in (rendered.text(found), rendered.markdown(found)):
+    for text in (history_table.text(found), history_table.markdown(found)):
         assert "cannot be read: records/" in text
 
 
@@ -96,15 +99,15 @@ def test_commits_with_other_items_are_marked(
     commit("the same items")
     copy.change("baseline", lambda r: [cells.change_task(t, limit=9) for t in r.quality.values()])
     commit("a few items")
-    found = history.read(copy.folder, "average")
+    found = over_commits.read_history(copy.folder, "average")
     assert [point.other_items for point in found.points] == [False, False, True]
-    assert rendered.text(found).count("(other tasks or items than before)") == 1
+    assert history_table.text(found).count("(other tasks or items than before)") == 1
 
 
 @pytest.mark.parametrize("width", [80, 44])
 def test_terminal_shows_the_newest_commits_that_fit(repository: Path, width: int) -> None:
-    found, file = history.read(repository, "average"), io.StringIO()
-    rendered.render(found, Console(file=file, width=width, force_terminal=True, color_system=None))
+    found, file = over_commits.read_history(repository, "average"), io.StringIO()
+    history_table.render(found, Console(file=file, width=width, force_terminal=True, color_system=None))
     lines = file.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     (lstsq,) = [line for line in lines if line.startswith("6/lstsq")]
@@ -116,7 +119,7 @@ def test_terminal_shows_the_newest_commits_that_fit(repository: Path, width: int
 
 
 def test_markdown_is_safe_whatever_a_subject_holds(repository: Path) -> None:
-    text = rendered.markdown(history.read(repository, "rp"))
+    text = history_table.markdown(over_commits.read_history(repository, "rp"))
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {row.count("|") for row in rows} == {6}
     assert "\\<uidl" in text
@@ -125,7 +128,7 @@ def test_markdown_is_safe_whatever_a_subject_holds(repository: Path) -> None:
 
 def test_json_has_every_commit_and_value(repository: Path, call_here: Callable[..., Any]) -> None:
     content = json.loads(call_here("history", repository, "--format", "json").stdout)
-    found = history.read(repository, "average")
+    found = over_commits.read_history(repository, "average")
     assert [c["commit"] for c in content["commits"]] == [point.commit for point in found.points]
     first = content["commits"][0]["values"]
     assert {"model": LSTSQ[0], "layers": 6, "label": "lstsq"}.items() <= first[1].items()
@@ -145,7 +148,7 @@ def test_plot_is_a_picture_with_a_line_for_each_cell(
 
 
 def test_plot_has_the_values_and_their_errors(repository: Path) -> None:
-    found = history.read(repository, "average")
+    found = over_commits.read_history(repository, "average")
     figure = chart(found)
     assert figure.spec is not None
     (rows,) = figure.spec["datasets"].values()
@@ -169,7 +172,7 @@ def test_wrong_input_is_refused(
 
 def test_outside_of_a_repository_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a git repository"):
-        history.read(tmp_path, "average")
+        over_commits.read_history(tmp_path, "average")
 
 
 def test_history_of_the_demo_is_read_across_schemas() -> None:
@@ -178,6 +181,6 @@ def test_history_of_the_demo_is_read_across_schemas() -> None:
         ["git", "-C", str(folder), "log", "--format=%h", "--", "."], capture_output=True, text=True
     ).stdout.split()
     if commits:  # none in an unpacked archive
-        found = history.read(folder, "average")
+        found = over_commits.read_history(folder, "average")
         assert [point.commit for point in found.points] == commits[::-1]
         assert not [point.problem for point in found.points if point.problem]

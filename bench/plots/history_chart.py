@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import altair as alt
 
-from bench.compare.history import History
+from bench.compare.over_commits import History
 from bench.names import cell_name
 from bench.plots.figure import Figure, number, span
 from bench.plots.marks import Rows, Solvers, finished, tips

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.compare.history import History, Point, names
+from bench.compare.over_commits import History, Point, names
 from bench.leaderboard.table import show
 from bench.render.escape import json_text, visible
 from bench.render.escape import markdown as escape_markdown

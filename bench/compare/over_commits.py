@@ -50,7 +50,7 @@ class History:
         return sorted(found)
 
 
-def read(folder: Path, metric: str) -> History:
+def read_history(folder: Path, metric: str) -> History:
     """The history of a folder in its git repository.
 
     Args:
