@@ -153,7 +153,7 @@ class _OneLayer:
 
     def _seconds(self, trees: list[Tree]) -> tuple[float, float]:
         """Of a token in a layer, and of a prediction."""
-        budget = self.sweep.measured(trees)
+        budget = self.sweep.measure_budget(trees)
         decoder = self.sweep.fork.decoder
         usual = sorted(trees, key=len)[len(trees) // 2]
         rows = [usual] * max(1, budget // len(usual))

@@ -35,7 +35,7 @@ class _Group(lm_eval_group.Group):
         return [_Task(name) for name in self.names]
 
 
-def aggregated(wanted: PlannedGroup, quality: Mapping[str, records.Task]) -> records.Group:
+def aggregate(wanted: PlannedGroup, quality: Mapping[str, records.Task]) -> records.Group:
     """A group's scores, from those of all its tasks.
 
     Raises:

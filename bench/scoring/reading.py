@@ -14,7 +14,7 @@ _heard: list[set[str]] = []  # of what is being listened to, innermost last
 
 
 @contextlib.contextmanager
-def heard(files: set[str]) -> Iterator[None]:
+def listen(files: set[str]) -> Iterator[None]:
     """Add the absolute paths of all files that this process opens for reading."""
     _listen()
     _heard.append(files)

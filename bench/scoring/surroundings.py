@@ -22,7 +22,7 @@ Restore = Callable[[], None]
 class Surroundings:
     """Keeps apart what tasks share in a process, and what they find from earlier processes.
 
-    Inside :meth:`entered`, the working folder is the task's own; modules that lm-eval loads for its
+    Inside :meth:`enter`, the working folder is the task's own; modules that lm-eval loads for its
     functions are loaded anew and belong to this task; and ``datasets`` keeps its transforms in a folder
     of this task, and knows local files by their content. A transform that another run left behind would
     stand in for a draw of random numbers, and what was read from a file, for another of the same time.
@@ -35,7 +35,7 @@ class Surroundings:
         self._transforms = tempfile.TemporaryDirectory(prefix="replaceme-")
 
     @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
+    def enter(self) -> Iterator[None]:
         others = self._leave()
         sys.modules.update(self._modules)
         try:
@@ -43,7 +43,7 @@ class Surroundings:
                 contextlib.chdir(self._folder),
                 _transforms_in(Path(self._transforms.name)),
                 _files_by_content(self._opened),
-                reading.heard(self._opened),
+                reading.listen(self._opened),
             ):
                 yield
         finally:

@@ -12,7 +12,7 @@ import torch
 
 from bench.scoring.answers import Answers
 from bench.scoring.fork import Fork
-from bench.scoring.trees import Request, Tree, TreeBatch, batched, grow
+from bench.scoring.trees import Request, Tree, TreeBatch, grow, make_batches
 from replaceme.lengths import Lengths
 
 CPU_BUDGETS = (256, 512, 1024, 2048, 4096)
@@ -70,7 +70,7 @@ class Sweep:
         if not trees:
             return
         if self.known.budget is None:
-            self.known.budget = self.measured(trees)
+            self.known.budget = self.measure_budget(trees)
         total, done = _asked(trees), 0
         waiting = [*self.batches(trees, self.known.budget)]
         while waiting:
@@ -111,15 +111,15 @@ class Sweep:
         return [tree for group in groups for tree in grow(group, 2 * width / weights, LARGEST)]
 
     def batches(self, trees: Iterable[Tree], budget: int) -> Iterator[list[Tree]]:
-        """Trees in batches, see :func:`bench.scoring.trees.batched`."""
+        """Trees in batches, see :func:`bench.scoring.trees.make_batches`."""
         for alike in self.lengths.groups(trees, lambda tree: tree.longest):
-            yield from batched(alike, budget)
+            yield from make_batches(alike, budget)
 
     @property
     def lengths(self) -> Lengths:
         return self.fork.decoder.lengths
 
-    def measured(self, trees: list[Tree]) -> int:
+    def measure_budget(self, trees: list[Tree]) -> int:
         """The smallest budget with almost the best time for a token."""
         usual = sorted(trees, key=len)[len(trees) // 2]
         budgets = CPU_BUDGETS if self.fork.decoder.device.type == "cpu" else GPU_BUDGETS

@@ -88,7 +88,7 @@ class PreparedTask:
         settings["apply_chat_template"] = spec.apply_chat_template or False
         settings["fewshot_as_multiturn"] = bool(spec.fewshot_as_multiturn)
         settings["system_instruction"] = spec.system_instruction
-        with in_words(), self._surroundings.entered():
+        with in_words(), self._surroundings.enter():
             self._task = prepare(*describe_for_manager(source), model, day, **settings)
             self._restore = self._surroundings.random_states()
         self.requests = requests_hash(self._task)
@@ -135,7 +135,7 @@ class PreparedTask:
         from lm_eval import evaluate
 
         start = time.perf_counter()
-        with in_words(), self._surroundings.entered():
+        with in_words(), self._surroundings.enter():
             output = evaluate(
                 lm=model,
                 task_dict={"tasks": {self.spec.task: self._task}, "groups": {}},

@@ -106,7 +106,7 @@ def grow(requests: Iterable[Request], attention: float, limit: int) -> list[Tree
     return trees
 
 
-def batched(trees: Iterable[Tree], budget: int) -> Iterator[list[Tree]]:
+def make_batches(trees: Iterable[Tree], budget: int) -> Iterator[list[Tree]]:
     """Trees of similar size together, the largest first; ``budget``: tokens of a batch, with padding."""
     batch: list[Tree] = []
     for tree in sorted(trees, key=len, reverse=True):

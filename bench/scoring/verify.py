@@ -118,16 +118,16 @@ def check(one_pass: OnePass, variant: str, requests: Sequence[Request]) -> Agree
     """Compare a variant's answers to some requests with those of lm-eval's forward to each by itself."""
     fork, dtype = one_pass.sweep.fork, one_pass.lm.model.dtype
     with in_float32(fork.decoder):
-        answers = swept(one_pass, variant, requests)
+        answers = answer_in_one_pass(one_pass, variant, requests)
         exact = one_pass.answered_alone(variant, requests)
     found = Agreement.of(answers, exact)
     if (unit := unit_of(dtype)) is None:
         return found
     alone = one_pass.answered_alone(variant, requests)
-    return found.with_rounding(swept(one_pass, variant, requests), alone, exact, unit)
+    return found.with_rounding(answer_in_one_pass(one_pass, variant, requests), alone, exact, unit)
 
 
-def swept(one_pass: OnePass, variant: str, requests: Sequence[Request]) -> list[Answer]:
+def answer_in_one_pass(one_pass: OnePass, variant: str, requests: Sequence[Request]) -> list[Answer]:
     """A variant's answers in one pass, which are not kept."""
     sweep = Sweep(one_pass.sweep.fork, Answers())
     sweep.known.budget = one_pass.sweep.known.budget

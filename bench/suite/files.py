@@ -8,7 +8,7 @@ from functools import reduce
 from pathlib import Path
 
 from bench.shipped import shipped_folder
-from bench.suite.variables import expanded
+from bench.suite.variables import replace_variables
 from replaceme.errors import InputError, nearest
 from replaceme.io import yaml_file
 from replaceme.io.yaml_file import Entry, shown
@@ -53,16 +53,16 @@ def read(path: Path) -> Entry:
         InputError: a file cannot be read, a variable is missing, or the files extend each other.
     """
     chain = [path]
-    entries = [expanded(yaml_file.read(path))]
+    entries = [replace_variables(yaml_file.read(path))]
     while (base := entries[-1].value.get("extends")) is not None and base.value is not None:
         chain.append(_base(base, chain))
         try:
-            entries.append(expanded(yaml_file.read(chain[-1])))
+            entries.append(replace_variables(yaml_file.read(chain[-1])))
         except InputError as error:
             if str(error).startswith(f"{chain[-1]} cannot be read"):
                 raise InputError(f"{base.where}: extends: {error}") from None
             raise
-    return _without_nulls(reduce(_merged, reversed(entries)))
+    return _without_nulls(reduce(_merge, reversed(entries)))
 
 
 def _base(base: Entry, chain: list[Path]) -> Path:
@@ -80,13 +80,13 @@ def _base(base: Entry, chain: list[Path]) -> Path:
     return path
 
 
-def _merged(base: Entry, over: Entry) -> Entry:
+def _merge(base: Entry, over: Entry) -> Entry:
     """Mappings key by key; anything else is replaced."""
     if not isinstance(base.value, dict) or not isinstance(over.value, dict):
         return over
     both = dict(base.value)
     for key, entry in over.value.items():
-        both[key] = _merged(both[key], entry) if key in both else entry
+        both[key] = _merge(both[key], entry) if key in both else entry
     return replace(over, value=both)
 
 

@@ -15,7 +15,7 @@ INSIDE = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-.*)?", re.DO
 SECRET = ("TOKEN", "KEY", "SECRET", "PASSW", "CREDENTIAL")
 
 
-def expanded(entry: Entry, location: str = "") -> Entry:
+def replace_variables(entry: Entry, location: str = "") -> Entry:
     """The same with the variables in its texts replaced; keys stay as they are.
 
     Raises:
@@ -23,10 +23,10 @@ def expanded(entry: Entry, location: str = "") -> Entry:
             that is no reference.
     """
     if isinstance(entry.value, dict):
-        parts = {k: expanded(e, f"{location}.{k}") for k, e in entry.value.items()}
+        parts = {k: replace_variables(e, f"{location}.{k}") for k, e in entry.value.items()}
         return replace(entry, value=parts)
     if isinstance(entry.value, list):
-        items = [expanded(e, f"{location}.{i}") for i, e in enumerate(entry.value)]
+        items = [replace_variables(e, f"{location}.{i}") for i, e in enumerate(entry.value)]
         return replace(entry, value=items)
     if not isinstance(entry.value, str) or "${" not in entry.value:
         return entry

@@ -1,4 +1,4 @@
-"""Groups and tags of tasks: planned, scored, aggregated as lm-eval does, shown and compared as one."""
+"""Groups and tags of tasks: planned, scored, aggregate as lm-eval does, shown and compared as one."""
 
 from __future__ import annotations
 

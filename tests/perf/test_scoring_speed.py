@@ -116,7 +116,7 @@ def test_one_run_of_lm_eval_on_a_pruned_model(
     benchmark.pedantic(by_lm_eval, (tmp_path / "pruned", tasks, 16), rounds=1)
 
 
-def swept(scorer: OnePass, tasks: list[PreparedTask]) -> OnePass:
+def answer_in_one_pass(scorer: OnePass, tasks: list[PreparedTask]) -> OnePass:
     """All answers, and the metrics of all variants without bootstraps."""
     for task in tasks:
         scorer.answer(task, [*scorer.edits])
@@ -147,7 +147,7 @@ def floor_seconds(scorer: OnePass) -> float:
 def test_sweep_of_ten_models(
     benchmark: Any, one_pass: Callable[..., OnePass], tasks: list[PreparedTask]
 ) -> None:
-    scorer = benchmark.pedantic(lambda: swept(one_pass(matrix(3)), tasks), rounds=1)
+    scorer = benchmark.pedantic(lambda: answer_in_one_pass(one_pass(matrix(3)), tasks), rounds=1)
     benchmark.extra_info |= asdict(scorer.sweep.work) | {
         "budget": scorer.sweep.known.budget,
         "floor_seconds": floor_seconds(scorer),
@@ -158,7 +158,7 @@ def test_bootstraps_of_ten_models(
     benchmark: Any, one_pass: Callable[..., OnePass], tasks: list[PreparedTask]
 ) -> None:
     """What standard errors of perplexities cost, which are lm-eval's own."""
-    scorer = swept(one_pass({"baseline": Edit()}), tasks)
+    scorer = answer_in_one_pass(one_pass({"baseline": Edit()}), tasks)
     benchmark.pedantic(lambda: [scorer.score(task, "baseline") for task in tasks], rounds=1)
 
 
@@ -232,5 +232,5 @@ def test_one_run_of_lm_eval_on_long_contexts(
 def test_sweep_of_ten_models_on_long_contexts(
     benchmark: Any, one_pass: Callable[..., OnePass], long_contexts: list[PreparedTask]
 ) -> None:
-    scorer = benchmark.pedantic(lambda: swept(one_pass(matrix(3)), long_contexts), rounds=1)
+    scorer = benchmark.pedantic(lambda: answer_in_one_pass(one_pass(matrix(3)), long_contexts), rounds=1)
     benchmark.extra_info |= asdict(scorer.sweep.work) | {"floor_seconds": floor_seconds(scorer)}

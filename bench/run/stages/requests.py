@@ -32,12 +32,15 @@ class TaskRequests:
 
         What cannot be built fails where it is scored.
         """
-        due = {stage for cell in self._ledger.records for stage in self._ledger.list_due(cell)}
-        for task in self._ledger.plan.tasks:
-            if stage_of(task) in due and not task.spec.apply_chat_template:
-                self._ledger.progress.step(f"{task.name}: reading its items")
-                with suppress(Exception):
-                    self._build(task, None, [*self._ledger.records])
+        stages = {stage for cell in self._ledger.records for stage in self._ledger.list_due(cell)}
+        tasks = [task for task in self._ledger.plan.tasks if stage_of(task) in stages]
+        alike = [task for task in tasks if not task.spec.apply_chat_template]
+        if alike:
+            self._ledger.progress.step(f"reading the items of {len(alike)} tasks")
+        for number, task in enumerate(alike, 1):
+            with suppress(Exception):
+                self._build(task, None, [*self._ledger.records])
+            self._ledger.progress.share(number / len(alike))
 
     def build(self, task: PlannedTask, scorer: Scorer, cells: list[Cell]) -> PreparedTask:
         """The requests of a task for one model.

@@ -52,6 +52,6 @@ class ScoreStage:
                 due = stage_of(group) in self.ledger.list_due(cell)
                 if due and not list_tasks_left(record, list(group.tasks)):
                     with self.ledger.stage(cell, stage_of(group)):
-                        from bench.scoring.aggregate import aggregated
+                        from bench.scoring.aggregate import aggregate
 
-                        record.groups[group.name] = aggregated(group, record.quality)
+                        record.groups[group.name] = aggregate(group, record.quality)

@@ -19,7 +19,7 @@ from torch import Tensor
 from bench.scoring.answers import Answers, key
 from bench.scoring.fork import Answer, Fork
 from bench.scoring.sweep import CPU_BUDGETS, Sweep
-from bench.scoring.trees import Request, Tree, TreeBatch, batched, grow
+from bench.scoring.trees import Request, Tree, TreeBatch, grow, make_batches
 from replaceme.decoder import Decoder
 from replaceme.edit import Edit, apply
 from replaceme.selection import Block
@@ -554,7 +554,7 @@ def test_the_smallest_budget_with_almost_the_best_time_wins(
     sweep = sweep_of(decoder, EDITS, budget=None)
     trees = sweep.trees(asked) * 40
     assert sum(map(len, trees)) >= CPU_BUDGETS[-1]
-    assert sweep.measured(trees) == budget
+    assert sweep.measure_budget(trees) == budget
 
 
 def test_budgets_beyond_all_there_is_are_not_tried(
@@ -571,11 +571,11 @@ def test_budgets_beyond_all_there_is_are_not_tried(
     trees = sweep.trees(asked) * 3
     enough = sum(map(len, trees))
     assert CPU_BUDGETS[1] <= enough < CPU_BUDGETS[-1]
-    assert sweep.measured(trees) in CPU_BUDGETS
+    assert sweep.measure_budget(trees) in CPU_BUDGETS
     assert len(tried) == sum(budget <= enough for budget in CPU_BUDGETS)
     assert max(tried) <= enough
     tried.clear()
-    assert sweep.measured(trees[:1]) == CPU_BUDGETS[0]
+    assert sweep.measure_budget(trees[:1]) == CPU_BUDGETS[0]
     assert len(tried) == 1
 
 
@@ -584,7 +584,7 @@ def test_a_budget_that_is_known_is_not_measured(
 ) -> None:
     path = tmp_path / "answers.jsonl"
     sweep_of(decoder, EDITS, budget=96, path=path).run(["uidl"], asked)
-    monkeypatch.delattr(Sweep, "measured")
+    monkeypatch.delattr(Sweep, "measure_budget")
     sweep = sweep_of(decoder, EDITS, budget=None, path=path)
     sweep.run([*EDITS], asked)
     assert sweep.known.budget == 96
@@ -663,7 +663,7 @@ def test_batches_are_made_of_all_requests_within_the_budget(
 ) -> None:
     calls, sweep = counted(monkeypatch), sweep_of(decoder, EDITS, budget=64)
     sweep.run([*EDITS], asked)
-    wanted = [TreeBatch(batch).requests for batch in batched(sweep.trees(asked), 64)]
+    wanted = [TreeBatch(batch).requests for batch in make_batches(sweep.trees(asked), 64)]
     assert [batch for _, batch in calls] == wanted
 
 

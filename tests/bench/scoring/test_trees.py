@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.scoring.trees import Request, Tree, TreeBatch, batched, grow
+from bench.scoring.trees import Request, Tree, TreeBatch, grow, make_batches
 
 HUGE = 2**31
 checked = settings(deadline=None, max_examples=100)
@@ -172,7 +172,7 @@ def test_other_targets_after_the_same_tokens_take_no_nodes() -> None:
 
 def test_no_requests_are_no_trees() -> None:
     assert grow([], 0.1, 8) == []
-    assert [*batched([], 8)] == []
+    assert [*make_batches([], 8)] == []
 
 
 def test_a_request_splits_into_context_and_continuation() -> None:
@@ -186,7 +186,7 @@ def test_batches_hold_all_trees_by_size_and_as_many_as_the_budget_allows(
     asked: list[list[Request]], budget: int
 ) -> None:
     trees = [tree for some in asked for tree in grow(some, 0.0, HUGE)]
-    batches = [*batched(iter(trees), budget)]
+    batches = [*make_batches(iter(trees), budget)]
     flat = [tree for batch in batches for tree in batch]
     assert [len(tree) for tree in flat] == sorted(map(len, trees), reverse=True)
     assert sorted(map(id, flat)) == sorted(map(id, trees))
@@ -199,9 +199,9 @@ def test_batches_hold_all_trees_by_size_and_as_many_as_the_budget_allows(
 
 def test_a_batch_may_be_as_large_as_the_budget() -> None:
     trees = grow([line(1, 1), line(2, 2), line(3, 3)], 1.0, HUGE)
-    assert [len(batch) for batch in batched(trees, 6)] == [3]
-    assert [len(batch) for batch in batched(trees, 5)] == [2, 1]
-    assert [len(batch) for batch in batched(trees, 1)] == [1, 1, 1]
+    assert [len(batch) for batch in make_batches(trees, 6)] == [3]
+    assert [len(batch) for batch in make_batches(trees, 5)] == [2, 1]
+    assert [len(batch) for batch in make_batches(trees, 1)] == [1, 1, 1]
 
 
 def batch_of(asked: list[Request]) -> tuple[list[Tree], TreeBatch]:
