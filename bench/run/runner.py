@@ -14,7 +14,6 @@ from bench.run.stages.serve import ServeStage
 from bench.suite.matrix import Cell
 from bench.suite.suite import ModelSpec
 from replaceme.checkpoint import Checkpoint
-from replaceme.io import matching, models
 
 
 class Run:
@@ -32,9 +31,10 @@ class Run:
             InputError: naming the tensors.
         """
         for model in self.ledger.plan.suite.models:
-            folder = models.known_folder(model.id)
-            if folder and any(map(self.ledger.list_due, self._cells_of(model))):
-                matching.check_complete(folder, model.id, model.trust_remote_code)
+            if any(map(self.ledger.list_due, self._cells_of(model))):
+                found = Checkpoint.find(model.id, model.revision, model.trust_remote_code)
+                if found:
+                    found.check_complete()
 
     def execute(self) -> None:
         """Do everything that is left.
