@@ -313,7 +313,7 @@ def pruned_config(config: dict[str, Any], kept: list[int]) -> dict[str, Any]:
     What transformers would derive from the number of a layer is written out before it changes.
     """
     count = layer_count(config)
-    pruned = config | _derived(config)
+    pruned = config | _derive_settings(config)
     sparse_step = pruned.get("decoder_sparse_step")
     if isinstance(sparse_step, int) and sparse_step > 1:
         dense = {i for i in range(count) if (i + 1) % sparse_step} | set(
@@ -337,7 +337,7 @@ def pruned_config(config: dict[str, Any], kept: list[int]) -> dict[str, Any]:
     return pruned
 
 
-def _derived(config: dict[str, Any]) -> dict[str, Any]:
+def _derive_settings(config: dict[str, Any]) -> dict[str, Any]:
     """Per-layer settings that the config's class adds where the file leaves them out or null."""
     from transformers import CONFIG_MAPPING
 

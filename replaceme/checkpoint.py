@@ -260,10 +260,10 @@ class Checkpoint:
 
     def confirm(self, folder: Path, expected: Expected, device: str = "cpu") -> float | None:
         """Load a checkpoint that was written, and compare what it predicts, see
-        :func:`replaceme.reload.reloaded_loss`."""
-        from replaceme.reload import reloaded_loss
+        :func:`replaceme.reload.compare_reloaded`."""
+        from replaceme.reload import compare_reloaded
 
-        return reloaded_loss(folder, expected, device, self.trust_remote_code)
+        return compare_reloaded(folder, expected, device, self.trust_remote_code)
 
     def confirm_edit(self, folder: Path, edit: Edit, dtype: str | None = None) -> float | None:
         """The same where nothing is expected yet: the intact model is loaded, edited, and asked for

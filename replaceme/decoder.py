@@ -151,7 +151,7 @@ class Decoder:
     @torch.no_grad()
     def run(self, batch: Batch, reads: dict[Any, Read], until: int) -> dict[Any, Tensor]:
         """States [sequences, tokens, d] in one forward of layers ``0 … until-1``."""
-        with captured(reads) as states, self._truncated(until):
+        with capture(reads) as states, self._stop_at(until):
             self._forward(batch)
         return states
 
@@ -164,7 +164,7 @@ class Decoder:
         self.lengths.forget(self.model)
         self.model.base_model(**batch.inputs(self.model), use_cache=False)
 
-    def _truncated(self, until: int) -> AbstractContextManager[None]:
+    def _stop_at(self, until: int) -> AbstractContextManager[None]:
         """The model without its layers from ``until`` on, for as long as the context lasts."""
         return self.architecture.only_layers(self.model, range(until))
 
@@ -184,7 +184,7 @@ class Decoder:
             calls.append(Call(args, kwargs))
             return wrap(hidden)
 
-        with replaced_forwards(self.layers, record):
+        with replace_forwards(self.layers, record):
             self._forward(batch)
         return states[0], calls
 
@@ -195,7 +195,7 @@ class Decoder:
         handle = self.layers[0].register_forward_hook(
             lambda _module, _inputs, output: seen.append(isinstance(output, tuple))
         )
-        with torch.no_grad(), self._truncated(1):
+        with torch.no_grad(), self._stop_at(1):
             self.model.base_model(
                 input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.device), use_cache=False
             )
@@ -220,7 +220,7 @@ class Decoder:
         def stop(*_: Any) -> None:
             raise _StoppedError
 
-        with captured({"in": Read(module, of_input=True), "out": Read(module)}) as seen:
+        with capture({"in": Read(module, of_input=True), "out": Read(module)}) as seen:
             handle = module.register_forward_hook(stop)
             try:
                 self.step(layer, states, call)
@@ -235,7 +235,7 @@ class Decoder:
         """[sequences, tokens, vocabulary] for states [sequences, tokens, d] after the last layer."""
         output = self._wrap(states)
         unread = torch.zeros(states.shape[:2], dtype=torch.long, device=self.device)
-        with self._truncated(1), replaced_forwards(self.layers, lambda *_, **__: output):
+        with self._stop_at(1), replace_forwards(self.layers, lambda *_, **__: output):
             logits: Tensor = self.model(input_ids=unread, use_cache=False).logits
         return logits
 
@@ -249,7 +249,7 @@ class Decoder:
         states, calls = self.enter(batch)
         attention = self.layers[0].get_submodule(self.architecture.attention_output)
         reads = {"attention": Read(attention), "mlp": self.mlp(0)}
-        with captured(reads) as seen:
+        with capture(reads) as seen:
             after = self.step(0, states, calls[0])
         expected = states + seen["attention"] + seen["mlp"]
         if not torch.allclose(expected.float(), after.float(), rtol=1e-2, atol=1e-3):
@@ -266,7 +266,7 @@ def first(output: Any) -> Tensor:
 
 
 @contextmanager
-def captured(reads: dict[Any, Read]) -> Iterator[dict[Any, Tensor]]:
+def capture(reads: dict[Any, Read]) -> Iterator[dict[Any, Tensor]]:
     """The states that modules see while the context lasts, by the keys of ``reads``."""
     states: dict[Any, Tensor] = {}
 
@@ -296,7 +296,7 @@ def captured(reads: dict[Any, Read]) -> Iterator[dict[Any, Tensor]]:
 
 
 @contextmanager
-def replaced_forwards(modules: Iterable[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
+def replace_forwards(modules: Iterable[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
     """The modules with another ``forward`` for as long as the context lasts."""
     modules = list(modules)
     hidden = [module.__dict__.get("forward") for module in modules]

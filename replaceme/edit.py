@@ -46,11 +46,13 @@ class Edit:
             values = self.weights[layer, tensor].to(values).reshape(values.shape)
         axis = architecture.merge_axis(tensor)
         if layer in self.transforms and axis is not None:
-            values = merged(values, self.transforms[layer], axis, architecture.norm_offset)
+            values = merge_transform(values, self.transforms[layer], axis, architecture.norm_offset)
         return values
 
 
-def merged(weight: Tensor, transform: Tensor, axis: Axis = -2, norm_offset: float = 0.0) -> Tensor:
+def merge_transform(
+    weight: Tensor, transform: Tensor, axis: Axis = -2, norm_offset: float = 0.0
+) -> Tensor:
     """The weights with which a projection's output x becomes x T.
 
     Args:
@@ -79,7 +81,7 @@ def apply(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> Non
     layers = architecture.decoder_layers(model)
     kept = edit.kept(len(layers))
     config = model.config.to_dict()
-    for layer, tensor, parameter in changed_parameters(model, architecture, edit):
+    for layer, tensor, parameter in list_changed(model, architecture, edit):
         parameter.data = edit.changed(architecture, layer, tensor, parameter.data)
     for number in reversed(range(len(layers))):
         if number not in kept:
@@ -97,7 +99,7 @@ def _settings(config: dict[str, Any], kept: list[int]) -> dict[str, Any]:
     return {k: v for k, v in pruned_config(config, kept).items() if v != config.get(k)}
 
 
-def changed_parameters(
+def list_changed(
     model: PreTrainedModel, architecture: Architecture, edit: Edit
 ) -> Iterator[tuple[int, str, torch.nn.Parameter]]:
     """(layer, tensor, parameter) of everything that an edit changes in a loaded model."""
@@ -110,7 +112,9 @@ def changed_parameters(
 
 
 @contextmanager
-def edited(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> Iterator[list[int]]:
+def edit_temporarily(
+    model: PreTrainedModel, architecture: Architecture, edit: Edit
+) -> Iterator[list[int]]:
     """The model with the edit's weights but still all its layers, for as long as the context lasts.
 
     Yields:
@@ -118,7 +122,7 @@ def edited(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> It
     """
     whole = [
         (parameter, parameter.data, edit.changed(architecture, layer, tensor, parameter.data))
-        for layer, tensor, parameter in changed_parameters(model, architecture, edit)
+        for layer, tensor, parameter in list_changed(model, architecture, edit)
     ]
     try:
         for parameter, _, values in whole:
@@ -130,11 +134,11 @@ def edited(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> It
 
 
 @contextmanager
-def pruned(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> Iterator[None]:
+def prune_temporarily(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> Iterator[None]:
     """The model pruned for as long as the context lasts, without a KV cache: its slots stay numbered as
     in the intact model."""
     config = model.config.to_dict()
-    with edited(model, architecture, edit) as kept:
+    with edit_temporarily(model, architecture, edit) as kept:
         settings = _settings(config, kept) | {"use_cache": False}
         own = {key: getattr(model.config, key) for key in settings}
         with architecture.only_layers(model, kept):

@@ -8,7 +8,7 @@ import torch
 
 from replaceme.calibration import Batch, Batches
 from replaceme.decoder import Decoder
-from replaceme.edit import Edit, edited
+from replaceme.edit import Edit, edit_temporarily
 
 
 class HeldBack:
@@ -27,7 +27,7 @@ class HeldBack:
         predicted = self.batches.tokens - len(self.batches.sequences)
         if predicted < 1:
             return None
-        with edited(self.decoder.model, self.decoder.architecture, edit) as kept:
+        with edit_temporarily(self.decoder.model, self.decoder.architecture, edit) as kept:
             total = sum(self._batch(batch, kept) for batch in self.batches)
         return total / predicted
 

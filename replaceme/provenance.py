@@ -57,9 +57,9 @@ class Provenance(Measures, Origin):
             **fit.model_dump(include=set(Measures.model_fields)),
             model=model,
             weights=weights,
-            blocks=pairs(fit.edit.blocks) or [],
+            blocks=pair_blocks(fit.edit.blocks) or [],
             selector=selector,
-            runner_up=pairs(choice.runner_up) if choice else None,
+            runner_up=pair_blocks(choice.runner_up) if choice else None,
             solver=solver.identity,
             calibration=calibration,
             dtype=dtype,
@@ -155,7 +155,7 @@ def code(text: str) -> str:
     return f"{fence}{gap}{text}{gap}{fence}"
 
 
-def listed(blocks: tuple[Block, ...]) -> str:
+def list_blocks(blocks: tuple[Block, ...]) -> str:
     """Blocks for a person to read."""
     return " and ".join(map(str, blocks))
 
@@ -164,10 +164,10 @@ def choice_line(selector: str, choice: Choice) -> str:
     """How the blocks were chosen, with the runner-up, in a sentence."""
     text = f"Chosen by {selector} at {SELECTORS[selector].measure} {choice.score:.4f}"
     if choice.runner_up and choice.runner_up_score is not None:
-        text += f"; runner-up {listed(choice.runner_up)} at {choice.runner_up_score:.4f}"
+        text += f"; runner-up {list_blocks(choice.runner_up)} at {choice.runner_up_score:.4f}"
     return text + "."
 
 
-def pairs(blocks: tuple[Block, ...] | None) -> list[tuple[int, int]] | None:
+def pair_blocks(blocks: tuple[Block, ...] | None) -> list[tuple[int, int]] | None:
     """Blocks as plain pairs."""
     return None if blocks is None else [(block.start, block.end) for block in blocks]

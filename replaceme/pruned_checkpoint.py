@@ -18,7 +18,7 @@ from replaceme.io.editfile import check_edit_file, load_edit, save_edit
 from replaceme.io.outfolder import check_apart, check_free
 from replaceme.io.yaml_source import option_message
 from replaceme.options import PruneOptions
-from replaceme.provenance import Provenance, listed
+from replaceme.provenance import Provenance, list_blocks
 from replaceme.report import Report, no_report
 from replaceme.summary import tell_choice, tell_fit
 
@@ -174,5 +174,9 @@ def apply_edit(
         )
     except InputError as error:
         raise InputError(f"{edit_file} does not fit model {model!r}: {error}") from None
-    lines += [f"Removed layers {listed(edit.blocks)}.", *contents.left_line(folder), f"Wrote {out}."]
+    lines += [
+        f"Removed layers {list_blocks(edit.blocks)}.",
+        *contents.left_line(folder),
+        f"Wrote {out}.",
+    ]
     return "\n".join(lines)

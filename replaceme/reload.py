@@ -88,7 +88,7 @@ class Expected:
         return cls(loss, sequences, model.dtype, saved.other_cast)
 
 
-def reloaded_loss(
+def compare_reloaded(
     folder: Path, expected: Expected, device: str = "cpu", trust_remote_code: bool = False
 ) -> float | None:
     """Load a checkpoint and compare its loss with what is expected of it.

@@ -11,7 +11,7 @@ from replaceme.calibration import CalibrationText
 from replaceme.edit import Edit
 from replaceme.facts import Measures, PruneFacts
 from replaceme.fitting import Fit, fit
-from replaceme.provenance import Provenance, pairs
+from replaceme.provenance import Provenance, pair_blocks
 from replaceme.report import Report, no_report
 from replaceme.selection import Block, Choice
 from replaceme.selectors import SELECTORS, Selection
@@ -102,9 +102,9 @@ class Session:
     def _state_facts(self, found: Fit, choice: Choice | None) -> PruneFacts:
         return PruneFacts(
             **found.model_dump(include=set(Measures.model_fields)),
-            blocks=pairs(found.edit.blocks) or [],
+            blocks=pair_blocks(found.edit.blocks) or [],
             score=choice.score if choice else None,
-            runner_up=pairs(choice.runner_up) if choice else None,
+            runner_up=pair_blocks(choice.runner_up) if choice else None,
             runner_up_score=choice.runner_up_score if choice else None,
             distances=self._list_distances() if choice else None,
             held_back_tokens=self.calibration.held_back.batches.tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from replaceme.provenance import choice_line, listed
+from replaceme.provenance import choice_line, list_blocks
 
 if TYPE_CHECKING:
     from replaceme.facts import Pair
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def tell_choice(variant: Variant, layers: int) -> list[str]:
     """Which layers went, of how many, and by what choice."""
     removed = variant.choice.blocks if variant.choice else variant.fit.edit.blocks
-    lines = [f"Removed layers {listed(removed)} (0-based, the end stays) of {layers}."]
+    lines = [f"Removed layers {list_blocks(removed)} (0-based, the end stays) of {layers}."]
     if variant.selector and variant.choice:
         lines.append(choice_line(variant.selector, variant.choice))
     return lines

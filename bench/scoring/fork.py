@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from bench.scoring.trees import TreeBatch
-from replaceme.decoder import Call, Decoder, first, replaced_forwards
-from replaceme.edit import Edit, changed_parameters
+from replaceme.decoder import Call, Decoder, first, replace_forwards
+from replaceme.edit import Edit, list_changed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,7 +77,7 @@ class Fork:
         changed: Changes = {}
         model, architecture = decoder.model, decoder.architecture
         for name, edit in edits.items():
-            for layer, tensor, parameter in changed_parameters(model, architecture, edit):
+            for layer, tensor, parameter in list_changed(model, architecture, edit):
                 before = unedited(layer, tensor, parameter)
                 values = edit.changed(architecture, layer, tensor, before).to(parameter.dtype)
                 changed.setdefault(Step(layer, name), []).append((parameter, values))
@@ -150,7 +150,7 @@ class Fork:
                 elif step.layer == last:
                     mlp = self.decoder.mlp_block(step.layer)
                     run = partial(_run_at, mlp.forward, nodes)
-                    stack.enter_context(replaced_forwards([mlp], run))
+                    stack.enter_context(replace_forwards([mlp], run))
                 after[step] = self.decoder.step(step.layer, states, calls[step.layer])
         return after
 
@@ -209,7 +209,7 @@ class Memo:
         forwards = [(module, self._again(self._returned[module])) for module in same]
         with ExitStack() as stack:
             for module, forward in forwards:
-                stack.enter_context(replaced_forwards([module], forward))
+                stack.enter_context(replace_forwards([module], forward))
             for module in self._modules:
                 stack.callback(module.register_forward_hook(self._keep).remove)
             yield

@@ -14,7 +14,7 @@ from bench.scoring.sweep import Sweep
 from bench.scoring.tasks import PreparedTask, TaskScore
 from bench.scoring.trees import Request
 from replaceme.decoder import Decoder
-from replaceme.edit import Edit, pruned
+from replaceme.edit import Edit, prune_temporarily
 from replaceme.errors import InputError
 from replaceme.io import loading
 from replaceme.io.saved import SavedLayers
@@ -94,7 +94,10 @@ class OnePass:
         """The answers of lm-eval's own forward on a variant to each request by itself."""
         fork = self.sweep.fork
         removal = Edit(self.edits[name].blocks)
-        with replaced(fork.changes(name)), pruned(self.lm.model, fork.decoder.architecture, removal):
+        with (
+            replaced(fork.changes(name)),
+            prune_temporarily(self.lm.model, fork.decoder.architecture, removal),
+        ):
             return self.lm.answers(requests, 1)
 
 

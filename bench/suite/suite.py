@@ -235,4 +235,4 @@ def load(path: Path) -> Suite:
             f"{path}: this is no suite but a file of the published commands; run it by 'run_replaceme "
             f"--config {path}', or by run_uidl for plain removal."
         )
-    return yaml_source.validated(source, Suite)
+    return yaml_source.validate(source, Suite)

@@ -60,7 +60,7 @@ def read(file: Path, model: str | None) -> Evaluation:
     of_pruning = SeedConfig.model_fields.keys() - Evaluation.model_fields.keys()
     kept = {key: entry for key, entry in source.value.items() if key not in of_pruning}
     overrides = {"model_path": model} if model else {}
-    return yaml_source.validated(replace(source, value=kept), Evaluation, overrides)
+    return yaml_source.validate(replace(source, value=kept), Evaluation, overrides)
 
 
 @command

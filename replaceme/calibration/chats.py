@@ -37,9 +37,9 @@ def said_in(value: Any) -> str | Messages:
         UnusableError: it is something else.
     """
     if isinstance(value, str):
-        return _checked(value) if (messages := _as_json(value)) is None else said_in(messages)
+        return _check_text(value) if (messages := _as_json(value)) is None else said_in(messages)
     if isinstance(value, dict):
-        value = _unwrapped(value)
+        value = _unwrap(value)
     if value is None or value in ([], {}):
         return ""
     if not isinstance(value, list):
@@ -66,7 +66,7 @@ def _has(message: Any, keys: tuple[str, ...]) -> bool:
     return isinstance(message, dict) and any(key in message for key in keys)
 
 
-def _unwrapped(value: dict[str, Any]) -> Any:
+def _unwrap(value: dict[str, Any]) -> Any:
     """The list of messages in an object: below a key, in columns, or the object as the only message."""
     for key in NESTED:
         if isinstance(value.get(key), list):
@@ -98,7 +98,7 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
 def _text(content: Any) -> str:
     """Content as one text; its parts are lines."""
     if isinstance(content, str):
-        return _checked(content)
+        return _check_text(content)
     if not isinstance(content, list):
         raise UnusableError(f"it holds a message whose content is {type(content).__name__}")
     return "\n".join(_part(part) for part in content)
@@ -106,14 +106,14 @@ def _text(content: Any) -> str:
 
 def _part(part: Any) -> str:
     if isinstance(part, dict) and isinstance(part.get("text"), str):
-        return _checked(part["text"])
+        return _check_text(part["text"])
     if not isinstance(part, str):
         kind = part.get("type", "no type") if isinstance(part, dict) else type(part).__name__
         raise UnusableError(f"it holds a message with a part that is no text ({kind})")
-    return _checked(part)
+    return _check_text(part)
 
 
-def _checked(text: str) -> str:
+def _check_text(text: str) -> str:
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise UnusableError("it holds half of a character")
     return text

@@ -14,10 +14,10 @@ from replaceme.calibration.files import (
     MalformedError,
     content_of,
     csv_rows,
-    decoded,
+    decode,
     is_whole,
     json_rows,
-    parsed,
+    parse,
     typed_rows,
     unreadable,
     whole_lines,
@@ -62,7 +62,7 @@ def check_file(data: CalibrationData, path: Path) -> None:
     try:
         if kind_of(path) == "text":
             head = bytes(content_of(path, HEAD))
-            if not decoded(whole_lines(head, HEAD)).strip() and len(head) < HEAD:
+            if not decode(whole_lines(head, HEAD)).strip() and len(head) < HEAD:
                 raise InputError(f"{data.where} holds no text.")
             return
         rows, columns = first_rows(path, data.column)
@@ -147,7 +147,7 @@ def _check_last_line(path: Path) -> None:
         tail = file.read().rstrip()
     if b"\n" in tail:
         try:
-            parsed(tail.rpartition(b"\n")[2], 1)
+            parse(tail.rpartition(b"\n")[2], 1)
         except MalformedError as error:
             reason = str(error).removeprefix("line 1 ")
             raise MalformedError(f"its last line {reason}; the file seems to be cut off") from None

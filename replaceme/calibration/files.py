@@ -51,7 +51,7 @@ def content_of(path: Path, most: int | None = None) -> bytes | mmap.mmap:
         raise MalformedError(str(error.strerror or error)) from None
 
 
-def decoded(data: bytes, line: int | None = None) -> str:
+def decode(data: bytes, line: int | None = None) -> str:
     """UTF-8 text; a byte-order mark is dropped.
 
     Raises:
@@ -81,7 +81,7 @@ def text_of(path: Path) -> str:
     Raises:
         MalformedError: it cannot be read, or is not UTF-8.
     """
-    return decoded(bytes(content_of(path))).replace("\r\n", "\n").replace("\r", "\n")
+    return decode(bytes(content_of(path))).replace("\r\n", "\n").replace("\r", "\n")
 
 
 class JsonLines(Sequence[dict[str, Any]]):
@@ -99,7 +99,7 @@ class JsonLines(Sequence[dict[str, Any]]):
             end = data.find(b"\n", start)
             end = len(data) if end < 0 else end
             if (text := data[start:end]).strip(BLANK + BOM * (line == 1)):
-                row = parsed(text, line, last=end == len(data))
+                row = parse(text, line, last=end == len(data))
                 self.columns |= dict.fromkeys(row) if isinstance(row, dict) else {}
                 self._spans.append((start, end))
             start = end + 1
@@ -109,17 +109,17 @@ class JsonLines(Sequence[dict[str, Any]]):
 
     def __getitem__(self, index: Any) -> Any:
         start, end = self._spans[index]
-        return json.loads(decoded(self._data[start:end]))
+        return json.loads(decode(self._data[start:end]))
 
 
-def parsed(text: bytes, line: int, last: bool = False) -> Any:
+def parse(text: bytes, line: int, last: bool = False) -> Any:
     """The JSON value in a line.
 
     Raises:
         MalformedError: there is none.
     """
     try:
-        return json.loads(decoded(text, line))
+        return json.loads(decode(text, line))
     except (json.JSONDecodeError, RecursionError) as error:
         place = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         reason = getattr(error, "msg", "nested too deep").removesuffix(" at")
@@ -140,9 +140,9 @@ def json_rows(path: Path, column: str) -> tuple[Rows, list[str]]:
         lines = JsonLines(data)
         if len(lines) != 1:
             return lines, list(lines.columns)
-        rows = _listed(lines[0], column)
+        rows = _list_values(lines[0], column)
     else:
-        rows = _listed(_parsed_whole(data), column)
+        rows = _list_values(_parsed_whole(data), column)
     return rows, list(dict.fromkeys(key for row in rows if isinstance(row, dict) for key in row))
 
 
@@ -155,7 +155,7 @@ def is_whole(head: bytes) -> bool:
 
 def _parsed_whole(data: bytes | mmap.mmap) -> Any:
     try:
-        return json.loads(decoded(bytes(data)))
+        return json.loads(decode(bytes(data)))
     except json.JSONDecodeError as error:
         end = "; the file seems to be cut off" if error.pos >= len(error.doc.rstrip()) - 1 else ""
         reason = f"{error.msg.removesuffix(' at')} at column {error.colno}"
@@ -164,7 +164,7 @@ def _parsed_whole(data: bytes | mmap.mmap) -> Any:
         raise MalformedError("it is not valid JSON (nested too deep)") from None
 
 
-def _listed(whole: Any, column: str) -> list[Any]:
+def _list_values(whole: Any, column: str) -> list[Any]:
     """The rows that one JSON value stands for: a list, or the only list of objects in an object."""
     if isinstance(whole, list):
         return whole
@@ -185,7 +185,7 @@ def csv_rows(path: Path, column: str, most: int | None = None) -> tuple[Rows, li
     Raises:
         MalformedError: it cannot be read, or a line has more fields than the header.
     """
-    text = decoded(whole_lines(bytes(content_of(path, most)), most))
+    text = decode(whole_lines(bytes(content_of(path, most)), most))
     lines = _csv_lines(text, "\t" if ".tsv" in [s.lower() for s in path.suffixes] else ",")
     header = next(lines, (0, []))[1]
     rows = []

@@ -41,7 +41,7 @@ def values_of(data: CalibrationData, in_order: bool = False) -> Iterator[tuple[i
         InputError: the data set cannot be read, or lacks the column.
     """
     if data.streaming:
-        yield from enumerate(_streamed(data, in_order), 1)
+        yield from enumerate(_stream(data, in_order), 1)
         return
     rows = _rows(data)
     order: Sequence[int] = range(len(rows))
@@ -76,12 +76,12 @@ def _rows(data: CalibrationData) -> Sequence[Any]:
         rows = _file_rows(data, path)
         return _part(data, dict.fromkeys(names, rows))
     if (folder := data.local_folder()) is None:
-        return _loaded(data)
+        return _load(data)
     if any((folder / name).is_file() for name in SAVED):
-        return _part(data, _saved(data, folder))
+        return _part(data, _read_saved(data, folder))
     files = _json_files(data)
     if not files:
-        return _loaded(data)
+        return _load(data)
     joined: dict[str, Sequence[Any]] = {}
     for name, paths in files.items():
         parts = [_file_rows(data, path) for path in paths]
@@ -118,7 +118,7 @@ def _part(data: CalibrationData, splits: dict[str, Sequence[Any]]) -> Sequence[A
     return _Joined([(splits[part.splitname], range(part.from_, part.to)) for part in parts])
 
 
-def _saved(data: CalibrationData, folder: Path) -> dict[str, Sequence[Any]]:
+def _read_saved(data: CalibrationData, folder: Path) -> dict[str, Sequence[Any]]:
     """The splits of a folder that ``save_to_disk`` wrote."""
     import datasets
 
@@ -143,7 +143,7 @@ def _json_files(data: CalibrationData) -> dict[str, list[Path]]:
     return files if kinds == {"json"} else {}
 
 
-def _loaded(data: CalibrationData) -> Sequence[Any]:
+def _load(data: CalibrationData) -> Sequence[Any]:
     """A data set of the hub, or a folder of typed tables."""
     import datasets
 
@@ -162,7 +162,7 @@ def _column(data: CalibrationData, table: Any) -> Sequence[Any]:
     return column
 
 
-def _streamed(data: CalibrationData, in_order: bool) -> Iterator[Any]:
+def _stream(data: CalibrationData, in_order: bool) -> Iterator[Any]:
     """The column of a stream, shuffled within a buffer."""
     import datasets
 

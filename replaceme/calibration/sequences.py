@@ -125,7 +125,7 @@ def read_text(data: CalibrationData, tokenizer: Any, day: date = USUAL_DAY) -> C
         found = CalibrationText(windows(text, tokenizer, data.max_length, data.samples))
     else:
         where = f"{data.where}, column {data.column!r}"
-        found = _tokenized(values_of(data), tokenizer, data.max_length, data.samples, day, where)
+        found = _tokenize_rows(values_of(data), tokenizer, data.max_length, data.samples, day, where)
     if not found.sequences:
         raise InputError(f"{data.where} holds no text.")
     return replace(found, data=data, day=None if data.is_plain_text else day)
@@ -144,10 +144,10 @@ def tokenize(
         InputError: more of them cannot be used than can.
     """
     numbered = enumerate(rows, 1)
-    return _tokenized(numbered, tokenizer, max_length, len(rows), day, where).sequences
+    return _tokenize_rows(numbered, tokenizer, max_length, len(rows), day, where).sequences
 
 
-def _tokenized(
+def _tokenize_rows(
     values: Iterable[tuple[int, Any]],
     tokenizer: Any,
     max_length: int,
@@ -202,14 +202,14 @@ def _encode(row: Any, tokenizer: Any, day: date) -> tuple[list[int], bool]:
         )
     messages = with_known_roles(said, str(tokenizer.chat_template))
     try:
-        return _rendered(messages, tokenizer, day), False
+        return _render(messages, tokenizer, day), False
     except UnusableError:
         if (moved := without_system(messages)) is None:
             raise
-        return _rendered(moved, tokenizer, day), True
+        return _render(moved, tokenizer, day), True
 
 
-def _rendered(messages: Messages, tokenizer: Any, day: date) -> list[int]:
+def _render(messages: Messages, tokenizer: Any, day: date) -> list[int]:
     try:
         ids: list[int] = apply_chat_template(tokenizer, messages, day, tokenize=True, return_dict=False)
     except Exception as error:  # whatever a template raises

@@ -70,7 +70,7 @@ def read_config(file: Path) -> SeedConfig:
         InputError: with the place of what is wrong.
     """
     repeated: list[str] = []
-    config = yaml_source.validated(yaml_file.read(file, repeated), SeedConfig)
+    config = yaml_source.validate(yaml_file.read(file, repeated), SeedConfig)
     for sentence in repeated:
         say(sentence)
     if config.min_distance_layer is not None and config.compat is not None:

@@ -137,7 +137,7 @@ def transforms_in_turn(
         if edit is not None and problem.reload is not None:
             model = problem.reload(edit)
         elif edit is not None:
-            model = _saved_and_loaded(model, problem.decoder.architecture, edit)
+            model = _save_and_load(model, problem.decoder.architecture, edit)
         here = Block(block.start - gone, block.end - gone)
         decoder = replace(problem.decoder, model=model)
         statistics = collect(decoder, problem.batches, [here], solver.needs)[here]
@@ -146,7 +146,7 @@ def transforms_in_turn(
     return found
 
 
-def _saved_and_loaded(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> PreTrainedModel:
+def _save_and_load(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> PreTrainedModel:
     """A copy of the model after an edit, rounded to bfloat16 as the published code saves it."""
     rounded = {id(p): nn.Parameter(p.data.bfloat16(), requires_grad=False) for p in model.parameters()}
     pruned = copy.deepcopy(model, rounded)

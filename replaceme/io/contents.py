@@ -56,10 +56,10 @@ def weight_files(folder: Path) -> list[Path]:
     named = _config(folder).get(NAMED)
     if named is not None:
         file = _inside(folder, named, f"{folder / CONFIG}: {NAMED}")
-        return _listed(folder, file) if file.name.endswith(".index.json") else [file]
+        return _list_indexed(folder, file) if file.name.endswith(".index.json") else [file]
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
-    return _listed(folder, folder / INDEX) if (folder / INDEX).is_file() else []
+    return _list_indexed(folder, folder / INDEX) if (folder / INDEX).is_file() else []
 
 
 def stored_tensors(folder: Path) -> dict[str, Stored]:
@@ -147,7 +147,7 @@ def _config(folder: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _listed(folder: Path, index: Path) -> list[Path]:
+def _list_indexed(folder: Path, index: Path) -> list[Path]:
     """The files that an index lists."""
     try:
         content = json.loads(index.read_text("utf-8"))

@@ -87,13 +87,13 @@ def refuse_incomplete(where: str, missing: tuple[str, ...], mismatched: tuple[st
     """
     if missing:
         raise InputError(
-            f"{where} is not whole: its weights lack {_named(missing)}, which would be filled with "
-            f"random numbers; complete the files, or correct {CONFIG} (tie_word_embeddings, sizes)."
+            f"{where} is not whole: its weights lack {_name_tensors(missing)}, which would be filled "
+            f"with random numbers; complete the files, or correct {CONFIG} (tie_word_embeddings, sizes)."
         )
     if mismatched:
         raise InputError(
-            f"{where} is not consistent: its weights hold {_named(mismatched)} in another shape than "
-            f"{CONFIG} says; correct one of them."
+            f"{where} is not consistent: its weights hold {_name_tensors(mismatched)} in another shape "
+            f"than {CONFIG} says; correct one of them."
         )
 
 
@@ -109,7 +109,7 @@ def cannot_load(folder: Path, error: Exception, trust_remote_code: bool, part: s
     return InputError(f"{part}model {folder} cannot be loaded: {told(error)}")
 
 
-def _named(names: tuple[str, ...]) -> str:
+def _name_tensors(names: tuple[str, ...]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(sorted(names)[:SHOWN]) + more
 

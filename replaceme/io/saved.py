@@ -102,11 +102,11 @@ class SavedLayers:
 
     def keeps_values(self, model: PreTrainedModel, edit: Edit) -> bool:
         """Whether saving rounds none of the weights that an edit changes in a loaded model."""
-        from replaceme.edit import changed_parameters
+        from replaceme.edit import list_changed
 
         return all(
             self.dtype(layer, tensor) == str(parameter.dtype).removeprefix("torch.")
-            for layer, tensor, parameter in changed_parameters(model, self.architecture, edit)
+            for layer, tensor, parameter in list_changed(model, self.architecture, edit)
         )
 
     def with_values(self, model: PreTrainedModel, edit: Edit) -> Edit:
@@ -115,13 +115,13 @@ class SavedLayers:
         Raises:
             InputError: one is made of tensors of several dtypes.
         """
-        from replaceme.edit import Edit, changed_parameters
+        from replaceme.edit import Edit, list_changed
 
         weights = {
             (layer, tensor): edit.changed(
                 self.architecture, layer, tensor, self.unedited(layer, tensor, parameter)
             )
-            for layer, tensor, parameter in changed_parameters(model, self.architecture, edit)
+            for layer, tensor, parameter in list_changed(model, self.architecture, edit)
         }
         return Edit(edit.blocks, {}, weights)
 

@@ -174,7 +174,7 @@ class _Loader(yaml.SafeLoader):
         for key, value in node.value:
             line = key.start_mark.line
             if key.tag == f"{TAG}merge":
-                merged = self._merged(value, line) | merged
+                merged = self._merge(value, line) | merged
                 continue
             name = self._key(key)
             if name in own:
@@ -185,7 +185,7 @@ class _Loader(yaml.SafeLoader):
             own[name] = self.entry(value, line)
         return merged | own
 
-    def _merged(self, node: yaml.Node, line: int) -> dict[str, Entry]:
+    def _merge(self, node: yaml.Node, line: int) -> dict[str, Entry]:
         """What the merge key ``<<`` brings: a mapping, or several, of which the first counts."""
         value = self.entry(node, line).value
         parts = value if isinstance(value, list) else [Entry(value, self.path, line)]

@@ -21,10 +21,10 @@ def load(path: Path, schema: type[Model], overrides: dict[str, Any] | None = Non
     Raises:
         InputError: not readable, not YAML, not a mapping, or not what the schema allows.
     """
-    return validated(yaml_file.read(path), schema, overrides)
+    return validate(yaml_file.read(path), schema, overrides)
 
 
-def validated(source: Entry, schema: type[Model], overrides: dict[str, Any] | None = None) -> Model:
+def validate(source: Entry, schema: type[Model], overrides: dict[str, Any] | None = None) -> Model:
     """What was read as a ``schema``.
 
     Validators find in their context ``source``, its ``folder``, and the names of the ``options``.

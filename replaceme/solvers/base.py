@@ -179,14 +179,14 @@ class TransformSolver(Solver):
             before = merged.get(layer)
             merged[layer] = transform if before is None else before @ transform.to(before)
         notes = {block: notes for block, (_, notes) in found.items()}
-        return Solution(Edit(problem.blocks, merged), joined(notes))
+        return Solution(Edit(problem.blocks, merged), join_notes(notes))
 
     def transforms(self, problem: Problem) -> dict[Block, tuple[Tensor, dict[str, Any]]]:
         """:meth:`transform` for each block, in ascending order."""
         return {b: self.transform(problem.statistics_of(b), problem.seed) for b in problem.blocks}
 
 
-def joined(notes: dict[Block, dict[str, Any]]) -> dict[str, Any]:
+def join_notes(notes: dict[Block, dict[str, Any]]) -> dict[str, Any]:
     """Notes of one block as they are, of several by block."""
     if len(notes) == 1:
         return next(iter(notes.values()))

@@ -109,7 +109,7 @@ class Cosine(TransformSolver):
         import torch
 
         x, offset, target = self._regression(sample)
-        parameters, matrix = _parametrised(self.shape, x.shape[1], x.device)
+        parameters, matrix = _parametrise(self.shape, x.shape[1], x.device)
         optimizer = torch.optim.Adam(parameters, lr=self.learning_rate)
         loss = torch.tensor(float("nan"))
         for order in orders:
@@ -164,7 +164,7 @@ def _reweighted_step(
     return solve_psd(gram, cross)
 
 
-def _parametrised(
+def _parametrise(
     shape: Shape, size: int, device: torch.device
 ) -> tuple[list[Tensor], Callable[[], Tensor]]:
     """Parameters to optimise, started as the reference does, and T [size, size] as their function."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from replaceme.decoder import Decoder
 
 
-def corrected(
+def correct_projection(
     decoder: Decoder, layer: int, path: str, correction: Tensor
 ) -> dict[tuple[int, str], Tensor]:
     """Weight and bias of a projection after ``V = W + C``.

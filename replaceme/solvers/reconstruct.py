@@ -11,7 +11,7 @@ from pydantic import Field
 
 from replaceme.solvers.base import LayerSize, Problem, Solution, Solver
 from replaceme.solvers.linear import solve_ridge
-from replaceme.solvers.projection import corrected
+from replaceme.solvers.projection import correct_projection
 from replaceme.solvers.refit import Refit, check_projections
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class _Walk:
             states, calls = self.decoder.enter(batch)
             for layer in range(gap.start - 1):
                 states = self.decoder.step(layer, states, calls[layer])
-            with self._changed(gap.start - 1):
+            with self._put_weights(gap.start - 1):
                 pruned = self.decoder.step(gap.start - 1, states, calls[gap.start - 1])
             original = self._original(states, calls, gap.start - 1, gap.end)
             self.streams.append(_Stream(batch, calls, original, pruned))
@@ -129,7 +129,7 @@ class _Walk:
             stream.target = self._original(stream.original, stream.calls, layer, following)
         self._solve_output(layer)
         for stream in self.streams:
-            with self._changed(layer):
+            with self._put_weights(layer):
                 stream.pruned = self.decoder.step(layer, stream.pruned, stream.calls[layer])
             assert stream.target is not None
             stream.original, stream.target = stream.target, None
@@ -137,12 +137,12 @@ class _Walk:
         return True
 
     @contextmanager
-    def _changed(self, layer: int) -> Iterator[None]:
+    def _put_weights(self, layer: int) -> Iterator[None]:
         """The layer with the pruned model's weights."""
-        from replaceme.edit import Edit, edited
+        from replaceme.edit import Edit, edit_temporarily
 
         own = {key: values for key, values in self.weights.items() if key[0] == layer}
-        with edited(self.decoder.model, self.decoder.architecture, Edit(weights=own)):
+        with edit_temporarily(self.decoder.model, self.decoder.architecture, Edit(weights=own)):
             yield
 
     def _solve_attention(self, layer: int) -> None:
@@ -167,13 +167,13 @@ class _Walk:
             architecture.attention_output: self.decoder.attention_input(layer),
             architecture.mlp: self.decoder.mlp_input(layer),
         }
-        from replaceme.decoder import captured
+        from replaceme.decoder import capture
 
         totals = _Totals()
         for stream in self.streams:
             with ExitStack() as stack:
-                stack.enter_context(self._changed(layer))
-                seen = stack.enter_context(captured({path: reads[path] for path in paths}))
+                stack.enter_context(self._put_weights(layer))
+                seen = stack.enter_context(capture({path: reads[path] for path in paths}))
                 pruned = self.decoder.step(layer, stream.pruned, stream.calls[layer])
             rows = self._rows(stream, layer, [(path, seen[path]) for path in paths])
             assert stream.target is not None
@@ -198,7 +198,7 @@ class _Walk:
         correction, _ = solve_ridge(totals.gram, totals.cross, self.ridge)
         sizes = [self.decoder.feature_count(layer, path) for path in paths]
         for path, part in zip(paths, correction.split(sizes), strict=True):
-            self.weights |= corrected(self.decoder, layer, path, part)
+            self.weights |= correct_projection(self.decoder, layer, path, part)
 
 
 class _Totals:

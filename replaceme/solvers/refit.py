@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from replaceme.errors import InputError
-from replaceme.solvers.base import LayerSize, Problem, Solution, Solver, joined
+from replaceme.solvers.base import LayerSize, Problem, Solution, Solver, join_notes
 from replaceme.solvers.linear import solve_ridge
-from replaceme.solvers.projection import corrected
+from replaceme.solvers.projection import correct_projection
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,8 +61,8 @@ class Refit(Solver):
             moments = problem.statistics[block].moments[Kind(of_input=True, rows="geometric")]
             correction, notes[block] = solve_ridge(moments.gram.clone(), moments.cross, self.ridge)
             path = problem.decoder.architecture.mlp
-            weights |= corrected(problem.decoder, block.start - 1, path, correction)
-        return Solution(Edit(problem.blocks, weights=weights), joined(notes))
+            weights |= correct_projection(problem.decoder, block.start - 1, path, correction)
+        return Solution(Edit(problem.blocks, weights=weights), join_notes(notes))
 
 
 def check_projections(solver: str, architecture: Architecture) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from replaceme.architectures import ARCHITECTURES
-from replaceme.edit import Edit, apply, edited, merged
+from replaceme.edit import Edit, apply, edit_temporarily, merge_transform
 from replaceme.selection import Block
 from replaceme.surgery import write_checkpoint
 
@@ -159,7 +159,7 @@ def test_pruned_model_is_the_whole_one_with_the_blocks_skipped(
 def test_edit_for_a_while_equals_the_pruned_model_and_is_undone(make_model: Make, name: str) -> None:
     model, edit = make_model(), edit_of(name)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    with edited(model, ARCHITECTURES["llama"], edit) as kept:
+    with edit_temporarily(model, ARCHITECTURES["llama"], edit) as kept:
         weights = [
             {key: t.clone() for key, t in model.model.layers[i].state_dict().items()} for i in kept
         ]
@@ -262,12 +262,12 @@ def test_merged_weight_is_computed_in_float64_and_rounded_once(
         weight = torch.randn(64, generator=torch.Generator().manual_seed(2)).to(dtype)
         states = inputs @ torch.ones(24, 64, dtype=torch.float64)
         wanted = states * (offset + weight.double()) @ transform
-        got = merged(weight, transform, axis, offset)
+        got = merge_transform(weight, transform, axis, offset)
         found = states * (offset + got.double())
     else:
         weight = torch.randn(24, 64, generator=torch.Generator().manual_seed(2)).to(dtype)
         weight = weight if axis == -1 else weight.mT.contiguous()
-        got = merged(weight, transform, axis)
+        got = merge_transform(weight, transform, axis)
         found, wanted = (inputs @ (w.double() if axis == -1 else w.double().mT) for w in (got, weight))
         wanted = wanted @ transform
     assert got.dtype == dtype
@@ -278,9 +278,9 @@ def test_merged_weight_is_computed_in_float64_and_rounded_once(
 
 def test_stacked_experts_are_each_merged(transform: Tensor) -> None:
     weight = torch.randn(3, 64, 24, dtype=torch.float64)
-    stacked = merged(weight, transform, -2)
-    assert all(torch.equal(stacked[i], merged(weight[i], transform, -2)) for i in range(3))
-    turned = merged(weight.mT, transform, -1)
+    stacked = merge_transform(weight, transform, -2)
+    assert all(torch.equal(stacked[i], merge_transform(weight[i], transform, -2)) for i in range(3))
+    turned = merge_transform(weight.mT, transform, -1)
     torch.testing.assert_close(turned, stacked.mT)
 
 

@@ -19,7 +19,7 @@ from replaceme.errors import InputError
 from replaceme.io import loading, matching
 from replaceme.io.editfile import save_edit
 from replaceme.io.saved import SavedLayers
-from replaceme.provenance import choice_line, listed
+from replaceme.provenance import choice_line, list_blocks
 
 if TYPE_CHECKING:
     from replaceme.calibration import CalibrationText
@@ -76,7 +76,9 @@ class PruneStage:
             return
         for choice in session.calibration.choices.values():
             chosen = choice_line(self.ledger.plan.suite.prune.selector, choice)
-            self.ledger.progress.say(f"{self.model.name}: removing {listed(choice.blocks)}. {chosen}")
+            self.ledger.progress.say(
+                f"{self.model.name}: removing {list_blocks(choice.blocks)}. {chosen}"
+            )
         written = {}
         for cell in fitting:
             self.ledger.progress.step(f"{cell.name}: fitting and saving", fit_of(cell))
