@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from bench.card.settings import dataset, hub_dataset, plain_name, settings
-from bench.card.tables import LM_EVAL, quality, serving
+from bench.card.tables import LM_EVAL, describe_limit, quality, serving
 from bench.records import Prune, Record
 from bench.render.escape import markdown, visible
 from replaceme.io.models import is_hub_id
@@ -141,7 +141,7 @@ def _limits(record: Record, prune: Prune) -> str:
     if prune.warning:
         lines.insert(0, f"**The fit is not to be trusted:** {markdown(prune.warning)}.")
     if limits := sorted({task.identity.limit or 0 for task in record.quality.values()} - {0}):
-        lines.append(f"Tasks were cut to their first {limits[-1]:,} items.")
+        lines.append(f"Tasks were cut to their first {describe_limit(limits[-1])}.")
     lines += [
         f"Not measured: {markdown(failure.stage)}, for {markdown(failure.error)}"
         for failure in record.failures

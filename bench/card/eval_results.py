@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import yaml
 
-from bench.card.tables import LM_EVAL
+from bench.card.tables import LM_EVAL, describe_limit
 from bench.records import Record, Task
 from bench.render.escape import visible
 from replaceme.io.models import is_hub_id
@@ -49,11 +49,10 @@ def files(record: Record) -> tuple[dict[str, str], list[str]]:
 
 def _notes(record: Record, name: str, task: Task) -> str:
     version = record.environment.get("packages", {}).get("lm_eval")
-    limit = task.identity.limit
     parts = [
         f"{task.primary} of {name}",
         f"{task.num_fewshot}-shot",
-        *([f"first {limit} items"] if limit else []),
+        *([f"first {describe_limit(limit)}"] if (limit := task.identity.limit) else []),
         f"lm-eval {version}" if version else "lm-eval",
     ]
     return visible(", ".join(parts))

@@ -108,3 +108,8 @@ def _compared(name: str, before: float | None, now: float | None) -> str:
     ratio = f"{now / before:.2f}" if before and now is not None else "–"
     shown = ["–" if value is None else f"{value:,.1f}" for value in (before, now)]
     return f"| {name} | {shown[0]} | {shown[1]} | {ratio} |"
+
+
+def describe_limit(limit: float) -> str:
+    """How many items of a task were asked, or which share of them."""
+    return f"{limit:,} items" if limit >= 1 else f"{100 * limit:g} % of the items"

@@ -82,9 +82,7 @@ def estimate(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Estimate
             layer = layer or _OneLayer.of(plan, model)
             key = (task, model if task.spec.apply_chat_template else None)
             if key not in prepared:
-                prepared[key] = PreparedTask(
-                    task.spec, task.source, task.limit, task.seeds, layer.lm, task.day
-                )
+                prepared[key] = PreparedTask.of(task, layer.lm)
             say(f"{model.name}: {task.spec.task}")
             found.append(layer.estimate(task, prepared[key], lacking))
     return found

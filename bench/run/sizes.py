@@ -81,11 +81,11 @@ class TaskSize:
         return cls(sum(map(len, contexts)) / CHARACTERS, answers, apart, len(task.instances))
 
     @classmethod
-    def mean_of(cls, others: Iterable[TaskSize], limit: int | None) -> TaskSize:
+    def mean_of(cls, others: Iterable[TaskSize], limit: float | None) -> TaskSize:
         """What to take for a task that is not read yet; 500 items of 100 tokens where none is."""
         known = [*others]
         if not known:
-            items = limit or 500
+            items = 500 if limit is None else int(limit) or round(500 * limit)
             return cls(90.0 * items, 10.0 * items, 100.0 * items, items)
         context, answers, apart, requests = (
             sum(values) / len(known) for values in zip(*map(astuple, known), strict=True)

@@ -13,7 +13,8 @@ from bench.scoring.metrics import primary_metric
 from bench.scoring.surroundings import Surroundings
 from bench.scoring.words import in_words
 from bench.tasks.catalog import TaskSource, describe_for_manager, yaml_of
-from bench.tasks.spec import SEEDS, Seeds, TaskSpec
+from bench.tasks.planned import PlannedTask
+from bench.tasks.spec import SEEDS, Limit, Seeds, TaskSpec
 from bench.transcripts import Questions, Transcript
 from replaceme.chat import USUAL_DAY
 from replaceme.errors import InputError
@@ -60,16 +61,18 @@ class PreparedTask:
         self,
         spec: TaskSpec,
         source: TaskSource,
-        limit: int | None,
+        limit: Limit | None,
         seeds: Seeds = SEEDS,
         model: HFLM | None = None,
         day: date = USUAL_DAY,
+        unsafe_code: bool = False,
     ) -> None:
         """Build the requests.
 
         Args:
             model: whose chat template is used, where ``spec`` wants one.
             day: that the template takes for today.
+            unsafe_code: let tasks run the code that a model writes.
 
         Raises:
             InputError: the model has not the chat template that ``spec`` names.
@@ -77,7 +80,7 @@ class PreparedTask:
         from bench.scoring.preparing import prepare
         from bench.scoring.requests import requests_hash
 
-        self.spec, self._limit = spec, limit
+        self.spec, self._limit, self._unsafe_code = spec, limit, unsafe_code
         path = yaml_of(source).resolve()
         self._folder = path.parent
         self._questions: Questions | None = None
@@ -85,6 +88,7 @@ class PreparedTask:
         names = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
         settings: dict[str, Any] = dict(zip(names, seeds, strict=True))
         settings |= {"num_fewshot": spec.num_fewshot, "limit": limit}
+        settings["confirm_run_unsafe_code"] = unsafe_code
         settings["apply_chat_template"] = spec.apply_chat_template or False
         settings["fewshot_as_multiturn"] = bool(spec.fewshot_as_multiturn)
         settings["system_instruction"] = spec.system_instruction
@@ -93,6 +97,12 @@ class PreparedTask:
             self._restore = self._surroundings.random_states()
         self.requests = requests_hash(self._task)
         self._task.build_all_requests = self._rewind
+
+    @classmethod
+    def of(cls, task: PlannedTask, model: HFLM | None) -> PreparedTask:
+        """A task as a suite wants it."""
+        limit, seeds = task.limit, task.seeds
+        return cls(task.spec, task.source, limit, seeds, model, task.day, task.unsafe_code)
 
     def _rewind(self, **_: Any) -> None:
         """Takes the place of building the requests again."""
@@ -140,6 +150,7 @@ class PreparedTask:
                 lm=model,
                 task_dict={"tasks": {self.spec.task: self._task}, "groups": {}},
                 limit=self._limit,
+                confirm_run_unsafe_code=self._unsafe_code,
                 bootstrap_iters=bootstraps,
             )
         score = _task_score(self.spec, output, time.perf_counter() - start)

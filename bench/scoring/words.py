@@ -41,9 +41,44 @@ def in_words() -> Iterator[None]:
         raise
     except Exception as error:
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if reason := _missing(error):
+            raise InputError(reason) from error
         if (part := _part(frames)) is None:
             raise
-        raise InputError(f"lm-eval fails at {part}{_item(frames)}: {_reason(error)}") from error
+        reason = _choices(frames) or _reason(error)
+        raise InputError(f"lm-eval fails at {part}{_item(frames)}: {reason}") from error
+
+
+def _missing(error: Exception) -> str | None:
+    """What a task needs that is not there, or not allowed."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        return f"the task needs the Python package {package!r}, which is not installed (pip install)."
+    if isinstance(error, ImportError):
+        return f"the task needs what is not installed: {told(error)}"
+    if "marked as unsafe" in str(error):
+        return (
+            "the task runs code that the model writes; confirm_run_unsafe_code: true lets it, "
+            "where that code can do no harm."
+        )
+    if "HF_ALLOW_CODE_EVAL" in str(error):
+        return (
+            "the task runs code that the model writes; set HF_ALLOW_CODE_EVAL=1 in the environment, and "
+            "only where that code can do no harm."
+        )
+    return None
+
+
+def _choices(frames: list[FrameType]) -> str | None:
+    """What is wrong with the choices of the first item, which lm-eval looks at."""
+    (choices, *_) = [*(f.f_locals["test_choice"] for f in frames if "test_choice" in f.f_locals), None]
+    if not isinstance(choices, list):
+        return None
+    if not choices:
+        return "doc_to_choice gives no choices."
+    if others := [choice for choice in choices if not isinstance(choice, str)]:
+        return f"doc_to_choice gives {others[0]!r}, which is no text; write choices in quotes."
+    return "doc_to_choice gives an empty text as a choice." if "" in choices else None
 
 
 def _part(frames: list[FrameType]) -> str | None:

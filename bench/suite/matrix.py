@@ -29,7 +29,13 @@ RUNTIME = {
     "Suite": {"extends", "name", "device", "keep_checkpoints"},
     "ModelSpec": {"trust_remote_code", "num_layers"},
     "PruneSpec": {"batch_size"},
-    "ScoreSpec": {"include_path", "batch_size", "batch_tokens", "method"},
+    "ScoreSpec": {
+        "include_path",
+        "batch_size",
+        "batch_tokens",
+        "method",
+        "confirm_run_unsafe_code",
+    },
     "TaskSpec": {"metric", "average"},
     "SolverSpec": {"label"},
 }

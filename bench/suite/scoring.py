@@ -79,7 +79,16 @@ class Wanted:
         changes = {"task": source.name} if column else {"task": source.name, "metric": None}
         own = spec.model_copy(update=changes | {"average": spec.average and column})
         score = self._score
-        task = PlannedTask(own, source, score.limit, score.dtype, score.seeds, column, self._day)
+        task = PlannedTask(
+            own,
+            source,
+            score.limit,
+            score.dtype,
+            score.seeds,
+            column,
+            self._day,
+            score.confirm_run_unsafe_code,
+        )
         known = self._tasks.setdefault(source.name, task)
         if known.identity != task.identity:
             raise InputError(

@@ -13,7 +13,7 @@ from bench.serving.spec import ServeSettings
 from bench.suite import files as suite_files
 from bench.suite.prune_spec import Matrix, PruneSpec
 from bench.tasks.presets import PRESETS
-from bench.tasks.spec import SEEDS, PromptSpec, Seed, Seeds, TaskSpec
+from bench.tasks.spec import SEEDS, Limit, PromptSpec, Seed, Seeds, TaskSpec
 from replaceme.calibration import CalibrationData, check_data
 from replaceme.chat import USUAL_DAY, Day
 from replaceme.errors import InputError
@@ -61,7 +61,9 @@ class ScoreSpec(PromptSpec):
         default=[],
         description="folders with lm-eval task YAMLs, at any depth; * and ** stand for names of folders",
     )
-    limit: int | None = Field(None, gt=0, description="items of each task at most")
+    limit: Limit | None = Field(
+        None, description="items of each task at most; under 1: that share of them, rounded up"
+    )
     method: Literal["one-pass", "per-variant"] = Field(
         "one-pass", description="per-variant: each checkpoint by itself, through lm-eval's own forward"
     )
@@ -72,6 +74,9 @@ class ScoreSpec(PromptSpec):
     batch_size: int = Field(16, gt=0, description="requests per forward of lm-eval")
     batch_tokens: int | None = Field(
         None, gt=0, description="tokens per forward in one pass; null: what is measured to be fastest"
+    )
+    confirm_run_unsafe_code: bool = Field(
+        False, description="score tasks that run the code that a model writes, as lm_eval's option"
     )
     seed: Seed | Seeds = Field(
         SEEDS,
@@ -178,7 +183,7 @@ class Suite(Section):
             raise ValueError(str(error)) from None
         return data
 
-    def limited(self, limit: int | None) -> Suite:
+    def limited(self, limit: float | None) -> Suite:
         """The same with so many items of each task at most; ``None`` changes nothing."""
         if limit is None or self.score is None:
             return self

@@ -167,7 +167,7 @@ def dataset_of(name: str, fingerprint: str | None) -> dict[str, str]:
     return {key: value for key, value in data.items() if isinstance(value, str)}
 
 
-def tasks_in(folders: list[Path]) -> list[str]:
-    """Names of the tasks defined in some folders."""
-    own = index.read_folders(tuple(folders))
-    return sorted(name for name, found in own.items() if is_task(found))
+def hub_dataset_of(source: TaskSource) -> str | None:
+    """The data set on the hub that a task of the suite's own folders names."""
+    path = yaml_of(source)
+    return task_files.find_hub_dataset(path, task_yaml.read_whole(path) | dict(source.overrides))

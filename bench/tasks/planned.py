@@ -10,7 +10,7 @@ from typing import Any
 from bench.tasks.catalog import TaskSource
 from bench.tasks.groups import Group
 from bench.tasks.identity import GroupIdentity, TaskIdentity
-from bench.tasks.spec import SEEDS, PromptSpec, Seeds, TaskSpec
+from bench.tasks.spec import SEEDS, Limit, PromptSpec, Seeds, TaskSpec
 from replaceme.chat import USUAL_DAY
 
 
@@ -23,11 +23,12 @@ class PlannedTask:
 
     spec: TaskSpec
     source: TaskSource
-    limit: int | None
+    limit: Limit | None
     dtype: str | None = None
     seeds: Seeds = SEEDS
     column: bool = True
     day: date = USUAL_DAY
+    unsafe_code: bool = False
 
     @property
     def name(self) -> str:

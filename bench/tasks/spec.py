@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from bench.section import Section
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Limit = Annotated[int, Field(gt=0)] | Annotated[float, Field(gt=0, lt=1)]
 Seeds = tuple[Seed | None, Seed | None, Seed | None, Seed | None]
 SEEDS: Seeds = (0, 1234, 1234, 1234)  # lm-eval's defaults
 

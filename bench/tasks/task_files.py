@@ -63,6 +63,16 @@ def list_named_files(path: Path, config: Mapping[str, Any], include_path: list[P
     return _data(path, config) + modules
 
 
+def find_hub_dataset(path: Path, config: Mapping[str, Any]) -> str | None:
+    """The data set on the hub that the content of a YAML file names; ``None``: its data are local."""
+    settings = config.get("dataset_kwargs")
+    settings = settings if isinstance(settings, dict) else {}
+    source = str(config.get("dataset_path") or "")
+    local = (path.parent / Path(source).expanduser()).is_dir()
+    reader = "/" not in source and (settings.get("data_files") or settings.get("data_dir"))
+    return None if local or reader else source or None
+
+
 def _data(path: Path, config: Mapping[str, Any]) -> list[Path]:
     """The local files that ``datasets`` looks among, and those that are named one by one."""
     settings = config.get("dataset_kwargs")

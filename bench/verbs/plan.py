@@ -31,7 +31,7 @@ def plan(
     suite: Path,
     out: Path | None,
     only: tuple[str, ...],
-    limit: int | None,
+    limit: float | None,
     as_json: bool,
     estimate: bool,
 ) -> None:
@@ -40,6 +40,7 @@ def plan(
     from bench.run.resume import list_stages_due, list_stages_left, recall_record
     from bench.run.space import compute_need
     from bench.store import Store
+    from bench.suite.by_name import list_known_by_name
 
     found, folder = expand_suite(suite, only, out, limit)
     store = Store(folder)
@@ -63,6 +64,7 @@ def plan(
             "cells": cells,
             "disk": asdict(space),
         }
+        content["known_by_name"] = list_known_by_name(found)
         content["groups"] = {group.name: [task.name for task in group.tasks] for group in found.groups}
         if estimate:
             content["estimate"] = [asdict(line) for line in _estimated(found, folder)]
@@ -78,6 +80,8 @@ def plan(
     click.echo(f"Records go to {folder / 'records'}.")
     for note in found.notes:
         click.echo(visible(note))
+    if named := list_known_by_name(found):
+        click.echo(visible(f"Known by name, not by content: {'; '.join(named)}."))
     if failed:
         click.echo("`run` leaves what failed alone until something changes; --retry-failed redoes it.")
     _print_space(space, folder)

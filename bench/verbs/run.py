@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @LIMIT
 @click.option("--retry-failed", is_flag=True, help="Do again what failed, though nothing has changed.")
 def run(
-    suite: Path, out: Path | None, only: tuple[str, ...], limit: int | None, retry_failed: bool
+    suite: Path, out: Path | None, only: tuple[str, ...], limit: float | None, retry_failed: bool
 ) -> None:
     """Run a suite; the same command again does only what is left."""
     plan, folder = expand_suite(suite, only, out, limit)

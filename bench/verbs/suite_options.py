@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,13 +27,30 @@ ONLY = click.option(
 )
 
 
+class Limit(click.ParamType[float]):
+    """A number of items, or a share of them under 1, as lm_eval's option."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = 0.0
+        if not 0 < number < 1 and not (number >= 1 and number.is_integer()):
+            self.fail(f"{value!r} is no number of items and no share of them under 1.", param, ctx)
+        return number if number < 1 else int(number)
+
+
 LIMIT = click.option(
-    "--limit", type=click.IntRange(1), help="Items of each task at most, instead of the suite's."
+    "--limit",
+    type=Limit(),
+    help="Items of each task at most, or a share of them such as 0.1, instead of the suite's.",
 )
 
 
 def expand_suite(
-    suite_file: Path, only: tuple[str, ...], out: Path | None, limit: int | None
+    suite_file: Path, only: tuple[str, ...], out: Path | None, limit: float | None
 ) -> tuple[Plan, Path]:
     """A suite file, or a shipped suite by its name, as its cells; and the result folder."""
     from bench.suite import matrix, suite

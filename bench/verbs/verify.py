@@ -65,7 +65,7 @@ class Verdict:
     help="MODEL/baseline or MODEL/N/SOLVER.",
     shell_complete=complete_cells,
 )
-def verify(suite: Path, out: Path | None, limit: int | None, cell: str) -> None:
+def verify(suite: Path, out: Path | None, limit: float | None, cell: str) -> None:
     """Score a cell as a run does and by lm-eval on its checkpoint, one request at a time."""
     from rich.console import Console
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 from pydantic import BaseModel
 
 from bench.serving import spec as serving_spec
-from bench.suite import matrix, suite
+from bench.suite import matrix, prune_spec, suite
+from bench.suite.by_name import list_known_by_name
 from bench.suite.matrix import IDENTITY, RUNTIME
+from bench.verbs.suite_options import Limit
 from replaceme.settings import SolverSpec
 from replaceme.solvers import SOLVERS
 
@@ -26,6 +30,7 @@ CLASSIFIED = [
     SolverSpec,
     suite.ScoreSpec,
     suite.TaskSpec,
+    prune_spec.Matrix,
 ]
 
 
@@ -244,3 +249,32 @@ def test_shipped_suites_are_valid() -> None:
     root = Path(__file__).parents[2]
     for path in (root / "suites").glob("*.yaml"):
         assert suite.load(path).name == yaml.safe_load(path.read_text())["name"] == path.stem
+
+
+def test_what_is_known_by_name_alone_is_said(write_suite: WriteSuite, tmp_path: Path) -> None:
+    assert not list_known_by_name(matrix.expand(suite.load(write_suite())))
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "t.yaml").write_text("task: on_hub\ndataset_path: org/questions\n")
+    score = {"tasks": ["sciq", "on_hub"], "include_path": str(tmp_path / "tasks")}
+    path = write_suite(
+        models=["org/model"], calibration={"dataset": "org/text", "revision": "v1"}, score=score
+    )
+    version = metadata.version("lm_eval")
+    assert list_known_by_name(matrix.expand(suite.load(path))) == [
+        "model org/model@main",
+        "calibration data org/text@v1",
+        f"tasks of lm-eval {version} (sciq)",
+        "data of tasks (on_hub: org/questions)",
+    ]
+
+
+@pytest.mark.parametrize(("said", "limit"), [("3", 3), ("1", 1), ("0.1", 0.1), ("1.0", 1)])
+def test_limit_is_a_number_of_items_or_a_share(said: str, limit: float) -> None:
+    found = Limit().convert(said, None, None)
+    assert (found, type(found)) == (limit, type(limit))
+
+
+@pytest.mark.parametrize("said", ["0", "-1", "1.5", "all", "nan", "inf"])
+def test_what_is_no_limit_is_refused(said: str) -> None:
+    with pytest.raises(click.BadParameter, match="no number of items and no share"):
+        Limit().convert(said, None, None)

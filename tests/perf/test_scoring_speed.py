@@ -25,7 +25,8 @@ from bench.scoring.answers import Answers
 from bench.scoring.checkpoint import CheckpointScorer
 from bench.scoring.one_pass import OnePass
 from bench.scoring.tasks import PreparedTask
-from bench.tasks.catalog import find_task, tasks_in
+from bench.tasks.catalog import find_task
+from bench.tasks.index import read_folders
 from bench.tasks.spec import TaskSpec
 from replaceme.calibration import Batch
 from replaceme.edit import Edit
@@ -67,7 +68,7 @@ def tasks(request: pytest.FixtureRequest, items: int) -> list[PreparedTask]:
     folder = request.config.getoption("--perf-tasks") or DEMO
     return [
         PreparedTask(TaskSpec(task=name), find_task(name, [folder]), items)
-        for name in tasks_in([folder])
+        for name in sorted(read_folders((folder,)))
     ]
 
 

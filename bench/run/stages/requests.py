@@ -59,7 +59,7 @@ class TaskRequests:
         key = (task, cells[0].model if scorer else None)
         if key not in self._built:
             lm = scorer.lm if scorer else None
-            built = PreparedTask(task.spec, task.source, task.limit, task.seeds, lm, task.day)
+            built = PreparedTask.of(task, lm)
             self._built[key] = built
             self._ledger.progress.learn_task(task, built)
             self._tell(task.spec, built.num_fewshot)

@@ -10,7 +10,7 @@ import pytest
 
 from bench.scoring.lm_eval_names import KINDS
 from bench.tasks import index
-from bench.tasks.catalog import find_task, tasks_in
+from bench.tasks.catalog import find_task, is_task
 from replaceme.errors import InputError
 from replaceme.io import models
 
@@ -96,7 +96,9 @@ def test_names_in_a_folder_are_those_of_lm_eval(folder: Path) -> None:
 def test_own_names_win_over_those_of_lm_eval(folder: Path) -> None:
     assert find_task("mmlu", [folder]).yaml == folder / "hub.yaml"
     assert find_task("mmlu_anatomy", [folder]).yaml == index.read_builtin()["mmlu_anatomy"].yaml
-    assert {"quoted name", "included", "python_one"} <= set(tasks_in([folder]))
+    assert {"quoted name", "included", "python_one"} <= {
+        name for name, found in index.read_folders((folder,)).items() if is_task(found)
+    }
     with pytest.raises(InputError, match=r"'base_name' is defined twice .*using\.yaml and by .*named"):
         find_task("base_name", [folder])
 

@@ -30,6 +30,10 @@ WRONG: dict[str, tuple[dict[str, Any], list[Any], str]] = {
     "template": ({"doc_to_text": "{{q"}, ROWS, "fails at doc_to_text: unexpected end of template"),
     "column": ({"doc_to_text": "{{no.x}}"}, ROWS, "fails at doc_to_text: 'no' is undefined"),
     "choices": ({"doc_to_choice": "nowhere"}, ROWS, "fails at doc_to_choice: malformed"),
+    "numbers": ({"doc_to_choice": [1, 2]}, ROWS, "gives 1, which is no text; write choices in quotes"),
+    "no choices": ({}, [ROWS[0] | {"c": []}], "first item: doc_to_choice gives no choices."),
+    "empty choice": ({}, [ROWS[0] | {"c": ["a", ""]}], "doc_to_choice gives an empty text as a choice."),
+    "unsafe": ({"unsafe_code": True}, ROWS, "code that the model writes; confirm_run_unsafe_code: true"),
     "metric": ({"metric_list": [{"metric": "nosuch"}]}, ROWS, "a metric has no aggregation; name one"),
     "filter": (
         {"filter_list": [{"name": "x", "filter": [{"function": "nosuch"}]}]},
@@ -56,6 +60,38 @@ def test_a_task_that_cannot_be_built_says_where_and_why(tmp_path: Path, name: st
         PreparedTask(TaskSpec(task=f"wrong_{name}"), found, None)
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_task_whose_code_needs_a_package_names_it(tmp_path: Path) -> None:
+    (tmp_path / "needing.py").write_text("import no_such_package.inside\ndef first(doc): return 'x'\n")
+    (tmp_path / "task.yaml").write_text(
+        "task: needing\ndataset_path: json\ndataset_kwargs: {data_files: rows.jsonl}\n"
+        "test_split: train\ndoc_to_text: !function needing.first\ndoc_to_target: a\n"
+    )
+    (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS[0]))
+    with pytest.raises(InputError, match=r"needs the Python package 'no_such_package', which is not"):
+        PreparedTask(TaskSpec(task="needing"), find_task("needing", [tmp_path]), None)
+
+
+def test_code_of_models_is_run_where_that_is_confirmed(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    task = {"task": "unsafe", "unsafe_code": True, "dataset_path": "json", "doc_to_text": "{{q}}"}
+    task |= {"dataset_kwargs": {"data_files": {"test": "rows.jsonl"}}, "test_split": "test"}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(task | CHOICES))
+    found = find_task("unsafe", [tmp_path])
+    assert PreparedTask(TaskSpec(task="unsafe"), found, None, unsafe_code=True).instances
+
+
+@pytest.mark.parametrize(("limit", "items"), [(0.1, 1), (0.3, 2), (0.5, 2), (0.75, 3), (3, 3), (9, 4)])
+def test_a_share_of_the_items_is_rounded_up_as_lm_eval_does(
+    tmp_path: Path, limit: float, items: int
+) -> None:
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    task = {"task": "four", "dataset_path": "json", "test_split": "test", "doc_to_text": "{{q}}"}
+    task |= {"dataset_kwargs": {"data_files": {"test": "rows.jsonl"}}}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(task | CHOICES))
+    built = PreparedTask(TaskSpec(task="four"), find_task("four", [tmp_path]), limit)
+    assert len({instance.doc_id for instance in built.instances}) == items
 
 
 def test_what_is_not_the_tasks_fault_is_left_alone() -> None:
