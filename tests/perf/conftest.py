@@ -1,7 +1,7 @@
 """What the benchmarks share: the real model of the demo, and how much calibration text to use.
 
-By default a few windows, which only shows that everything runs. The figures in ``results/perf/`` are
-from
+By default a few windows, and each benchmark of scoring with its first parameters alone, which only shows
+that everything runs. The figures in ``results/perf/`` are from
 
     pytest tests/perf/test_pruner_speed.py --perf-windows 32 --benchmark-json results/perf/speed.json
     pytest tests/perf/test_memory.py --benchmark-json results/perf/memory.json
@@ -24,9 +24,23 @@ KEPT_MACHINE_INFO = ("python_version", "system")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--perf-windows", type=int, default=2, help="windows of 256 tokens to calibrate on")
-    parser.addoption("--perf-items", type=int, default=2, help="items of each task to score")
+    parser.addoption("--perf-items", type=int, help="items of each task to score")
     parser.addoption("--perf-tasks", type=Path, help="folder of lm-eval tasks; default: the demo's")
     parser.addoption("--perf-lm-eval-dtype", default="float32", help="dtype that lm_eval runs in")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--perf-items"):
+        return
+    first: dict[str, pytest.Item] = {}
+    more = [
+        item
+        for item in items
+        if item.path.name == "test_scoring_speed.py"
+        and first.setdefault(item.name.partition("[")[0], item) is not item
+    ]
+    config.hook.pytest_deselected(items=more)
+    items[:] = [item for item in items if item not in more]
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:

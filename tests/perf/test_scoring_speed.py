@@ -1,6 +1,7 @@
 """Scoring a matrix in one pass against one ``lm_eval --model hf`` run for each of its models.
 
-By default a few items, which only shows that everything runs. The figures in ``results/perf/`` are from
+By default a few items and the first parameters, which only shows that everything runs. The figures in
+``results/perf/`` are from
 
     pytest tests/perf/test_scoring_speed.py --perf-items 160 --benchmark-json results/perf/scoring.json
 
@@ -59,7 +60,7 @@ def matrix(solvers: int) -> dict[str, Edit]:
 
 @pytest.fixture(scope="module")
 def items(request: pytest.FixtureRequest) -> int:
-    return request.config.getoption("--perf-items")
+    return request.config.getoption("--perf-items") or 2
 
 
 @pytest.fixture(scope="module")
