@@ -44,7 +44,8 @@ class Forecast:
         self._jobs: dict[Key, Job] = {}
         self._taken: dict[Key, float] = {}  # seconds of those that are done
         self._current: Key | None = None
-        self._begun = self._share = 0.0
+        self._begun = 0.0
+        self._shares: list[tuple[float, float]] = []  # when told, of the job that runs: first and last
 
     def expect(self, jobs: Iterable[Job]) -> None:
         """Take these for what is left; jobs that ran, or run, stay, with the work told last."""
@@ -55,11 +56,12 @@ class Forecast:
         """A job begins, or something that is none; the one that ran is done."""
         if self._current is not None:
             self._taken[self._current] = self._elapsed
-        self._current, self._begun, self._share = key, self._clock(), 0.0
+        self._current, self._begun, self._shares = key, self._clock(), []
 
     def tell(self, share: float) -> None:
-        """Which share of the job that runs is done."""
-        self._share = share
+        """Which share of the job that runs is done; its pace counts from the first that is told, so that
+        what it has to load before does not."""
+        self._shares = [*self._shares[:1], (self._clock(), share)]
 
     def estimate_left(self) -> float | None:
         """Seconds until everything is done; ``None`` as long as nothing was measured."""
@@ -77,8 +79,10 @@ class Forecast:
         job = self._jobs.get(self._current) if self._current else None
         if job is None:
             return 0.0
-        if self._share >= LEAST_SHARE:
-            return self._elapsed / self._share * (1 - self._share)
+        if part := self._done_part():
+            share, seconds = part
+            when, done = self._shares[-1]
+            return max(seconds / share * (1 - done) - (self._clock() - when), 0.0)
         return max(self._predict(job) - self._elapsed, OVERTIME * self._elapsed)
 
     def _predict(self, job: Job) -> float:
@@ -86,7 +90,8 @@ class Forecast:
         alike = [(other, seconds) for other, seconds in measured if other.kind == job.kind]
         pace = _pace(alike) or _pace(measured) or 1.0
         current = self._jobs.get(self._current) if self._current else None
-        if current and current.kind == job.kind and current.work:  # it may take longer than told
+        told = self._done_part() is not None
+        if current and current.kind == job.kind and current.work and not told:  # it may take longer
             pace = max(pace, (self._elapsed - current.fixed) / current.work)
         return job.fixed + job.work * pace
 
@@ -94,10 +99,17 @@ class Forecast:
         """Jobs, or done parts of them, with their seconds."""
         measured = [(job, self._taken[key]) for key, job in self._jobs.items() if key in self._taken]
         job = self._jobs.get(self._current) if self._current else None
-        if job and self._share >= LEAST_SHARE:
-            part = Job(job.kind, job.name, job.work * self._share, job.fixed * self._share)
-            measured.append((part, self._elapsed))
+        if job and (part := self._done_part()):
+            share, seconds = part
+            measured.append((Job(job.kind, job.name, job.work * share), seconds))
         return measured
+
+    def _done_part(self) -> tuple[float, float] | None:
+        """A share of the job that runs and the seconds it took; ``None``: too little is done to tell."""
+        if len(self._shares) < 2:
+            return None
+        (begun, first), (ended, last) = self._shares
+        return (last - first, ended - begun) if last - first >= LEAST_SHARE else None
 
 
 def _pace(measured: list[tuple[Job, float]]) -> float | None:

@@ -66,11 +66,16 @@ def test_nothing_is_told_before_anything_was_measured(forecast: Forecast, clock:
     assert forecast.estimate_left() is None
 
 
-def test_share_of_the_first_job_tells_the_pace_of_all(forecast: Forecast, clock: Clock) -> None:
+def test_shares_of_the_first_job_tell_the_pace_of_all(forecast: Forecast, clock: Clock) -> None:
     forecast.begin(("calibrate", "a"))
-    clock.now += 40
-    forecast.tell(0.5)  # 30 of its 60 seconds: the pace is 4/3
+    clock.now += 500  # until everything is loaded
+    forecast.tell(0.1)
+    assert forecast.estimate_left() is None
+    clock.now += 32
+    forecast.tell(0.5)  # 24 of its 60 seconds: the pace is 4/3
     assert forecast.estimate_left() == pytest.approx(40 + 160 + 40 + 10)
+    clock.now += 5
+    assert forecast.estimate_left() == pytest.approx(35 + 160 + 40 + 10)
 
 
 def test_kinds_have_a_pace_of_their_own(forecast: Forecast, clock: Clock) -> None:
