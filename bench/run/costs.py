@@ -16,7 +16,9 @@ from bench.tasks.planned import PlannedTask, stage_of
 CALIBRATION = 2.0  # passes: distances of all layers, then moments, which are dearer
 HELD_BACK = 0.1  # of the calibration tokens
 LOSSES = 2.0  # passes over the held-back tokens when a variant is fitted
-CHECKS = 16  # requests of a task that one pass answers one at a time as well
+CHECKS = (
+    12  # requests of a task that are answered one at a time as well, see bench.scoring.verify.sample
+)
 ENGINE = 10.0  # seconds until an engine process has started
 
 
@@ -93,13 +95,19 @@ class Costs:
         if score.method == "one-pass" and (model, task) not in self.apart:
             predictions = asked.answers * len(cells)
             tokens, layers = asked.context + asked.answers, self._count_layers(size, cells)
-            checks = min(CHECKS, asked.requests) * asked.apart / max(asked.requests, 1)
-            alone = size.run(checks, size.layers, checks)
-            yield Job(*pass_of(model, task), size.run(tokens, layers, predictions) + alone)
+            work = size.run(tokens, layers, predictions) + self._check_work(size, asked, layers)
+            yield Job(*pass_of(model, task), work)
             return
         for cell in cells:
             work = size.run(asked.apart, size.layers - cell.layers, asked.apart)
             yield Job(*scoring_of(cell, task), work)
+
+    def _check_work(self, size: ModelSize, asked: TaskSize, layers: float) -> float:
+        """Of a few requests: of all variants, of one in one pass, and of that one request at a time."""
+        few = min(CHECKS, asked.requests)
+        tokens = few * asked.apart / max(asked.requests, 1)
+        together = size.run(tokens, layers + 2 * size.layers, tokens)
+        return together + size.run(tokens + few * DECODING, size.layers, tokens)
 
     def _count_layers(self, size: ModelSize, cells: list[Cell]) -> float:
         """Layers of one pass over several variants, which share those before the first one removed."""
