@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from replaceme.calibration import CalibrationData, read_text, tokenize
+from replaceme.calibration import CalibrationData, check_data, read_text, tokenize
 from replaceme.calibration.chats import UnusableError, said_in
 from replaceme.errors import InputError
 
@@ -215,7 +215,7 @@ def write(folder: Path, name: str) -> Path:
 )
 def test_every_form_of_file_gives_the_same_rows(tokenizer: Any, tmp_path: Path, name: str) -> None:
     found = data(write(tmp_path, name))
-    found.check()
+    check_data(found)
     assert read_text(found, tokenizer).sequences == tokenizer(TEXTS)["input_ids"]
 
 
@@ -252,14 +252,14 @@ def test_broken_file_is_found_by_the_quick_check(tmp_path: Path, name: str) -> N
     file, content, message = BROKEN[name]
     (tmp_path / file).write_bytes(content)
     with pytest.raises(InputError, match=rf"calibration dataset '.*{file}'.*{message}") as error:
-        data(tmp_path / file).check()
+        check_data(data(tmp_path / file))
     assert "\n" not in str(error.value)
 
 
 def test_pipe_is_no_data(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.jsonl")
     with pytest.raises(InputError, match="it is no regular file"):
-        data(tmp_path / "a.jsonl").check()
+        check_data(data(tmp_path / "a.jsonl"))
 
 
 def test_large_file_that_is_cut_off_is_found_by_its_last_line(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_large_file_that_is_cut_off_is_found_by_its_last_line(tmp_path: Path) ->
     with pytest.raises(
         InputError, match=r"its last line is not valid JSON .*; the file seems to be cut"
     ):
-        data(tmp_path / "a.jsonl").check()
+        check_data(data(tmp_path / "a.jsonl"))
 
 
 def test_values_of_different_kind_in_a_folder_stay_as_they_are(tokenizer: Any, tmp_path: Path) -> None:
@@ -276,11 +276,11 @@ def test_values_of_different_kind_in_a_folder_stay_as_they_are(tokenizer: Any, t
     lines(tmp_path / "set", [HELLO], "train-1.jsonl")
     lines(tmp_path / "set", ["A text."], "train-2.jsonl")
     chosen = data(tmp_path / "set", column="c")
-    chosen.check()
+    check_data(chosen)
     said = [tokenizer.decode(ids) for ids in read_text(chosen, tokenizer).sequences]
     assert said == [BOTH, "A text."]
     with pytest.raises(InputError, match="has no column 'd'"):
-        data(tmp_path / "set", column="d").check()
+        check_data(data(tmp_path / "set", column="d"))
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -298,7 +298,7 @@ def test_part_of_a_split_is_read(tokenizer: Any, tmp_path: Path, form: str, stre
     if form != "saved":
         write(folder, f"train.{'jsonl' if form == 'json' else form}")
     chosen = data(folder, split="train[5:9]", streaming=streaming, samples=100)
-    chosen.check()
+    check_data(chosen)
     got = read_text(chosen, tokenizer).sequences
     assert sorted(got) == sorted(tokenizer(TEXTS[5:9])["input_ids"])
 
@@ -320,7 +320,7 @@ def test_stream_is_a_seeded_choice(tokenizer: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("split", ["train[:", "train[:x]", "a b", ""])
 def test_what_is_no_split_is_refused(tmp_path: Path, split: str) -> None:
     with pytest.raises(InputError, match="is no split; allowed are a name, a part of it"):
-        data(tmp_path, split=split).check()
+        check_data(data(tmp_path, split=split))
 
 
 def test_hash_is_that_of_lengths_and_ids(tokenizer: Any, tmp_path: Path) -> None:
