@@ -64,8 +64,8 @@ class Results:
         path = self.folder / "samples" / f"{stem}.jsonl.gz"
         try:
             return Store(self.folder).read_samples(stem)
-        except (OSError, EOFError, ValueError, KeyError, TypeError):
-            raise InputError(f"{_named(path, self)} is not a file of per-item scores.") from None
+        except InputError as error:
+            raise InputError(str(error).replace(str(path), _named(path, self))) from None
 
 
 def open_results(source: str, transcripts: bool = False) -> Results:

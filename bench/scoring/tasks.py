@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bench.scoring.metrics import primary_metric
 from bench.scoring.surroundings import Surroundings
 from bench.scoring.words import in_words
-from bench.tasks.catalog import TaskSource, describe_for_manager, yaml_of
+from bench.tasks.catalog import TaskSource, describe_for_manager, runs_code_of_models, yaml_of
 from bench.tasks.planned import PlannedTask
 from bench.tasks.spec import SEEDS, Limit, Seeds, TaskSpec
 from bench.transcripts import Questions, Transcript
@@ -75,7 +75,8 @@ class PreparedTask:
             unsafe_code: let tasks run the code that a model writes.
 
         Raises:
-            InputError: the model has not the chat template that ``spec`` names.
+            InputError: the model has not the chat template that ``spec`` names, or the task runs code
+                that nobody has allowed.
         """
         from bench.scoring.preparing import prepare
         from bench.scoring.requests import requests_hash
@@ -92,6 +93,11 @@ class PreparedTask:
         settings["apply_chat_template"] = spec.apply_chat_template or False
         settings["fewshot_as_multiturn"] = bool(spec.fewshot_as_multiturn)
         settings["system_instruction"] = spec.system_instruction
+        if runs_code_of_models(source) and not unsafe_code:
+            raise InputError(
+                "the task runs code that the model writes; confirm_run_unsafe_code: true in 'score' "
+                "lets it, where that code can do no harm."
+            )
         with in_words(), self._surroundings.enter():
             self._task = prepare(*describe_for_manager(source), model, day, **settings)
             self._restore = self._surroundings.random_states()

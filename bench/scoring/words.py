@@ -56,11 +56,8 @@ def _missing(error: Exception) -> str | None:
         return f"the task needs the Python package {package!r}, which is not installed (pip install)."
     if isinstance(error, ImportError):
         return f"the task needs what is not installed: {told(error)}"
-    if "marked as unsafe" in str(error):
-        return (
-            "the task runs code that the model writes; confirm_run_unsafe_code: true lets it, "
-            "where that code can do no harm."
-        )
+    if "Couldn't find a module script" in str(error):
+        return "the task needs a metric of the hub, which is neither on this machine nor reachable."
     if "HF_ALLOW_CODE_EVAL" in str(error):
         return (
             "the task runs code that the model writes; set HF_ALLOW_CODE_EVAL=1 in the environment, and "

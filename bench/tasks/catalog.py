@@ -167,6 +167,12 @@ def dataset_of(name: str, fingerprint: str | None) -> dict[str, str]:
     return {key: value for key, value in data.items() if isinstance(value, str)}
 
 
+def runs_code_of_models(source: TaskSource) -> bool:
+    """Whether lm-eval marks a task as unsafe, for it runs what a model writes."""
+    config = task_yaml.read_whole(yaml_of(source)) | dict(source.overrides)
+    return config.get("unsafe_code") is True
+
+
 def hub_dataset_of(source: TaskSource) -> str | None:
     """The data set on the hub that a task of the suite's own folders names."""
     path = yaml_of(source)

@@ -113,7 +113,7 @@ def test_damaged_scores_are_refused_by_name(demo: Callable[..., Any]) -> None:
     copy = demo("a", "baseline")
     path = copy.folder / "samples" / f"{copy.stem('baseline')}.jsonl.gz"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"baseline-.*is not a file of per-item scores"):
+    with pytest.raises(InputError, match=r"baseline-.*is not a file of scores; remove it"):
         open_results(str(copy.folder)).samples(copy.stem("baseline"))
 
 

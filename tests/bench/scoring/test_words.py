@@ -73,6 +73,12 @@ def test_a_task_whose_code_needs_a_package_names_it(tmp_path: Path) -> None:
         PreparedTask(TaskSpec(task="needing"), find_task("needing", [tmp_path]), None)
 
 
+@pytest.mark.parametrize("name", ["humaneval", "mbpp"])
+def test_tasks_of_lm_eval_that_run_code_say_what_allows_it(name: str) -> None:
+    with pytest.raises(InputError, match=r"confirm_run_unsafe_code: true in 'score'"):
+        PreparedTask(TaskSpec(task=name), find_task(name, []), None)
+
+
 def test_code_of_models_is_run_where_that_is_confirmed(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
     task = {"task": "unsafe", "unsafe_code": True, "dataset_path": "json", "doc_to_text": "{{q}}"}
