@@ -9,7 +9,7 @@ from bench.records import Record
 from bench.render.escape import visible
 from replaceme.io.models import is_hub_id
 from replaceme.provenance import code
-from replaceme.recipe import CalibrationText
+from replaceme.recipe import CalibrationSettings
 
 
 def settings(record: Record) -> dict[str, Any]:
@@ -32,9 +32,9 @@ def hub_dataset(record: Record) -> tuple[str, str] | None:
     return calibration_of(record).hub
 
 
-def calibration_of(record: Record) -> CalibrationText:
+def calibration_of(record: Record) -> CalibrationSettings:
     step = record.identity.prune
-    return step.calibration if step else CalibrationText()
+    return step.calibration if step else CalibrationSettings()
 
 
 def plain_name(record: Record) -> str:

@@ -21,7 +21,14 @@ from bench.tasks.spec import PromptSpec
 from replaceme.checkpoint import Checkpoint
 from replaceme.errors import InputError
 from replaceme.io import models
-from replaceme.recipe import CalibrationText, Identity, IntactModel, PruneStep, SolverSettings, digest
+from replaceme.recipe import (
+    CalibrationSettings,
+    Identity,
+    IntactModel,
+    PruneStep,
+    SolverSettings,
+    digest,
+)
 from replaceme.selection import check_count
 from replaceme.settings import SolverSpec
 
@@ -163,13 +170,15 @@ def _intact(model: ModelSpec) -> IntactModel:
     return IntactModel(weights=weights, dtype=model.dtype, **({"files": files} if files else {}))
 
 
-def _calibration(suite: Suite) -> CalibrationText:
+def _calibration(suite: Suite) -> CalibrationSettings:
     data = suite.calibration
     date = {} if data.is_plain_text else {"date": suite.date.isoformat()}
-    return CalibrationText.model_validate(data.identity() | date)
+    return CalibrationSettings.model_validate(data.identity() | date)
 
 
-def _step(prune: PruneSpec, calibration: CalibrationText, count: int, solver: SolverSpec) -> PruneStep:
+def _step(
+    prune: PruneSpec, calibration: CalibrationSettings, count: int, solver: SolverSpec
+) -> PruneStep:
     return PruneStep(
         layers=count,
         blocks=tuple((block.start, block.end) for block in prune.given),

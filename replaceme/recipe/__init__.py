@@ -4,7 +4,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, SerializeAsAny
 
-from replaceme.recipe.prune import LOCAL, CalibrationText, PruneStep, SolverSettings
+from replaceme.recipe.prune import LOCAL, CalibrationSettings, PruneStep, SolverSettings
 from replaceme.recipe.step import Part, Step, digest
 
 STEPS: dict[str, type[Step]] = {step.kind: step for step in (PruneStep,)}
@@ -12,7 +12,7 @@ STEPS: dict[str, type[Step]] = {step.kind: step for step in (PruneStep,)}
 __all__ = [
     "LOCAL",
     "STEPS",
-    "CalibrationText",
+    "CalibrationSettings",
     "Identity",
     "IntactModel",
     "Part",

@@ -21,7 +21,7 @@ class SolverSettings(Part):
     parameters: dict[str, Any] = Field(default_factory=dict)
 
 
-class CalibrationText(Part):
+class CalibrationSettings(Part):
     """What calibration sequences depend on, as far as it is known before they are read.
 
     Attributes:
@@ -96,7 +96,7 @@ class PruneStep(Step):
     compat: Literal["reference"] | None = None
     calibration_dtype: str | None = None
     solver: SolverSettings
-    calibration: CalibrationText = CalibrationText()
+    calibration: CalibrationSettings = CalibrationSettings()
 
     def settings(self) -> dict[str, Any]:
         return {
