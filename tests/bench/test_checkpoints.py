@@ -181,7 +181,9 @@ def test_baseline_is_written_where_its_folder_holds_other_weights(
     shutil.copytree(tiny, source)
     shutil.copy(source / "model.safetensors", source / "consolidated.safetensors")
     suite_file = write_suite(models=[str(source)], prune={"layers": [2], "solvers": ["uidl"]})
-    assert forked("run", suite_file, "--out", out).returncode == 0
+    done = forked("run", suite_file, "--out", out)
+    assert done.returncode == 0
+    assert "source: Left behind, as not the model's: consolidated.safetensors." in done.stderr
     (baseline,) = (found for name, found in checkpoints(out).items() if "baseline" in name)
     assert baseline == (source / "model.safetensors").read_bytes()
     assert not [*out.glob("checkpoints/*/consolidated*")]

@@ -16,7 +16,7 @@ from bench.suite.matrix import Cell
 from bench.suite.suite import ModelSpec
 from replaceme.checkpoint import Checkpoint
 from replaceme.errors import InputError
-from replaceme.io import loading, matching
+from replaceme.io import contents, loading, matching
 from replaceme.io.editfile import save_edit
 from replaceme.io.saved import SavedLayers
 from replaceme.provenance import choice_line, list_blocks
@@ -74,6 +74,8 @@ class PruneStage:
             session = self._calibrate(fitting, text)
         if session is None:
             return
+        for line in contents.left_line(self.source):
+            self.ledger.progress.say(f"{self.model.name}: {line}")
         for choice in session.calibration.choices.values():
             chosen = choice_line(self.ledger.plan.suite.prune.selector, choice)
             self.ledger.progress.say(
