@@ -8,6 +8,7 @@ from dataclasses import replace
 from bench.leaderboard.averages import average, counted, is_share
 from bench.leaderboard.row import Context, make_row, place
 from bench.leaderboard.table import Column, Group, Row, Table, TaskInfo, Value, show
+from bench.names import short_task_name
 from bench.records import Group as PlannedGroup
 from bench.records import Record, Task
 from bench.results import latest
@@ -116,15 +117,14 @@ def _task_columns(records: list[Record]) -> list[Column]:
     scores, perplexities, note = [], [], task_note(_tasks(records))
     others = {n for record in records for n, task in record.scores.items() if not is_share(task)}
     for name, task in tasks.items():
-        short = name.removeprefix("demo_") or name
-        header = f"{short} {task.primary}"
+        header = f"{short_task_name(name)} {task.primary}"
         if name in others:
             digits = 1 if "perplexity" in task.primary else 3
             scores.append(Column(f"task:{name}", header, "", 4, _better(task), digits, note))
         else:
             scores.append(Column(f"task:{name}", header, "%", 4, "higher", note=note))
         if task.primary != "perplexity" and any(_has_perplexity(record, name) for record in records):
-            perplexities.append(Column(f"ppl:{name}", f"{short} ppl", "", 5, "lower"))
+            perplexities.append(Column(f"ppl:{name}", f"{short_task_name(name)} ppl", "", 5, "lower"))
     return scores + perplexities
 
 

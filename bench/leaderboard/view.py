@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 from bench.leaderboard.table import Column, Group, Row, Table
+from bench.names import DEMO
 from replaceme.errors import InputError, nearest
 
 Grouping = Literal["model", "layers", "solver", "none"]
@@ -75,7 +76,7 @@ def _named(key: str, columns: list[Column], option: str) -> list[Column]:
     tests: list[Callable[[Column], bool]] = [
         lambda column: column.key == key,
         lambda column: column.kind == key,
-        lambda column: column.key in (f"task:{key}", f"task:demo_{key}"),
+        lambda column: column.key in (f"task:{key}", f"task:{DEMO}{key}"),
     ]
     for test in tests:
         if found := [column for column in columns if test(column)]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench import repeat
+from bench.names import make_distinct
 from bench.records import Group, Prune, Record, Task
 from bench.results import Key, latest
 from bench.serving import ServingResult, WorkloadResult
@@ -47,12 +48,8 @@ def drawers(records: Iterable[Record]) -> dict[Key, Drawer]:
     taken: set[str] = set()
     for key, record in latest(records).items():
         words = f"{record.model} {record.layers or ''} {record.label}".lower()
-        name = wanted = "cell-" + re.sub(r"[^a-z0-9]+", "-", words).strip("-")[:100]
-        number = 1
-        while name in taken:
-            number += 1
-            name = f"{wanted}-{number}"
-        taken.add(name)
+        readable = re.sub(r"[^a-z0-9]+", "-", words).strip("-")[:100]
+        name = make_distinct(f"cell-{readable}", taken)
         found[key] = Drawer(name, _title(record), record.model, _sections(record))
     return found
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from bench.names import make_distinct
 from bench.plots import distances, pareto, quality, serving, tasks
 from bench.plots.facts import by_model, comparable, solver_names, workloads
 from bench.plots.figure import Figure
@@ -60,11 +61,5 @@ def _named_apart(drawn: Sequence[Figure]) -> list[Figure]:
     named = []
     for figure in drawn:
         stem = re.sub(r"[^A-Za-z0-9.]+", "-", figure.model).strip("-.")[:80] or "model"
-        name = wanted = f"{stem}-{figure.name}"
-        number = 1
-        while name.lower() in taken:
-            number += 1
-            name = f"{wanted}-{number}"
-        taken.add(name.lower())
-        named.append(replace(figure, name=name))
+        named.append(replace(figure, name=make_distinct(f"{stem}-{figure.name}", taken)))
     return named

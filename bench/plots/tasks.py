@@ -8,6 +8,7 @@ from typing import Any
 import altair as alt
 
 from bench.leaderboard.averages import is_share
+from bench.names import short_task_name
 from bench.plots.facts import interval, name_of
 from bench.plots.figure import Figure, layers_removed, number, span
 from bench.plots.marks import Rows, Solvers, chart, finished, tips
@@ -54,7 +55,7 @@ def of_cut(
 def _tasks(cells: Sequence[Record]) -> tuple[dict[str, str], list[str]]:
     """Task → its name with the metric where that is a share of 1, and the names of the others."""
     metrics = {name: task.primary for record in cells for name, task in record.scores.items()}
-    short = [name.removeprefix("demo_") for name in metrics]
+    short = [short_task_name(name) for name in metrics]
     distinct = len(set(short)) == len(short)
     named = {
         name: visible(f"{brief if distinct else name} {metric}")

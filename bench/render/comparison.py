@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.compare.comparison import SYMBOLS, Averages, Change, Comparison, Marker, Verdict
+from bench.names import short_task_name
 
 HEADS = ["", "cell", "value", "base", "new", "change", "95 % interval", "p", "detects"]
 AVERAGE_HEADS = ["cell", "avg", "new", "change", "95 % interval", "RP", "new", "change", "95 % interval"]
@@ -57,7 +58,7 @@ def basis(comparison: Comparison) -> list[str]:
         lines.append(
             f"{comparison.tests} scores, paired item by item: a regression is worse{drop} at α = "
             f"{options.alpha:g}, one-sided, Holm's correction over all of them. Metrics: "
-            f"{', '.join(dict.fromkeys(f'{short(v.what)} {v.metric}' for v in scores))}."
+            f"{', '.join(dict.fromkeys(f'{short_task_name(v.what)} {v.metric}' for v in scores))}."
         )
     if seen := comparison.detectable:
         same = any(not v.losses and not v.gains for v in scores)
@@ -89,17 +90,13 @@ def lines(comparison: Comparison) -> tuple[list[Line], list[Line], list[Line]]:
     return found
 
 
-def short(task: str) -> str:
-    return task.removeprefix("demo_") or task
-
-
 def _line(verdict: Verdict, several: bool) -> Line:
     change = verdict.change
     latency = verdict.kind == "latency"
     texts = [
         SYMBOLS[verdict.marker] + ("!" if verdict.regression else ""),
         cell(verdict.cell, several),
-        short(verdict.what) or ("serving" if latency else "–"),
+        short_task_name(verdict.what) or ("serving" if latency else "–"),
         _number(verdict.base, verdict),
         _number(verdict.new, verdict),
         _change(change, latency),
@@ -126,7 +123,7 @@ def remarks(comparison: Comparison) -> list[str]:
     several = len({verdict.key[0] for verdict in comparison.verdicts}) > 1
     about: dict[str, list[str]] = {}
     for verdict in comparison.verdicts:
-        name = f"{cell(verdict.cell, several)} {short(verdict.what)}".strip()
+        name = f"{cell(verdict.cell, several)} {short_task_name(verdict.what)}".strip()
         for remark in filter(None, (verdict.reason, *verdict.notes)):
             about.setdefault(remark, []).append(name)
     return [f"{remark} ({_listed(names)})" for remark, names in about.items()]

@@ -78,13 +78,8 @@ def _find_folder(model: ModelSpec) -> Path | None:
     """The folder of a model, if all of it is on this machine; what is wrong with it is told later."""
     if not models.is_hub_id(model.id):
         return models.known_folder(model.id)
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    with suppress(InputError, HFValidationError):
-        config = try_to_load_from_cache(model.id, "config.json", revision=model.revision)
-        if isinstance(config, str):
-            folder = Path(config).parent
+    with suppress(InputError):
+        if folder := models.cached_folder(model.id, model.revision):
             models.check_folder(folder, model.id)
             Checkpoint.read(model.id, folder)
             return folder

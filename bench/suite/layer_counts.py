@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 from bench.suite.prune_spec import PruneSpec
 from bench.suite.suite import ModelSpec, Suite
 from replaceme.architectures import layer_count
@@ -62,10 +59,8 @@ def check_declared(model: ModelSpec, checkpoint: Checkpoint) -> None:
 
 def _cached_layers(model: ModelSpec) -> int | None:
     """By the config in the hub's cache, if it has been downloaded before."""
-    from huggingface_hub import try_to_load_from_cache
-
+    folder = models.cached_folder(model.id, model.revision)
     try:
-        config = try_to_load_from_cache(model.id, "config.json", revision=model.revision)
-        return layer_count(json.loads(Path(config).read_text("utf-8"))) if config else None
-    except (OSError, ValueError, TypeError):  # no such id, or the mark of a file that is not there
+        return layer_count(models.read_config(folder)) if folder else None
+    except (OSError, ValueError, TypeError):
         return None

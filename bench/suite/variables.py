@@ -6,13 +6,13 @@ import os
 import re
 from dataclasses import replace
 
+from bench.names import SECRETS, is_secret
 from replaceme.errors import InputError
 from replaceme.io.yaml_file import Entry, shown
 
 # ``$${`` stands for a plain ``${``.
 REFERENCE = re.compile(r"\$\$(?=\{)|\$\{(?P<inside>[^{}]*)(?P<end>\}?)")
 INSIDE = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-.*)?", re.DOTALL)
-SECRET = ("TOKEN", "KEY", "SECRET", "PASSW", "CREDENTIAL")
 
 
 def replace_variables(entry: Entry, location: str = "") -> Entry:
@@ -44,10 +44,10 @@ def _value(match: re.Match[str], where: str) -> str:
             f"and $${{ for a plain ${{."
         )
     name, default = parts["name"], parts["default"]
-    if any(word in name.upper() for word in SECRET):
+    if is_secret(name):
         raise InputError(
             f"{where}: the variable {name!r} is named like a secret, and what a suite says is stored in "
-            f"records; names with {', '.join(SECRET)} are never read."
+            f"records; names with {', '.join(SECRETS)} are never read."
         )
     value = os.environ.get(name)
     if default is not None:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from bench.section import Section
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Limit = Annotated[int, Field(gt=0)] | Annotated[float, Field(gt=0, lt=1)]
+
+
+def _number_or_share(limit: float) -> float:
+    """A share as it is; a number of items as a whole one."""
+    if limit < 1:
+        return limit
+    if not limit.is_integer():
+        raise ValueError("should be a whole number of items, or a share of them under 1")
+    return int(limit)
+
+
+Limit = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_number_or_share)]
 Seeds = tuple[Seed | None, Seed | None, Seed | None, Seed | None]
 SEEDS: Seeds = (0, 1234, 1234, 1234)  # lm-eval's defaults
 

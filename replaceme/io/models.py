@@ -114,6 +114,18 @@ def known_folder(source: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
+def cached_folder(source: str, revision: str | None = None) -> Path | None:
+    """The folder of a hub model's config in the hub's cache, if it was downloaded before."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    with suppress(HFValidationError):
+        config = try_to_load_from_cache(source, "config.json", revision=revision)
+        if isinstance(config, str):  # else the mark of a file that is not there
+            return Path(config).parent
+    return None
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """``config.json`` of a folder."""
     config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))

