@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # rows are no multiple of 64; without it the weights are dequantised and multiplied, as everywhere else.
 FAST_ON_SOME = "support_avx512bf16_for_cpu"
 
+LARGE = 64 << 20  # bytes of weights; below, freeing memory takes longer than it is worth
+
 # Files that hold a tokenizer's vocabulary.
 VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json")
 
@@ -48,7 +50,8 @@ def load(
     from transformers import AutoModelForCausalLM
 
     tokenizer = load_tokenizer(folder, trust_remote_code)
-    gc.collect()  # a model that nobody uses any more lives on in circles of references, all of it
+    if sum(file.stat().st_size for file in weight_files(folder)) >= LARGE:
+        gc.collect()  # a model that nobody uses any more lives on in circles of references, all of it
     try:
         with without_progress_bars():
             model, found = AutoModelForCausalLM.from_pretrained(

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import replaceme
 from replaceme.compat.commands import run_replaceme
 from replaceme.errors import InputError
+from replaceme.io import loading
 
 SMALL: dict[str, Any] = {"samples": 16, "max_length": 32, "device": "cpu"}
 
@@ -35,6 +36,7 @@ def models_alive(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return model, info
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", watch)
+    monkeypatch.setattr(loading, "LARGE", 0)
     return alive
 
 
