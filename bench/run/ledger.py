@@ -25,7 +25,6 @@ from bench.suite.matrix import Cell, Plan
 from bench.suite.suite import ModelSpec
 from replaceme.errors import InputError, OutputError, told
 from replaceme.io import loading
-from replaceme.recipe import digest
 
 Stage = tuple[Cell, str]  # of a cell, by its name
 
@@ -128,7 +127,7 @@ class Ledger:
 
     def answers_file(self, cell: Cell) -> Path:
         """Where the answers of a cell's model lie until all its tasks are scored."""
-        model = f"{file_name(cell.model.name)}-{digest(cell.identity.model.canonical())[:8]}"
+        model = f"{file_name(cell.model.name)}-{cell.identity.model.digest[:8]}"
         return self.out / "answers" / f"{model}.jsonl"
 
     def _write(self, cell: Cell) -> None:

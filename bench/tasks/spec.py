@@ -11,8 +11,12 @@ from bench.section import Section
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-def _number_or_share(limit: float) -> float:
-    """A share as it is; a number of items as a whole one."""
+def number_or_share(limit: float) -> float:
+    """A share as it is; a number of items as a whole one.
+
+    Raises:
+        ValueError: it is neither.
+    """
     if limit < 1:
         return limit
     if not limit.is_integer():
@@ -20,7 +24,7 @@ def _number_or_share(limit: float) -> float:
     return int(limit)
 
 
-Limit = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_number_or_share)]
+Limit = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(number_or_share)]
 Seeds = tuple[Seed | None, Seed | None, Seed | None, Seed | None]
 SEEDS: Seeds = (0, 1234, 1234, 1234)  # lm-eval's defaults
 

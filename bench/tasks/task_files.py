@@ -63,11 +63,15 @@ def list_named_files(path: Path, config: Mapping[str, Any], include_path: list[P
     return _data(path, config) + modules
 
 
+def _dataset(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """What a YAML file calls its data set, and how it is to be read."""
+    settings = config.get("dataset_kwargs")
+    return str(config.get("dataset_path") or ""), settings if isinstance(settings, dict) else {}
+
+
 def find_hub_dataset(path: Path, config: Mapping[str, Any]) -> str | None:
     """The data set on the hub that the content of a YAML file names; ``None``: its data are local."""
-    settings = config.get("dataset_kwargs")
-    settings = settings if isinstance(settings, dict) else {}
-    source = str(config.get("dataset_path") or "")
+    source, settings = _dataset(config)
     local = (path.parent / Path(source).expanduser()).is_dir()
     reader = "/" not in source and (settings.get("data_files") or settings.get("data_dir"))
     return None if local or reader else source or None
@@ -75,9 +79,8 @@ def find_hub_dataset(path: Path, config: Mapping[str, Any]) -> str | None:
 
 def _data(path: Path, config: Mapping[str, Any]) -> list[Path]:
     """The local files that ``datasets`` looks among, and those that are named one by one."""
-    settings = config.get("dataset_kwargs")
-    settings = settings if isinstance(settings, dict) else {}
-    source, inside = str(config.get("dataset_path") or ""), str(settings.get("data_dir") or "")
+    source, settings = _dataset(config)
+    inside = str(settings.get("data_dir") or "")
     folder = path.parent / Path(source).expanduser()
     local = bool(source) and folder.is_dir()
     if not local and source.startswith((".", "/", "~")) and not folder.is_file():

@@ -33,13 +33,15 @@ class Limit(click.ParamType[float]):
     name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from bench.tasks.spec import number_or_share
+
         try:
-            number = float(value)
+            limit = number_or_share(float(value))
         except ValueError:
-            number = 0.0
-        if not 0 < number < 1 and not (number >= 1 and number.is_integer()):
+            limit = 0.0
+        if limit <= 0:
             self.fail(f"{value!r} is no number of items and no share of them under 1.", param, ctx)
-        return number if number < 1 else int(number)
+        return limit
 
 
 LIMIT = click.option(

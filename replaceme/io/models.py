@@ -37,12 +37,12 @@ def cache_folder() -> Path:
 
 def is_hub_id(source: str) -> bool:
     """Whether a name means a model on the hub rather than something on this machine."""
-    return not (
-        source.startswith((PACKAGE_PREFIX, "."))
-        or source.endswith(".gguf")
-        or Path(source).expanduser().exists()
-        or not HUB_ID.fullmatch(source)
-    )
+    if source.startswith((PACKAGE_PREFIX, ".")) or source.endswith(".gguf"):
+        return False
+    try:
+        return bool(HUB_ID.fullmatch(source)) and not Path(source).expanduser().exists()
+    except OSError:  # longer than a path, and so than an id
+        return False
 
 
 def short_name(source: str) -> str:

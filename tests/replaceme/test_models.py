@@ -255,6 +255,7 @@ def test_hub_model_that_cannot_be_had_or_used_is_one_sentence(
         ("a/b/c", False),
         ("org/model.gguf", False),
         ("package:x/y.gguf", False),
+        ("w" * 300, False),
     ],
 )
 def test_hub_ids_are_told_from_local_names(name: str, is_hub: bool) -> None:
