@@ -20,7 +20,7 @@ from bench.tasks.identity import GroupIdentity, TaskIdentity
 from replaceme.facts import Number, PruneFacts
 from replaceme.recipe import Identity
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 
 class _Part(BaseModel):

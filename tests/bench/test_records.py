@@ -126,8 +126,8 @@ def test_records_of_all_schemas_stand_in_one_table(record: Record) -> None:
     [
         ({"prune": []}, r"x\.json: prune: Input should be a valid dictionary.*; remove it to compute"),
         ({"prune": {"blok": [2, 4]}}, r"x\.json: prune\.\w+: .*; remove it to compute the cell again"),
-        ({"schema_version": "1"}, r"schema_version is 1, and this release reads up to 6"),
-        ({"schema_version": None}, r"schema_version is None, and this release reads up to 6"),
+        ({"schema_version": "1"}, r"schema_version is 1, and this release reads up to 7"),
+        ({"schema_version": None}, r"schema_version is None, and this release reads up to 7"),
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else None,
 )
@@ -164,6 +164,14 @@ def test_record_of_a_later_schema_keeps_all_it_says(version: int) -> None:
     assert kept == {key: value for key, value in old.items() if key != "schema_version"}
 
 
+def test_record_of_the_sixth_schema_keeps_all_it_says() -> None:
+    old = json.loads((SAMPLES / "schema-6-pruned.json").read_text())
+    record = read_record(SAMPLES / "schema-6-pruned.json")
+    assert old.pop("schema_version") == 6
+    kept = record.model_dump(mode="json", exclude_unset=True, exclude={"schema_version"})
+    assert kept == old
+
+
 @pytest.mark.parametrize("name", ["served", "failed"])
 def test_record_of_the_fourth_schema_keeps_all_it_says(name: str) -> None:
     old = json.loads((SAMPLES / f"schema-4-{name}.json").read_text())
@@ -186,7 +194,7 @@ def test_every_schema_has_a_sample() -> None:
     assert found == {*range(1, SCHEMA_VERSION)}
 
 
-@pytest.mark.parametrize("version", [0, -1, True, 1.0, 7, 99, "5", [5]])
+@pytest.mark.parametrize("version", [0, -1, True, 1.0, 8, 99, "5", [5]])
 def test_record_of_an_unknown_schema_is_refused(version: object, tmp_path: Path) -> None:
     content = json.loads((SAMPLES / "schema-3-pruned.json").read_text())
     (tmp_path / "x.json").write_text(json.dumps(content | {"schema_version": version}))
