@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.compare import scores as compare_scores
-from bench.compare import significance
+from bench.compare import averages, significance
+from bench.compare.items import IncomparableError, Side, pair_items
 from bench.compare.pick import EQUAL, Candidate, Constraint, Pick
-from bench.compare.scores import IncomparableError, Side
 from bench.compare.significance import Floats, Interval
 from bench.leaderboard.averages import counted
 from bench.names import cell_name
@@ -71,7 +70,7 @@ def _of_model(results: Results, first: Key, keys: Sequence[Key]) -> dict[Key, Re
     same = {key: side for key, side in sides.items() if _comparable(sides[first], side, names)}
     if first not in same:
         return {}
-    tasks = compare_scores.resampled_tasks(list(same.values()), names)
+    tasks = averages.resample_tasks(list(same.values()), names)
     shares = counted(side.record for side in same.values())
     if not shares:
         return {}
@@ -91,7 +90,7 @@ def _comparable(first: Side, side: Side, names: Sequence[str]) -> bool:
         return False
     try:
         for name in names:
-            compare_scores.paired_items(name, first, side)
+            pair_items(name, first, side)
     except IncomparableError:
         return False
     return True

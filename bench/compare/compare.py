@@ -11,8 +11,10 @@ from typing import Any
 
 from bench.compare import scores as compare_scores
 from bench.compare import serving as compare_serving
+from bench.compare.averages import average_change
 from bench.compare.comparison import Averages, Comparison, Marker, Options, Verdict
-from bench.compare.scores import IncomparableError, Score, Side
+from bench.compare.items import IncomparableError, Side, scale
+from bench.compare.scores import Score
 from bench.names import cell_name
 from bench.records import Record
 from bench.results import Key, Results
@@ -61,7 +63,7 @@ def compare(base: Results, new: Results, options: Options = Options()) -> Compar
     records = {key: (old.record, fresh.record) for key, (old, fresh) in both.items()}
     times = compare_serving.latencies(records, options)
     _check_comparable(base, new, [*verdicts, *times], scores)
-    verdicts += compare_scores.judged(scores, options) + times
+    verdicts += compare_scores.judge(scores, options) + times
     return Comparison(
         base.source,
         new.source,
@@ -147,7 +149,7 @@ def _value(record: Record, name: str) -> float | None:
     """A task's primary metric as leaderboards show it, if it was scored and is a number."""
     task = record.scores.get(name)
     value = task.metrics[task.primary].value if task else None
-    return None if task is None or value is None else compare_scores.scale(task) * value
+    return None if task is None or value is None else scale(task) * value
 
 
 def _missing(key: Key, name: str, base: Record, new: Record, options: Options) -> Verdict:
@@ -197,7 +199,7 @@ def _averages(pairs: dict[Key, tuple[Side, Side]]) -> Iterator[Averages]:
     intact = {key[0]: pair for key, pair in pairs.items() if not key[1]}
     for key, (base, new) in pairs.items():
         baselines = intact.get(key[0]) if key[1] else None
-        if found := compare_scores.average_change(key, base, new, baselines):
+        if found := average_change(key, base, new, baselines):
             yield found
 
 

@@ -17,6 +17,7 @@ class Marker(StrEnum):
     WORSE = "worse"
     FAILING = "newly failing"
     GONE = "gone"
+    INCONCLUSIVE = "inconclusive"
     INCOMPARABLE = "not comparable"
     CHANGED = "changed"  # a quantity without chance, such as a number of parameters
     NEW = "new"
@@ -28,6 +29,7 @@ SYMBOLS = {
     Marker.WORSE: "↓",
     Marker.FAILING: "✗",
     Marker.GONE: "−",
+    Marker.INCONCLUSIVE: "~",
     Marker.INCOMPARABLE: "?",
     Marker.CHANGED: "≠",
     Marker.NEW: "+",
@@ -45,12 +47,14 @@ class Options:
         max_drop: points that a score may drop although significantly.
         allow_missing: whether what fails newly or is gone is no regression.
         latency_tolerance: factor that a latency may grow by although significantly.
+        strict: whether a score that is inconclusive does not pass either.
     """
 
     alpha: float = 0.05
     max_drop: float = 0.0
     allow_missing: bool = False
     latency_tolerance: float = 1.05
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,10 @@ class Verdict:
         kind: of ``what``, which is a task, a workload, a quantity, or empty for the cell.
         unit: of ``base`` and ``new``. ``change`` of a score is in points: hundredths of the mean score
             of an item; a ratio for times; a difference in ``unit`` for quantities.
+        inconclusive: no regression, yet a drop over ``max_drop`` is not excluded: the interval reaches
+            past it, and the test found a smaller one, or would have missed it with more than 20 %
+            probability.
+        items_needed: so many items would decide what is inconclusive; see :mod:`bench.compare.power`.
         reason: why, where numbers do not say it.
         p_worse, p_better: of the one-sided tests, adjusted by Holm over the comparison.
         detectable: the smallest drop, in points, that the test would have found with 80 % power at the
@@ -81,6 +89,7 @@ class Verdict:
     what: str
     marker: Marker
     regression: bool = False
+    inconclusive: bool = False
     reason: str | None = None
     metric: str | None = None
     unit: str = ""
@@ -94,6 +103,7 @@ class Verdict:
     p_worse: float | None = None
     p_better: float | None = None
     detectable: float | None = None
+    items_needed: int | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -139,6 +149,15 @@ class Comparison:
     @property
     def regressions(self) -> list[Verdict]:
         return [verdict for verdict in self.verdicts if verdict.regression]
+
+    @property
+    def inconclusive(self) -> list[Verdict]:
+        return [verdict for verdict in self.verdicts if verdict.inconclusive]
+
+    @property
+    def passes(self) -> bool:
+        """Whether a gate lets NEW through."""
+        return not self.regressions and not (self.options.strict and self.inconclusive)
 
     @property
     def detectable(self) -> tuple[float, float] | None:

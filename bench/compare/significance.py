@@ -1,4 +1,4 @@
-"""Statistics of paired comparisons: tests, intervals, and the smallest difference a test can see.
+"""Statistics of paired comparisons: tests and intervals.
 
 Pure functions on numbers and arrays. A *loss* is an item that got worse, a *gain* one that got better;
 differences are new − base, oriented so that positive is better.
@@ -10,14 +10,12 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-POWER = 0.8
 CONFIDENCE = 0.95
 ENUMERATED = 14  # differences up to which all 2^k sign patterns are tried
 FLIPS = 19_999  # random sign patterns at most, where there are more differences
@@ -187,77 +185,6 @@ def percentiles(values: Floats, confidence: float = CONFIDENCE) -> Interval:
     """The middle ``confidence`` of resampled values."""
     low, high = np.quantile(values, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return Interval(float(low), float(high))
-
-
-# ---- what a test can see
-
-
-@cache
-def detectable_share(items: int, changed: int, alpha: float) -> float | None:
-    """The smallest drop of a share that exact McNemar finds with 80 % power.
-
-    Args:
-        items: how many are paired.
-        changed: how many of them differ, losses and gains; a drop larger than that share is made of
-            losses alone, and so is any where nothing differs: then it is the least one could hope for.
-        alpha: level of the one-sided test.
-
-    Returns:
-        A share of the items, or ``None``: not even a loss of all of them would be found.
-    """
-    if mcnemar_power(items, 1.0, 1.0, alpha) < POWER:
-        return None
-    low, high = 0.0, 1.0
-    while high - low > 1e-4:
-        middle = (low + high) / 2
-        enough = mcnemar_power(items, max(changed / items, middle), middle, alpha) >= POWER
-        low, high = (low, middle) if enough else (middle, high)
-    return high
-
-
-def mcnemar_power(items: int, changed: float, drop: float, alpha: float) -> float:
-    """Probability that exact McNemar, one-sided at ``alpha``, finds a drop.
-
-    Args:
-        changed: probability that an item differs.
-        drop: probability of a loss minus that of a gain, at most ``changed``.
-    """
-    from scipy.special import betainc
-    from scipy.stats import binom
-
-    if changed <= 0:
-        return 0.0
-    changes, critical = _critical(items, alpha)
-    likely = binom.pmf(changes, items, changed)
-    found = betainc(critical, changes - critical + 1, (1 + drop / changed) / 2)
-    return float(likely @ found)
-
-
-@cache
-def _critical(items: int, alpha: float) -> tuple[Floats, Floats]:
-    """Numbers of changed items that can reject at all, and the losses among them that it takes."""
-    from scipy.stats import binom
-
-    changes = np.arange(items + 1, dtype=np.float64)
-    critical = np.asarray(binom.isf(alpha, changes, 0.5)) + 1
-    possible = critical <= changes
-    return changes[possible], critical[possible]
-
-
-def detectable_mean(differences: Floats, alpha: float) -> float | None:
-    """The smallest drop of a mean that a one-sided paired test finds with 80 % power.
-
-    (t₁₋α + t₀.₈)·s/√n with n − 1 degrees of freedom, and s the root mean square of the differences:
-    Student's test, which the permutation test follows closely. ``None`` where nothing differs.
-    """
-    from scipy.special import stdtrit
-
-    items = differences.size
-    spread = math.sqrt(float((differences**2).mean()))
-    if items < 2 or spread == 0:
-        return None
-    quantiles = stdtrit(items - 1, 1 - alpha) + stdtrit(items - 1, POWER)
-    return float(quantiles * spread / math.sqrt(items))
 
 
 # ---- times

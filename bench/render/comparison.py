@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bench.compare.comparison import SYMBOLS, Averages, Change, Comparison, Marker, Verdict
 from bench.names import short_task_name
 
-HEADS = ["", "cell", "value", "base", "new", "change", "95 % interval", "p", "detects"]
+HEADS = ["", "cell", "value", "base", "new", "change", "95 % interval", "p", "detects", "needs"]
 AVERAGE_HEADS = ["cell", "avg", "new", "change", "95 % interval", "RP", "new", "change", "95 % interval"]
 LEFT = (0, 1, 2)  # columns of texts
 FEW = 10  # rows that are shown of those without significance
@@ -38,9 +38,12 @@ def summary(comparison: Comparison) -> str:
                 parts.append(f"{count} {nouns[count > 1]} {marker.value}")
     if parts:
         return f"Regression: {', '.join(parts)}."
+    if open_ := len(comparison.inconclusive):
+        strict = ", which --strict does not let pass" if comparison.options.strict else ""
+        parts.append(f"{open_} {NOUNS['score'][open_ > 1]} inconclusive{strict}")
     if unknown := comparison.count(Marker.INCOMPARABLE):
-        return f"No regression, but {unknown} values could not be compared."
-    return "No regression."
+        parts.append(f"{unknown} values could not be compared")
+    return f"No regression, but {' and '.join(parts)}." if parts else "No regression."
 
 
 def counts(comparison: Comparison) -> str:
@@ -69,6 +72,13 @@ def basis(comparison: Comparison) -> list[str]:
         )
     if few := sum(v.detectable is None for v in scores):
         lines.append(f"{few} scores: no drop of any size would have been found with 80 % power.")
+    if needs := [v.items_needed for v in comparison.inconclusive if v.items_needed]:
+        lines.append(
+            f"inconclusive: a drop by more than {options.max_drop:g} points is not excluded, for the "
+            "interval reaches past it, nor would it have been found with 80 % power. needs: items "
+            "with which that would be decided, if further ones change as often as these; "
+            f"largest {_items(max(needs))}."
+        )
     if any(v.metric and v.unit == "" for v in scores):
         lines.append("A point is 0.01 of an item's score: of a perplexity, 0.01 nats, about 1 %.")
     if any(v.kind == "latency" and v.test for v in comparison.verdicts):
@@ -103,8 +113,15 @@ def _line(verdict: Verdict, several: bool) -> Line:
         _interval(change, latency),
         _probability(verdict),
         "" if verdict.detectable is None else f"{verdict.detectable:.1f}",
+        "" if verdict.items_needed is None else _items(verdict.items_needed),
     ]
     return Line(verdict, texts)
+
+
+def table(comparison: Comparison, told: Sequence[Line]) -> list[list[str]]:
+    """Heads and rows; without what is needed where nothing is inconclusive."""
+    width = len(HEADS) if comparison.inconclusive else len(HEADS) - 1
+    return [texts[:width] for texts in (HEADS, *(line.texts for line in told))]
 
 
 def brief(told: Sequence[Line]) -> list[Line]:
@@ -144,6 +161,10 @@ def _number(value: float | None, verdict: Verdict) -> str:
         return "–" if verdict.kind != "cell" else ""
     digits = 1 if verdict.kind == "score" and abs(value) < 1000 else 0
     return f"{value:,.{digits}f}"
+
+
+def _items(count: int) -> str:
+    return f"{count:,}" if count < 1e6 else f"{count / 1e6:,.0f} M"
 
 
 def _change(change: Change | None, ratio: bool = False) -> str:

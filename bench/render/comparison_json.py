@@ -19,6 +19,8 @@ def render(comparison: Comparison) -> str:
         "base": comparison.base,
         "new": comparison.new,
         "regression": bool(comparison.regressions),
+        "inconclusive": bool(comparison.inconclusive),
+        "passes": comparison.passes,
         "summary": summary(comparison),
         "options": asdict(comparison.options),
         "tests": comparison.tests,

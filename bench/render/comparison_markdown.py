@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from bench.compare.comparison import Comparison
 from bench.render.comparison import (
     AVERAGE_HEADS,
-    HEADS,
     LEFT,
     Line,
     average_rows,
@@ -18,6 +17,7 @@ from bench.render.comparison import (
     made_differently,
     remarks,
     summary,
+    table,
 )
 from bench.render.escape import markdown
 
@@ -27,11 +27,11 @@ LONG = 60_000  # characters; a comment on GitHub holds 65,536
 def render(comparison: Comparison) -> str:
     """The verdict first; what is not significant is folded away."""
     told, same, equal = lines(comparison)
-    icon = "❌" if comparison.regressions else "✅"
+    icon = "❌" if not comparison.passes else "⚠️" if comparison.inconclusive else "✅"
     sources = f"base {markdown(comparison.base)}, new {markdown(comparison.new)}: {counts(comparison)}."
     parts = [f"### {icon} {summary(comparison)}", sources]
     if told:
-        parts.append(_table(HEADS, _rows(brief(told)), LEFT))
+        parts.append(_values(comparison, brief(told)))
     if hidden := len(told) - len(brief(told)):
         parts.append(f"{hidden} more of the same kinds are not shown.")
     if said := remarks(comparison):
@@ -43,26 +43,26 @@ def render(comparison: Comparison) -> str:
         parts.append(f"Averages of {unchanged} cells are as they were.")
     made = [f"made differently: {change}" for change in made_differently(comparison)]
     parts.append("\n".join(f"- {markdown(sentence)}" for sentence in [*made, *basis(comparison)]))
-    folded = _folded(same, len(equal))
+    folded = _folded(comparison, same, len(equal))
     body = "\n\n".join(parts)
     return f"{body}\n\n{folded}" if len(body) + len(folded) < LONG else f"{body}\n"
 
 
-def _folded(same: Sequence[Line], equal: int) -> str:
+def _folded(comparison: Comparison, same: Sequence[Line], equal: int) -> str:
     rest = f"{equal} scores are equal item by item.\n" if equal else ""
     if not same:
         return rest
     head = f"<details><summary>{len(same)} not significant</summary>"
-    return f"{head}\n\n{_table(HEADS, _rows(same), LEFT)}\n\n</details>\n\n{rest}"
+    return f"{head}\n\n{_values(comparison, same)}\n\n</details>\n\n{rest}"
 
 
-def _rows(shown: Sequence[Line]) -> list[list[str]]:
-    """The texts with the metric behind the task."""
-    rows = []
-    for line in shown:
-        metric = f" {line.verdict.metric}" if line.verdict.metric else ""
-        rows.append([*line.texts[:2], line.texts[2] + metric, *line.texts[3:]])
-    return rows
+def _values(comparison: Comparison, shown: Sequence[Line]) -> str:
+    """The table of verdicts, with the metric behind the task."""
+    heads, *rows = table(comparison, shown)
+    for line, texts in zip(shown, rows, strict=True):
+        if line.verdict.metric:
+            texts[2] += f" {line.verdict.metric}"
+    return _table(heads, rows, LEFT)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:

@@ -13,7 +13,6 @@ from bench.compare.comparison import Comparison, Marker
 from bench.render.comparison import (
     AVERAGE_HEADS,
     FEW,
-    HEADS,
     LEFT,
     Line,
     average_rows,
@@ -24,25 +23,33 @@ from bench.render.comparison import (
     made_differently,
     remarks,
     summary,
+    table,
 )
 from bench.render.escape import visible
 
-STYLES = {Marker.BETTER: "green", Marker.SAME: "dim", Marker.INCOMPARABLE: "yellow"}
+STYLES = {
+    Marker.BETTER: "green",
+    Marker.SAME: "dim",
+    Marker.INCONCLUSIVE: "yellow",
+    Marker.INCOMPARABLE: "yellow",
+}
 
 
 def render(comparison: Comparison, console: Console, everything: bool = False) -> None:
     """Print the verdict, then the values worst first, then averages and what it rests on."""
     if not console.is_terminal:
         console = Console(file=console.file, width=10_000, force_terminal=False, highlight=False)
-    style = "bold red" if comparison.regressions else "bold green"
+    style = "bold green" if comparison.passes else "bold red"
+    if comparison.passes and comparison.inconclusive:
+        style = "bold yellow"
     console.print(Text(summary(comparison), style=style))
     console.print(_text(f"base {comparison.base}, new {comparison.new}: {counts(comparison)}."))
     told, same, equal = lines(comparison)
     shown = [*told, *same, *equal] if everything else [*brief(told), *same[:FEW]]
     if shown:
         console.print()
-        texts, styles = [line.texts for line in shown], [_style(line) for line in shown]
-        console.print(_table(HEADS, texts, LEFT, styles))
+        heads, *rows = table(comparison, shown)
+        console.print(_table(heads, rows, LEFT, [_style(line) for line in shown]))
     if hidden := len(told) + len(same) + len(equal) - len(shown):
         equals = f", {len(equal)} of them equal item by item" if equal else ""
         console.print(_text(f"… and {hidden} more{equals} (--all shows them).", "dim"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from bench.exits import EXIT_DIFFERENT
+from replaceme.errors import InputError
 
 
 @click.command()
@@ -26,6 +27,11 @@ from bench.exits import EXIT_DIFFERENT
     default=0.0,
     show_default=True,
     help="Points that a score may drop, even significantly.",
+)
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit code 1 also where a drop over --max-drop is neither found nor excluded.",
 )
 @click.option("--allow-missing", is_flag=True, help="What fails newly or is gone is no regression.")
 @click.option(
@@ -50,6 +56,7 @@ def compare(
     new: str,
     alpha: float,
     max_drop: float,
+    strict: bool,
     allow_missing: bool,
     latency_tolerance: float,
     kind: str,
@@ -58,6 +65,9 @@ def compare(
     output: Path | None,
 ) -> None:
     """Say whether NEW is worse than BASE; exit code 1 if so.
+
+    With --max-drop, a score is inconclusive where a larger drop is neither found nor excluded: the table
+    says how many items would decide.
 
     BASE and NEW are result folders, record files, or REVISION:PATH for either as git has it, such as
     HEAD~1:results/demo.
@@ -69,7 +79,12 @@ def compare(
     from bench.results import open_results
     from replaceme.io.files import write_atomically
 
-    options = Options(alpha, max_drop, allow_missing, latency_tolerance)
+    if strict and not max_drop:
+        raise InputError(
+            "--strict: say with --max-drop how many points a score may drop; that nothing at all was "
+            "lost can be shown by no number of items."
+        )
+    options = Options(alpha, max_drop, allow_missing, latency_tolerance, strict)
     found = compared(open_results(base), open_results(new), options)
     text = None
     if as_json or kind == "json":
@@ -86,5 +101,5 @@ def compare(
                 comparison_terminal.render(found, stdout, everything)
             else:
                 click.echo(text, nl=False)
-    if found.regressions:
+    if not found.passes:
         sys.exit(EXIT_DIFFERENT)

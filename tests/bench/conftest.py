@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import psutil
 import pytest
 import yaml
@@ -279,6 +281,17 @@ class DemoCopy:
         found.value, found.stderr = share, (share * (1 - share) / (len(scores) - 1)) ** 0.5
         self.store.write(stem, record)
 
+    def set_perplexity(self, cell: str, task: str, shift: Any) -> None:
+        """Make a task's perplexity its primary metric, with other log-likelihoods of its items."""
+        stem, record = self.stem(cell), self.record(cell)
+        samples = self.store.read_samples(stem)
+        scores = samples[task]["perplexity"]
+        scores[:] = (np.array(scores) + shift).tolist()
+        self.store.write_samples(stem, samples)
+        record.quality[task].primary = "perplexity"
+        record.quality[task].metrics["perplexity"].value = math.exp(-sum(scores) / len(scores))
+        self.store.write(stem, record)
+
     def flip(self, cell: str, task: str, losses: int = 0, gains: int = 0) -> None:
         """Turn some right answers wrong, and some wrong ones right."""
         scores = self.scores(cell, task)
@@ -295,6 +308,12 @@ class DemoCopy:
 def demo(tmp_path: Path) -> Callable[..., DemoCopy]:
     """Copies the demo's results to a folder: ``demo("new", "baseline", "6/lstsq")``; no cells: all."""
     return lambda name, *cells: DemoCopy(tmp_path / name, cells)
+
+
+@pytest.fixture
+def pair(demo: Callable[..., DemoCopy]) -> tuple[DemoCopy, DemoCopy]:
+    """Two equal result sets of a baseline and a variant."""
+    return demo("base", "baseline", "6/lstsq"), demo("new", "baseline", "6/lstsq")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import yaml
 
 from bench.compare import scores, significance
 from bench.compare.compare import compare
-from bench.compare.scores import Side, paired_items
+from bench.compare.items import Side, pair_items
 from bench.leaderboard.leaderboard import build
 from bench.page import render
 from bench.page.drawer import drawers
@@ -277,7 +277,7 @@ def test_compare_pools_the_items_of_a_group(scored: tuple[Path, dict[str, Record
     stems = {record.label: stem for stem, record in results.records.items()}
     sides = [Side(results.records[stems[n]], results.samples(stems[n])) for n in ("baseline", "lstsq")]
     for name, tasks in {"outer": "abcd", "even": "ef"}.items():
-        old, new = paired_items(name, *sides)
+        old, new = pair_items(name, *sides)
         assert old.sizes == tuple(SIZES[task] for task in tasks)
         for items, side in zip((old, new), sides, strict=True):
             assert 100 * items.scores.mean() == pytest.approx(100 * primary(side.record.groups[name]))

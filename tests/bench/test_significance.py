@@ -1,4 +1,4 @@
-"""Tests, intervals and powers against independent computations, and by simulation with fixed seeds."""
+"""Tests and intervals against independent computations, and by simulation with fixed seeds."""
 
 from __future__ import annotations
 
@@ -154,55 +154,6 @@ def test_welch_alarms_about_as_often_as_alpha_with_three_processes() -> None:
         alarms += found.worse <= 0.05
     assert off_by(alarms / trials, 0.05, trials) < ERROR
     assert alarms / trials > 0.02
-
-
-# ---- power
-
-
-@pytest.mark.parametrize(
-    ("items", "changed", "alpha"),
-    [(50, 10, 0.05), (400, 0, 0.05 / 80), (400, 40, 0.05 / 80), (400, 120, 0.05)],
-)
-def test_power_of_mcnemar_is_as_computed(items: int, changed: int, alpha: float) -> None:
-    drop = significance.detectable_share(items, changed, alpha)
-    assert drop is not None
-    differing, trials = max(changed / items, drop), 8000
-    shares = [(differing + drop) / 2, (differing - drop) / 2, 1 - differing]
-    draws = np.random.default_rng(17).multinomial(items, shares, trials)
-    found = np.mean([significance.mcnemar(int(a), int(b)).worse <= alpha for a, b, _ in draws])
-    computed = significance.mcnemar_power(items, differing, drop, alpha)
-    assert abs(off_by(float(found), computed, trials)) < ERROR
-    assert 0.8 <= computed < 0.81
-
-
-def test_smaller_drops_are_found_with_less_power() -> None:
-    drop = significance.detectable_share(400, 40, 0.05)
-    assert drop is not None
-    assert significance.mcnemar_power(400, 0.1, drop - 0.005, 0.05) < 0.8
-
-
-def test_too_few_items_detect_nothing() -> None:
-    assert significance.detectable_share(4, 0, 0.05) is None  # 2⁻⁴ > 0.05
-    assert significance.detectable_share(5, 0, 0.05) is not None
-
-
-def test_power_of_the_permutation_test_is_about_as_computed() -> None:
-    trials, items, rng = 500, 80, np.random.default_rng(19)
-    drop = significance.detectable_mean(rng.standard_normal(100_000)[:items], 0.05)
-    assert drop is not None
-    found = 0
-    for _ in range(trials):
-        found += significance.sign_flip(rng.standard_normal(items) - drop, flips=1999).worse <= 0.05
-    assert found / trials == pytest.approx(0.8, abs=0.07)
-
-
-def test_more_items_detect_smaller_drops_of_a_mean() -> None:
-    differences = np.random.default_rng(0).standard_normal(400)
-    few, many = (significance.detectable_mean(differences[:n], 0.05) for n in (40, 400))
-    assert few is not None
-    assert many is not None
-    assert many < few / 2.5
-    assert significance.detectable_mean(np.zeros(50), 0.05) is None
 
 
 # ---- intervals

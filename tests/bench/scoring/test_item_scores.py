@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from bench.compare.scores import items_of
+from bench.compare.items import items_of
 from bench.records import Metric, Task
 from bench.render.formats import FORMATS
 from bench.scoring.tasks import PreparedTask, TaskScore, _task_score
