@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from bench.names import cell_name
-from bench.serving import ServingIdentity, ServingResult
+from bench.serving import ServingIdentity, ServingResult, Workload, find_noise
 from bench.tasks.identity import GroupIdentity, TaskIdentity
 from replaceme.facts import Number, PruneFacts
 from replaceme.recipe import Identity
@@ -156,6 +156,11 @@ class Serving(_Part):
     def result(self) -> ServingResult:
         """All engine processes as one."""
         return ServingResult.pooled(self.processes)
+
+    @cached_property
+    def noise(self) -> dict[Workload, str]:
+        """What disturbed the timed runs, for the workloads whose times are in no ranking therefore."""
+        return find_noise(self.result)
 
 
 class Failure(_Part):

@@ -77,15 +77,16 @@ def serving(record: Record, baseline: Record | None) -> Iterator[str]:
     if record.serving is None:
         return
     result = record.serving.result
-    same = baseline is not None and baseline.serving is not None and place(baseline) == place(record)
-    before = baseline.serving.result if same and baseline and baseline.serving else None
+    other = baseline.serving if baseline and place(baseline) == place(record) else None
+    before = other.result if other else None
     intact = {load.workload: load.latency_seconds.p50 for load in before.workloads} if before else {}
+    noise = record.serving.noise | (other.noise if other else {})
     lines = ["| | intact model | this model | ratio |", "|---|---:|---:|---:|"]
     for load in result.workloads:
         work = load.workload
         name = f"{work.batch_size} × {work.input_len} → {work.output_len} tokens: p50 latency, ms"
         was, now = intact.get(work), load.latency_seconds.p50
-        lines.append(_compared(name, was and 1e3 * was, 1e3 * now))
+        lines.append(_compared(name, was and 1e3 * was, 1e3 * now, noisy=work in noise))
     sizes = {
         "weights in the engine, MB": ("weights_bytes", 1e-6),
         "KV cache per token, kB": ("kv_bytes_per_token", 1e-3),
@@ -101,12 +102,15 @@ def serving(record: Record, baseline: Record | None) -> Iterator[str]:
         f"its last token. Latency and memory depend on the shape of a model alone, and were measured on "
         f"{code(record.serving.measured_on)}."
     )
+    if noise:
+        said += f" A question mark: something disturbed it ({'; '.join(dict.fromkeys(noise.values()))})."
     yield "\n".join(["## Latency and memory", "", *lines, "", said])
 
 
-def _compared(name: str, before: float | None, now: float | None) -> str:
-    ratio = f"{now / before:.2f}" if before and now is not None else "–"
-    shown = ["–" if value is None else f"{value:,.1f}" for value in (before, now)]
+def _compared(name: str, before: float | None, now: float | None, noisy: bool = False) -> str:
+    ratio = f"{now / before:.2f}" if before and now is not None and not noisy else "–"
+    mark = "?" * noisy
+    shown = ["–" if value is None else f"{value:,.1f}{mark}" for value in (before, now)]
     return f"| {name} | {shown[0]} | {shown[1]} | {ratio} |"
 
 

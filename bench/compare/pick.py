@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bench.leaderboard import leaderboard
-from bench.leaderboard.table import TEXTUAL, Group, Row, Table
+from bench.leaderboard.table import TEXTUAL, Column, Group, Row, Table
 from bench.names import cell_name
 from bench.results import Key, Results
 from replaceme.errors import InputError, nearest
@@ -81,6 +81,8 @@ class Pick:
         nearest: those that do not qualify, nearest first.
         blocking: constraints that no variant satisfies.
         intact: whether the baseline of some model satisfies every constraint.
+        noisy: candidates whose latency or speed-up, where it is asked for, counts as unknown: something
+            disturbed the measurement.
     """
 
     constraints: list[Constraint]
@@ -92,6 +94,7 @@ class Pick:
     nearest: list[Near]
     blocking: list[Constraint]
     intact: bool
+    noisy: list[Candidate]
 
     @property
     def chosen(self) -> Candidate | None:
@@ -110,9 +113,13 @@ def pick(
     """
     table = leaderboard.build(results.records.values())
     _check(table, constraints, prefer)
-    rule = _rule(table, prefer, workload)
+    bounded = {constraint.column for constraint in constraints}
+    wanted = _list_wanted(table, prefer, workload)
+    rule = _rule(table, wanted, prefer)
     rows = [row for row in table.rows if not row.failure]
-    candidates = [_candidate(row, rule) for row in rows if row.layers]
+    pruned = [row for row in rows if row.layers]
+    candidates = [_candidate(row, rule) for row in pruned]
+    asked = [column for column in table.columns if column in wanted or column.key in bounded]
     if not candidates:
         raise InputError(f"{results.source} has no pruned cell without a failure to pick from.")
     admissible = ranked([c for c in candidates if fits(c, constraints)], prefer)
@@ -126,6 +133,7 @@ def pick(
         _nearest(candidates, constraints),
         [c for c in constraints if not any(fits(candidate, [c]) for candidate in candidates)],
         any(fits(_candidate(row, rule), constraints) for row in rows if not row.layers),
+        [c for c, row in zip(candidates, pruned, strict=True) if row.list_noisy(asked)],
     )
 
 
@@ -162,7 +170,7 @@ def fits(candidate: Candidate, constraints: Sequence[Constraint]) -> bool:
 
 
 def _candidate(row: Row, rule: Sequence[str]) -> Candidate:
-    values = {key: value.number for key, value in row.values.items() if key not in TEXTUAL}
+    values = {key: value.ranked for key, value in row.values.items() if key not in TEXTUAL}
     parts = [value for column in rule if (value := values.get(column)) is not None]
     objective = None
     if len(parts) == len(rule):
@@ -173,14 +181,19 @@ def _candidate(row: Row, rule: Sequence[str]) -> Candidate:
     return Candidate((row.model, row.layers or 0, row.label), values, objective, row.warning)
 
 
-def _rule(table: Table, prefer: Prefer, workload: str | None) -> list[str]:
-    """The columns that the variant to ship is smallest in; parameters where nothing was served."""
+def _list_wanted(table: Table, prefer: Prefer, workload: str | None) -> list[Column]:
+    """The columns that the variant to ship should be smallest in."""
+    kinds = {"quality": "average", "memory": "weights", "latency": f"latency:{workload or ''}"}
+    return [column for column in table.columns if column.key.startswith(kinds[prefer])]
+
+
+def _rule(table: Table, wanted: Sequence[Column], prefer: Prefer) -> list[str]:
+    """Those of which a value is known; parameters where nothing was served, or all of it is noisy."""
     if prefer == "quality":
         return ["average"]
-    wanted = "weights" if prefer == "memory" else f"latency:{workload or ''}"
-    found = [c.key for c in table.columns if c.key.startswith(wanted)]
-    served = [key for key in found if any(row.values[key].number is not None for row in table.rows)]
-    return served or ["parameters"]
+    keys = [column.key for column in wanted]
+    known = [key for key in keys if any(row.values[key].ranked is not None for row in table.rows)]
+    return known or ["parameters"]
 
 
 def _check(table: Table, constraints: Sequence[Constraint], prefer: Prefer) -> None:

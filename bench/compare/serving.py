@@ -22,8 +22,8 @@ def latencies(pairs: dict[Key, Pair], options: Options) -> list[Verdict]:
     """Verdicts on the latencies of cells that were served on both sides.
 
     The median of each engine process is one observation. A measurement that several cells share is
-    judged once, for the first. A regression lies beyond the tolerance with its whole interval, and with
-    the probability of Holm over all latencies.
+    judged once, for the first. A noisy one is not comparable. A regression lies beyond the tolerance
+    with its whole interval, and with the probability of Holm over all latencies.
     """
     drafts: list[tuple[Verdict, significance.Ratio | None]] = []
     for keys in _shared(pairs):
@@ -63,8 +63,20 @@ def _drafts(
     for load in before:
         draft = Verdict(key, "latency", load.label, Marker.SAME, metric="p50", unit="ms")
         ratio = significance.ratio_of_times(before[load], after[load], options.latency_tolerance)
-        drafts.append((_filled(draft, before[load], after[load], ratio), ratio))
+        filled = _filled(draft, before[load], after[load], ratio)
+        if noise := _describe_noise(load, base, new):
+            noisy = replace(filled, marker=Marker.INCOMPARABLE, reason=noise, change=None, test=None)
+            drafts.append((noisy, None))
+        else:
+            drafts.append((filled, ratio))
     return drafts
+
+
+def _describe_noise(load: Workload, base: Serving, new: Serving) -> str | None:
+    """What disturbed a measurement on either side; ``None`` where nothing did."""
+    sides = {"base": base.noise.get(load), "new": new.noise.get(load)}
+    told = [f"{side}: {noise}" for side, noise in sides.items() if noise]
+    return f"noisy, {', '.join(told)}" if told else None
 
 
 def _filled(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from bench.leaderboard.averages import average, counted, is_share
+from bench.leaderboard.noise import describe_noise
 from bench.leaderboard.row import Context, make_row, place
 from bench.leaderboard.table import Column, Group, Row, Table, TaskInfo, Value, show
 from bench.names import short_task_name
@@ -43,7 +44,7 @@ def build_all(folders: Mapping[str, Iterable[Record]]) -> Table:
             found = [record for record in records if record.model == model]
             groups += _groups(found, columns + spare, folder if len(cells) > 1 else "")
     tasks = _tasks(shown)
-    return Table(columns, groups, _remarks(shown, older), tasks, spare)
+    return Table(columns, groups, _remarks(shown, older), tasks, spare, noise=describe_noise(shown))
 
 
 def _tasks(records: list[Record]) -> list[TaskInfo]:
@@ -85,10 +86,6 @@ def _workloads(records: list[Record]) -> list[Workload]:
     """The workloads measured, in the order of the suite."""
     measured = [record.serving.result.workloads for record in records if record.serving]
     return list(dict.fromkeys(load.workload for loads in measured for load in loads))
-
-
-def _head(load: Workload) -> str:
-    return f"b{load.batch_size} {load.input_len}→{load.output_len}"
 
 
 def _columns(records: list[Record]) -> list[Column]:
@@ -142,7 +139,7 @@ def _has_perplexity(record: Record, task: str) -> bool:
 def _serving_columns(loads: list[Workload]) -> list[Column]:
     columns = []
     for load in loads:
-        head, priority = _head(load), 2 + (load != loads[0])
+        head, priority = load.header, 2 + (load != loads[0])
         columns += [
             Column(
                 f"latency:{load.label}", f"{head} p50", "ms", priority, "lower", 0, _load_note(loads)
@@ -196,7 +193,7 @@ def marked(rows: list[Row], columns: list[Column]) -> list[Row]:
     for cut in {row.layers for row in rows if row.layers}:
         here = [(i, row) for i, row in enumerate(rows) if row.layers == cut]
         for column in columns:
-            known = {i: row.values[column.key].number for i, row in here}
+            known = {i: row.values[column.key].ranked for i, row in here}
             numbers = [number for number in known.values() if number is not None]
             if column.better is None or len(here) < 2 or not numbers:
                 continue
@@ -242,7 +239,7 @@ SPEEDUP = "speed-up: geometric mean over the workloads. Measured once per shape,
 def _load_note(loads: list[Workload]) -> str:
     load = loads[-1]
     return (
-        f"{_head(load)}: batches of {load.batch_size} prompts of {load.input_len} tokens with "
+        f"{load.header}: batches of {load.batch_size} prompts of {load.input_len} tokens with "
         f"{load.output_len} generated tokens each; p50: median time of a batch, end to end."
     )
 

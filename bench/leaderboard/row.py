@@ -94,30 +94,39 @@ def _serving(record: Record, baseline: Record | None, values: dict[str, Value]) 
         return
     result = record.serving.result
     for load in result.workloads:
+        times = {
+            "latency": 1e3 * load.latency_seconds.p50,
+            "throughput": load.output_tokens_per_second,
+            "ttft": 1e3 * load.ttft_seconds.p50,
+            "tpot": 1e3 * load.tpot_seconds.p50,
+        }
+        noisy = load.workload in record.serving.noise
         label = load.workload.label
-        values[f"latency:{label}"] = Value(1e3 * load.latency_seconds.p50)
-        values[f"throughput:{label}"] = Value(load.output_tokens_per_second)
-        values[f"ttft:{label}"] = Value(1e3 * load.ttft_seconds.p50)
-        values[f"tpot:{label}"] = Value(1e3 * load.tpot_seconds.p50)
+        values |= {f"{kind}:{label}": Value(time, noisy=noisy) for kind, time in times.items()}
     memory = result.memory
     values["weights"] = Value(_scaled(memory.weights_bytes, 1e-6))
     values["kv"] = Value(_scaled(memory.kv_bytes_per_token, 1e-3))
     values["peak"] = Value(_scaled(memory.peak_process_memory_bytes, 1e-6))
-    values["speedup"] = Value(_speedup(record, baseline))
+    values["speedup"] = _speedup(record, baseline)
 
 
-def _speedup(record: Record, baseline: Record | None) -> float | None:
-    """Geometric mean over the workloads of baseline latency / latency, in the same place only."""
+def _speedup(record: Record, baseline: Record | None) -> Value:
+    """Geometric mean over the workloads of baseline latency / latency, in the same place only; unknown
+    where one of these latencies is noisy."""
     if baseline is None or baseline.serving is None or record.serving is None:
-        return None
+        return Value()
     if place(record) != place(baseline):
-        return None
+        return Value()
     before = {x.workload: x.latency_seconds.p50 for x in baseline.serving.result.workloads}
     now = {x.workload: x.latency_seconds.p50 for x in record.serving.result.workloads}
-    pairs = [(before[load], latency) for load, latency in now.items() if load in before]
+    shared = before.keys() & now.keys()
+    pairs = [(before[load], now[load]) for load in shared]
+    noise = record.serving.noise | baseline.serving.noise
+    if shared & noise.keys():
+        return Value(noisy=True)
     if not pairs or min(map(min, pairs)) <= 0:
-        return None
-    return math.exp(sum(math.log(old / new) for old, new in pairs) / len(pairs))
+        return Value()
+    return Value(math.exp(sum(math.log(old / new) for old, new in pairs) / len(pairs)))
 
 
 def _scaled(number: float | None, factor: float) -> float | None:

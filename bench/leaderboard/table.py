@@ -43,13 +43,20 @@ class Value:
     """A cell of the table: a number in its column's unit with its standard error, or a text.
 
     ``None`` means unknown, and is shown as a dash. A quoted number has its printed form as text.
-    ``best``: the best of its column among the variants of one model and cut.
+    ``best``: the best of its column among the variants of one model and cut. ``noisy``: something
+    disturbed its measurement, and it is in no ranking.
     """
 
     number: float | None = None
     stderr: float | None = None
     text: str | None = None
     best: bool = False
+    noisy: bool = False
+
+    @property
+    def ranked(self) -> float | None:
+        """The number as rankings see it: unknown where it is noisy."""
+        return None if self.noisy else self.number
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,10 @@ class Row:
     @property
     def model(self) -> str:
         return self.values["model"].text or ""
+
+    def list_noisy(self, columns: list[Column]) -> list[str]:
+        """Keys of the columns in which its value is noisy."""
+        return [column.key for column in columns if self.values[column.key].noisy]
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,7 @@ class Table:
     ``spare``: columns that are shown only when asked for. ``quoted``: published tables, which are shown
     apart and are in no ranking; ``title`` and ``source`` are those of such a table. ``mark``: how the
     best are marked; ``None``: as is usual in a format. ``chosen``: whether its columns were asked for.
+    ``noise``: what disturbed noisy values, for tables that show any.
     """
 
     columns: list[Column]
@@ -139,11 +151,14 @@ class Table:
     source: str | None = None
     mark: Mark | None = None
     chosen: bool = False
+    noise: list[str] = field(default_factory=list)
 
     @property
     def notes(self) -> list[str]:
         """What stands below: the definitions of the columns shown, then the remarks."""
-        return list(dict.fromkeys([*(c.note for c in self.columns if c.note), *self.remarks]))
+        definitions = [column.note for column in self.columns if column.note]
+        noise = self.noise if any(row.list_noisy(self.columns) for row in self.rows) else []
+        return list(dict.fromkeys([*definitions, *self.remarks, *noise]))
 
     @property
     def rows(self) -> Iterator[Row]:
@@ -151,11 +166,11 @@ class Table:
 
 
 def show(value: Value, column: Column) -> str:
-    """The text of a cell, the same in every rendering."""
+    """The text of a cell, the same in every rendering; a noisy number has a question mark."""
     if value.text is not None:
         return value.text
     if value.number is None:
-        return "–"
+        return "–?" if value.noisy else "–"
     digits = column.digits if abs(value.number) < 1000 else 0
-    number = f"{value.number:,.{digits}f}"
+    number = f"{value.number:,.{digits}f}{'?' * value.noisy}"
     return number if value.stderr is None else f"{number} ±{value.stderr:.{column.digits}f}"

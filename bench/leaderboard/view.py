@@ -42,7 +42,7 @@ def as_in_the_paper(table: Table) -> Table:
 def sorted_by(table: Table, key: str) -> Table:
     """Every group's rows in order of a column, ascending, with ``-`` before the key descending.
 
-    Unknown values come last either way.
+    Unknown and noisy values come last either way.
 
     Raises:
         InputError: an unknown key, or one that stands for several columns.
@@ -91,7 +91,7 @@ def _ordered(rows: list[Row], column: Column, descending: bool) -> list[Row]:
 
     def key(row: Row) -> tuple[float, str]:
         value = row.values[column.key]
-        return value.number or 0.0, value.text or ""
+        return value.ranked or 0.0, value.text or ""
 
     unknown = [row for row in rows if _unknown(row, column)]
     known = [row for row in rows if not _unknown(row, column)]
@@ -100,7 +100,7 @@ def _ordered(rows: list[Row], column: Column, descending: bool) -> list[Row]:
 
 def _unknown(row: Row, column: Column) -> bool:
     value = row.values[column.key]
-    return value.number is None and value.text is None
+    return value.ranked is None and value.text is None
 
 
 def _title(row: Row, by: Grouping) -> str:

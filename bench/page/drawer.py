@@ -219,10 +219,23 @@ def _serving(record: Record) -> list[DrawerSection]:
         f"{', '.join(f'{value:.3f}' for value in load.latency_seconds.values)}."
         for load in result.workloads
     ]
+    noise = [f"Noisy: {load.label}: {why}." for load, why in record.serving.noise.items()]
     return [
-        DrawerSection("Serving", facts, columns, rows, rates),
+        DrawerSection("Serving", [*facts, *_neighbours(result)], columns, rows, [*noise, *rates]),
         DrawerSection("Memory and settings of the engine", [*_memory(result), *_settings(result)]),
     ]
+
+
+def _neighbours(result: ServingResult) -> Facts:
+    """What else ran in the timed runs of each load, lowest to highest."""
+    facts: Facts = []
+    for load in result.workloads:
+        beside = load.neighbours.model_dump() if load.neighbours else {}
+        for name, values in beside.items():
+            if values:
+                ends = " to ".join(f"{end:,.3g}" for end in dict.fromkeys([min(values), max(values)]))
+                facts.append((f"{load.workload.label}, {name.replace('_', ' ')}", ends))
+    return facts
 
 
 def _load(load: WorkloadResult) -> list[list[str]]:

@@ -20,12 +20,17 @@ FRONTIER = (
 )
 
 
+PALE = 0.4  # opacity
+NOISY = "Noisy measurements are pale and never on the frontier"
+
+
 class Cost(NamedTuple):
     """A measured value, and the lowest and highest of its repetitions where there are several."""
 
     value: float
     low: float | None = None
     high: float | None = None
+    noisy: bool = False
 
 
 class Axis(NamedTuple):
@@ -54,12 +59,15 @@ def latency(
         if record.serving is None or found is None:
             return None
         low, high = spread(record.serving, load)
-        return Cost(1e3 * found.latency_seconds.p50, 1e3 * low, 1e3 * high)
+        noisy = load in record.serving.noise
+        return Cost(1e3 * found.latency_seconds.p50, 1e3 * low, 1e3 * high, noisy)
 
     several = any(record.serving and len(record.serving.processes) > 1 for record in records)
     bars = "medians of the engine processes" if several else "timed runs"
     caption = f"{where}; {load_name(load)}. {FRONTIER}"
     caption += f", level ones run from the lowest to the highest of the {bars}."
+    if any(record.serving and load in record.serving.noise for record in records):
+        caption += f" {NOISY}."
     title = f"Quality against latency, batch of {load.batch_size}"
     return _figure(name, title, caption, Axis("median latency", "ms", cost), records, order, style)
 
@@ -92,11 +100,12 @@ def _figure(
     if not cells:
         reason = "No cell has both an average and this measurement."
         return Figure(name, model, title, caption, missing=reason)
-    best = frontier([(cost.value, cell.average) for cell, cost in cells])
-    points = [_point(cell, cost, index in best) for index, (cell, cost) in enumerate(cells)]
+    pairs = [(cost.value, cell.average) for cell, cost in cells if not cost.noisy]
+    best = {pairs[index] for index in frontier(pairs)}
+    points = [_point(cell, cost, (cost.value, cell.average) in best) for cell, cost in cells]
     points.sort(key=lambda point: point["x"])
     on_line = [point for point in points if point["best"] == "yes"]
-    listed = ", ".join(f"{p['name']} ({p['cost']} {axis.unit}, {p['avg']} %)" for p in on_line)
+    listed = ", ".join(f"{p['name']} ({p['cost']} {axis.unit}, {p['avg']} %)" for p in on_line) or "none"
     columns = ["variant", axis.title, "lowest to highest", "avg (%)", "95 % interval", "frontier"]
     keys = ("name", "cost", "range", "avg", "interval", "best")
     return Figure(
@@ -142,7 +151,7 @@ def _point(cell: Scored, cost: Cost, best: bool) -> dict[str, Any]:
         "range": span(cost.low, cost.high),
         "avg": number(cell.average),
         "interval": span(cell.low, cell.high),
-        "best": "yes" if best else "no",
+        "best": "noisy" if cost.noisy else "yes" if best else "no",
     }
 
 
@@ -177,10 +186,11 @@ def _marks(base: alt.Chart, solvers: Solvers, axis: Axis, style: Style) -> alt.C
     lines = {"cost": axis.title, "range": "lowest to highest", "avg": "avg (%)"}
     lines |= {"interval": "95 % interval", "best": "on the frontier"}
     filled = alt.condition("datum.best == 'yes'", solvers.colour, alt.value("transparent"))
-    marks: alt.Chart = base.mark_point(size=7 * style.bar, strokeWidth=1.5, opacity=1).encode(
+    marks: alt.Chart = base.mark_point(size=7 * style.bar, strokeWidth=1.5).encode(
         color=solvers.colour,
         shape=solvers.shape,
         fill=filled,
+        opacity=alt.condition("datum.best == 'noisy'", alt.value(PALE), alt.value(1)),
         tooltip=tips(name="variant", **lines),
     )
     return marks

@@ -31,17 +31,24 @@ def breakdown(name: str, records: Sequence[Record], load: Workload, where: str, 
     found = [row for shape, record in _shapes(records).items() if (row := _row(shape, record, load))]
     if not found:
         return Figure(name, records[0].model, title, caption, missing="Nothing was measured.")
-    rapid = min(found, key=lambda row: row["total"])
     return Figure(
         name,
         records[0].model,
         title,
         caption,
-        f"{len(found)} shapes; the shortest is {rapid['shape']} with about {rapid['total']:,.0f} ms.",
+        _summarise(found),
         _spec(found, style),
         ["shape", "TTFT (ms)", "TPOT (ms)", "tokens/s", "requests/s"],
         [[row[key] for key in ("shape", "ttft", "tpot", "rate", "requests")] for row in found],
     )
+
+
+def _summarise(found: Rows) -> str:
+    """How many shapes there are, and which is the fastest of those without noise."""
+    rapid = min((row for row in found if not row["noisy"]), key=lambda row: row["total"], default=None)
+    if rapid is None:
+        return f"{len(found)} shapes, all noisy."
+    return f"{len(found)} shapes; the shortest is {rapid['shape']} with about {rapid['total']:,.0f} ms."
 
 
 def _shapes(records: Sequence[Record]) -> dict[str, Record]:
@@ -63,10 +70,12 @@ def _row(shape: str, record: Record, load: Workload) -> dict[str, Any] | None:
     result = measured(record, load)
     if result is None:
         return None
+    noisy = record.serving is not None and load in record.serving.noise
     first = 1e3 * result.ttft_seconds.p50
     each = 1e3 * result.tpot_seconds.p50
     return {
-        "shape": shape,
+        "shape": f"{shape}, noisy" if noisy else shape,
+        "noisy": noisy,
         "first": first,
         "further": each * (load.output_len - 1),
         "total": first + each * (load.output_len - 1),

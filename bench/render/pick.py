@@ -17,6 +17,12 @@ FEW = 3  # other variants that are named
 def text(found: Pick, sure: Certainty | None) -> str:
     """The answer, why, and how sure, a sentence each."""
     lines = _answer(found, sure) if found.chosen else _nothing(found)
+    if found.noisy:
+        names = ", ".join(candidate.name for candidate in found.noisy[:FEW])
+        more = f" and {len(found.noisy) - FEW} more" if len(found.noisy) > FEW else ""
+        lines.append(
+            f"Noisy, so unknown here: the times of {names}{more}; `run --retry-noisy` measures again."
+        )
     return "".join(f"{visible(line)}\n" for line in lines)
 
 
@@ -40,7 +46,7 @@ def _why(found: Pick) -> str:
         return f"It is the only{others}."
     best = {"latency": "fastest", "memory": "smallest", "quality": "best"}[found.prefer]
     if found.rule == ["parameters"] and found.prefer == "latency":
-        best = "smallest (nothing was served)"
+        best = f"smallest ({'every latency is noisy' if found.noisy else 'nothing was served'})"
     others = f"the {count} of {total} variants that satisfy {named}" if named else f"{total} variants"
     why = f"It is the {best} of {others}"
     first, second = found.admissible[:2]
@@ -134,6 +140,7 @@ def to_json(found: Pick, sure: Certainty | None) -> str:
             {"cell": near.candidate.name, "misses": {str(c): miss for c, miss in near.misses.items()}}
             for near in found.nearest
         ],
+        "noisy": [_candidate(candidate) for candidate in found.noisy],
         "intact_model_qualifies": found.intact,
         "certainty": _certainty(sure) if sure else None,
     }

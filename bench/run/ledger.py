@@ -18,7 +18,7 @@ from bench.run.costs import Costs
 from bench.run.host import disk, environment, interrupts
 from bench.run.host.leftovers import discard
 from bench.run.progress import Progress
-from bench.run.resume import hash_attempt, judge, list_stages_due, recall_record
+from bench.run.resume import NOTHING, Retry, hash_attempt, judge, list_stages_due, recall_record
 from bench.serving import ServingError
 from bench.store import Store
 from bench.suite.matrix import Cell, Plan
@@ -37,17 +37,17 @@ class Ledger:
         reopened: models of which scores turned out to be of other requests, and are to be made again.
     """
 
-    def __init__(self, plan: Plan, out: Path, retry_failed: bool = False) -> None:
+    def __init__(self, plan: Plan, out: Path, retry: Retry = NOTHING) -> None:
         """Read what is recorded.
 
         Args:
-            retry_failed: do again what failed, which is left alone otherwise.
+            retry: what is done again, and left alone otherwise.
 
         Raises:
             InputError: a record cannot be read.
         """
         self.plan, self.out, self.store = plan, out, Store(out)
-        self.records = {cell: recall_record(cell, plan, self.store, retry_failed) for cell in plan.cells}
+        self.records = {cell: recall_record(cell, plan, self.store, retry) for cell in plan.cells}
         self.device = plan.suite.device or loading.default_device()
         self.reopened: dict[ModelSpec, None] = {}
         self.progress = Progress(Costs(plan, self.list_due))

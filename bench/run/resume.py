@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from bench.records import Failure, Group, Record
@@ -16,12 +17,23 @@ from replaceme.io.models import file_hash
 from replaceme.recipe import digest
 
 
-def recall_record(cell: Cell, plan: Plan, store: Store, retry_failed: bool = False) -> Record:
+@dataclass(frozen=True)
+class Retry:
+    """What a run does again though nothing has changed: what failed, and noisy measurements."""
+
+    failed: bool = False
+    noisy: bool = False
+
+
+NOTHING = Retry()
+
+
+def recall_record(cell: Cell, plan: Plan, store: Store, retry: Retry = NOTHING) -> Record:
     """A cell's record as the plan sees it: labels and metrics as they are called now, and no failures
     but those that a run leaves alone.
 
     Args:
-        retry_failed: leave none alone.
+        retry: what is done again, and so not in the record.
 
     Raises:
         InputError: it cannot be read, or lacks a metric that the suite names.
@@ -50,7 +62,9 @@ def recall_record(cell: Cell, plan: Plan, store: Store, retry_failed: bool = Fal
         if (made := record.groups.get(group.name)) and made.identity == group.identity:
             made.primary = primary_metric(group.spec, made.metrics)
             made.average, made.column = group.spec.average, group.column
-    record.failures = [] if retry_failed else _keep_standing(record, cell, plan)
+    if retry.noisy and record.serving and record.serving.noise:
+        record.serving = None
+    record.failures = [] if retry.failed else _keep_standing(record, cell, plan)
     record.status = judge(record, plan)
     return record
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bench.run.checkpoints import needs_copy
 from bench.run.host import disk
-from bench.run.resume import list_stages_due, recall_record
+from bench.run.resume import NOTHING, Retry, list_stages_due, recall_record
 from bench.store import Store
 from replaceme.architectures import layer_count
 from replaceme.checkpoint import Checkpoint
@@ -52,7 +52,7 @@ class _Shape:
         return self.total - removed * self.layer
 
 
-def compute_need(plan: Plan, out: Path, retry_failed: bool = False) -> Need:
+def compute_need(plan: Plan, out: Path, retry: Retry = NOTHING) -> Need:
     """What the rest of a plan takes.
 
     Raises:
@@ -61,7 +61,7 @@ def compute_need(plan: Plan, out: Path, retry_failed: bool = False) -> Need:
     store, most, kept, unknown = Store(out), 0, 0, []
     for model in plan.suite.models:
         cells = [cell for cell in plan.cells if cell.model == model]
-        writing = [cell for cell in cells if _writes_checkpoint(cell, plan, store, retry_failed)]
+        writing = [cell for cell in cells if _writes_checkpoint(cell, plan, store, retry)]
         if not writing:
             continue
         folder = _find_folder(model)
@@ -86,9 +86,9 @@ def _find_folder(model: ModelSpec) -> Path | None:
     return None
 
 
-def _writes_checkpoint(cell: Cell, plan: Plan, store: Store, retry_failed: bool) -> bool:
+def _writes_checkpoint(cell: Cell, plan: Plan, store: Store, retry: Retry) -> bool:
     """Whether a checkpoint of a cell will be written."""
-    due = list_stages_due(recall_record(cell, plan, store, retry_failed), plan)
+    due = list_stages_due(recall_record(cell, plan, store, retry), plan)
     there = (store.folder / "checkpoints" / cell.stem).is_dir()
     alone = plan.suite.score is not None and plan.suite.score.method == "per-variant"
     read = "serve" in due or (alone and bool(due))
@@ -142,13 +142,13 @@ def _list_kept(checkpoints: dict[Cell, int], keep: str) -> list[int]:
     return [*{cell.layers: size for cell, size in checkpoints.items()}.values()]
 
 
-def check_space(plan: Plan, out: Path, retry_failed: bool = False) -> None:
+def check_space(plan: Plan, out: Path, retry: Retry = NOTHING) -> None:
     """Refuse a run that does not fit on its disk.
 
     Raises:
         OutputError: saying how much it takes, and how much there is.
     """
-    need = compute_need(plan, out, retry_failed)
+    need = compute_need(plan, out, retry)
     if need.bytes > need.free:
         size, free = disk.format_bytes(need.bytes), disk.format_bytes(need.free)
         fewer = " 'keep_checkpoints: none' keeps those of one model at a time."

@@ -2,6 +2,7 @@
 
 from bench.serving.device import device_name, engine_version
 from bench.serving.launch import EngineMissingError, ServingError, measure
+from bench.serving.noise import find_noise
 from bench.serving.result import ServingResult, WorkloadResult
 from bench.serving.spec import ServeSettings, ServingIdentity, Workload
 
@@ -15,5 +16,6 @@ __all__ = [
     "WorkloadResult",
     "device_name",
     "engine_version",
+    "find_noise",
     "measure",
 ]

@@ -30,6 +30,36 @@ class Distribution(_Result):
         return cls(values=list(values), p50=p50, p90=p90, p99=p99)
 
 
+class Neighbours(_Result):
+    """What else used the engine's cores and GPUs, one value for each timed run; null: unknown."""
+
+    other_cpu_share: list[float] | None = Field(
+        description="CPU time of other processes, and what other virtual machines took, as a share of "
+        "the time of all cores that the engine may use; near 0 of either sign: the kernel counts in "
+        "ticks of 10 ms."
+    )
+    own_cpu_share: list[float] | None = Field(
+        description="CPU time of the engine's own processes, likewise."
+    )
+    load_average: list[float] | None = Field(
+        description="The machine's mean number of running and waiting threads in the minute before the "
+        "run's end, the engine's own among them."
+    )
+    other_gpu_processes: list[int] | None = Field(
+        description="Other processes that compute on the engine's GPUs, at the run's end; null on a CPU."
+    )
+    sm_clock_mhz: list[int] | None = Field(
+        description="Lowest clock of the engine's GPUs in MHz, at the run's end; null on a CPU."
+    )
+
+    @classmethod
+    def pooled(cls, parts: Sequence[Self]) -> Self:
+        """The timed runs of several engine processes; unknown where one of them does not know."""
+        each = {name: [getattr(part, name) for part in parts] for name in cls.model_fields}
+        known = {name: None if None in values else values for name, values in each.items()}
+        return cls(**{name: values and [*chain(*values)] for name, values in known.items()})
+
+
 class WorkloadResult(_Result):
     """Times of one workload's timed runs."""
 
@@ -51,6 +81,9 @@ class WorkloadResult(_Result):
     requests_per_second: float = Field(
         description="Requests of all timed runs per second of their latencies."
     )
+    neighbours: Neighbours | None = Field(
+        None, description="What else used the engine's cores and GPUs; null: not recorded."
+    )
 
     @classmethod
     def pooled(cls, results: Sequence[Self]) -> Self:
@@ -58,6 +91,7 @@ class WorkloadResult(_Result):
         load = results[0].workload
         latency = _pooled([result.latency_seconds for result in results])
         batches = len(latency.values) / sum(latency.values)
+        beside = [result.neighbours for result in results if result.neighbours]
         return cls(
             workload=load,
             latency_seconds=latency,
@@ -65,6 +99,7 @@ class WorkloadResult(_Result):
             tpot_seconds=_pooled([result.tpot_seconds for result in results]),
             output_tokens_per_second=batches * load.batch_size * load.output_len,
             requests_per_second=batches * load.batch_size,
+            neighbours=Neighbours.pooled(beside) if len(beside) == len(results) else None,
         )
 
 

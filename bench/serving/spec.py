@@ -60,6 +60,11 @@ class Workload(BaseModel):
         return f"in{self.input_len}-out{self.output_len}-b{self.batch_size}"
 
     @property
+    def header(self) -> str:
+        """What tables call it, such as `b1 128→64`."""
+        return f"b{self.batch_size} {self.input_len}→{self.output_len}"
+
+    @property
     def tokens(self) -> int:
         """Tokens in the KV cache when the whole batch has been generated."""
         return self.batch_size * (self.input_len + self.output_len)

@@ -5,11 +5,13 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.serving.device import cpu_name, engine_version, physical_cores
 from bench.serving.launch import WorkerSpec
+from bench.serving.neighbours import Gpus, Watch
 from bench.serving.result import Distribution, EngineSettings, Memory, ServingResult, WorkloadResult
 from bench.serving.spec import ServeSettings, Workload
 
@@ -52,10 +54,11 @@ def run(checkpoint: Path, settings: ServeSettings) -> ServingResult:
     started = time.monotonic()
     engine = LLM(model=str(checkpoint), **_engine_arguments(settings))
     start_seconds = time.monotonic() - started
-    meter = Meter(engine, settings)
+    on_cpu = engine.llm_engine.vllm_config.device_config.device_type == "cpu"
+    gpus = None if on_cpu else _open_gpus(settings.tensor_parallel_size)
+    meter = Meter(engine, settings, Watch(gpus))
     meter.check_capacity()
     times = [meter.measure(workload) for workload in settings.workloads]
-    on_cpu = engine.llm_engine.vllm_config.device_config.device_type == "cpu"
     return ServingResult(
         engine=settings.engine,
         engine_version=engine_version() or "",
@@ -73,9 +76,8 @@ def run(checkpoint: Path, settings: ServeSettings) -> ServingResult:
 class Meter:
     """Times workloads on a running engine."""
 
-    def __init__(self, engine: Any, settings: ServeSettings) -> None:
-        self.engine = engine
-        self.settings = settings
+    def __init__(self, engine: Any, settings: ServeSettings, watch: Watch) -> None:
+        self.engine, self.settings, self.watch = engine, settings, watch
         self.vocabulary = ordinary_tokens(engine)
 
     def check_capacity(self) -> None:
@@ -93,7 +95,7 @@ class Meter:
         for index in range(self.settings.warmup):
             self._run(workload, index)
         runs = [
-            self._run(workload, index)
+            self._time(workload, index)
             for index in range(self.settings.warmup, self.settings.warmup + self.settings.repeats)
         ]
         latencies = [latency for latency, _, _ in runs]
@@ -105,7 +107,15 @@ class Meter:
             tpot_seconds=Distribution.of([value for _, _, tpot in runs for value in tpot]),
             output_tokens_per_second=requests * workload.output_len / sum(latencies),
             requests_per_second=requests / sum(latencies),
+            neighbours=self.watch.collect(),
         )
+
+    def _time(self, workload: Workload, index: int) -> tuple[float, list[float], list[float]]:
+        """A run that counts, with its neighbours watched."""
+        self.watch.start_run()
+        times = self._run(workload, index)
+        self.watch.end_run()
+        return times
 
     def _run(self, workload: Workload, index: int) -> tuple[float, list[float], list[float]]:
         """One batch: seconds until its end, and every request's TTFT and TPOT."""
@@ -226,6 +236,19 @@ def _gpu_name() -> str:
     import torch
 
     return torch.cuda.get_device_name()
+
+
+def _open_gpus(count: int) -> Gpus | None:
+    """The first visible GPUs, which the engine uses; None where NVML knows none of their names, as of
+    parts of a GPU."""
+    import torch
+    from vllm.third_party import pynvml
+
+    uuids = [torch.cuda.get_device_properties(index).uuid for index in range(count)]
+    with suppress(pynvml.NVMLError):
+        pynvml.nvmlInit()
+        return Gpus(pynvml, [pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}") for uuid in uuids])
+    return None
 
 
 def _die_with_parent() -> None:

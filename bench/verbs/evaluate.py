@@ -81,6 +81,7 @@ def evaluate_model(
 
     Records and tables are written to benchmark_results/NAME.
     """
+    from bench.run.resume import Retry
     from bench.suite import matrix
     from bench.suite.suite import Suite
     from bench.verbs.run import run_plan
@@ -93,5 +94,5 @@ def evaluate_model(
             raise InputError(f"{file}: {error}") from None
         plan = matrix.expand(suite, ("*/baseline",))
         out = Path("benchmark_results") / Path(evaluation.model_path).name
-        failed = run_plan(plan, out, retry_failed)
+        failed = run_plan(plan, out, Retry(failed=retry_failed))
     sys.exit(EXIT_FAILED if failed else 0)

@@ -14,6 +14,7 @@ from bench.verbs.suite_options import LIMIT, ONLY, OUT, SUITE, expand_suite
 
 if TYPE_CHECKING:
     from bench.records import Record
+    from bench.run.resume import Retry
     from bench.suite.matrix import Plan
 
 
@@ -23,19 +24,28 @@ if TYPE_CHECKING:
 @ONLY
 @LIMIT
 @click.option("--retry-failed", is_flag=True, help="Do again what failed, though nothing has changed.")
+@click.option("--retry-noisy", is_flag=True, help="Measure again latencies that something disturbed.")
 def run(
-    suite: Path, out: Path | None, only: tuple[str, ...], limit: float | None, retry_failed: bool
+    suite: Path,
+    out: Path | None,
+    only: tuple[str, ...],
+    limit: float | None,
+    retry_failed: bool,
+    retry_noisy: bool,
 ) -> None:
     """Run a suite; the same command again does only what is left."""
+    from bench.run.resume import Retry
+
     plan, folder = expand_suite(suite, only, out, limit)
-    sys.exit(EXIT_FAILED if run_plan(plan, folder, retry_failed) else 0)
+    retry = Retry(failed=retry_failed, noisy=retry_noisy)
+    sys.exit(EXIT_FAILED if run_plan(plan, folder, retry) else 0)
 
 
-def run_plan(plan: Plan, out: Path, retry_failed: bool = False) -> bool:
+def run_plan(plan: Plan, out: Path, retry: Retry) -> bool:
     """Run a plan and print its leaderboard; what is done so far where it is interrupted.
 
     Args:
-        retry_failed: do again what failed, which is left alone otherwise.
+        retry: what is done again, and left alone otherwise.
 
     Returns:
         Whether a cell failed.
@@ -54,11 +64,11 @@ def run_plan(plan: Plan, out: Path, retry_failed: bool = False) -> bool:
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
     with hold_lock(out), interrupts.catch_signals():
         leftovers.remove(out)
-        check_space(plan, out, retry_failed)
+        check_space(plan, out, retry)
         log = out / "logs" / "run.log"
         records: list[Record] = []
         try:
-            _execute(plan, out, retry_failed, log, records)
+            _execute(plan, out, retry, log, records)
         except KeyboardInterrupt:
             _print_table([record for record in records if record.updated])
             raise
@@ -68,7 +78,7 @@ def run_plan(plan: Plan, out: Path, retry_failed: bool = False) -> bool:
         return any(record.status == "failed" for record in records)
 
 
-def _execute(plan: Plan, out: Path, retry_failed: bool, log: Path, records: list[Record]) -> None:
+def _execute(plan: Plan, out: Path, retry: Retry, log: Path, records: list[Record]) -> None:
     """Run a plan; ``records`` is filled with the records of its cells before it starts."""
     from bench.console import chatter_to, report_progress
     from bench.run.host import environment, interrupts
@@ -77,7 +87,7 @@ def _execute(plan: Plan, out: Path, retry_failed: bool, log: Path, records: list
     from replaceme.errors import InputError, OutputError
 
     with environment.masked_logs(log.parent), chatter_to(log) as stderr:
-        ledger = Ledger(plan, out, retry_failed)
+        ledger = Ledger(plan, out, retry)
         run = Run(ledger)
         run.check_models()
         records += ledger.records.values()

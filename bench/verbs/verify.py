@@ -89,6 +89,7 @@ def verify_cell(plan: Plan, name: str, out: Path, say: Callable[[str], None]) ->
     """
     from bench.run.host.lock import hold_lock
     from bench.run.ledger import Ledger
+    from bench.run.resume import Retry
     from bench.run.runner import Run
     from bench.run.stages.score import ScoreStage
 
@@ -99,7 +100,7 @@ def verify_cell(plan: Plan, name: str, out: Path, say: Callable[[str], None]) ->
     if not plan.tasks:
         raise InputError("the suite has no score section, so that there is nothing to verify.")
     with hold_lock(out):
-        ledger = Ledger(replace(plan, cells=[cell], groups=[]), out, retry_failed=True)
+        ledger = Ledger(replace(plan, cells=[cell], groups=[]), out, Retry(failed=True))
         run = Run(ledger)
         source = run.make(cell.model, [cell])
         if source is None or ledger.records[cell].prune is None:

@@ -75,7 +75,7 @@ def _result(latency: float, weights: float, device: str) -> ServingResult:
 
 
 def _load(latency: float, batch: int) -> dict[str, Any]:
-    runs = [0.9 * latency, latency, 1.2 * latency]
+    runs = [0.98 * latency, latency, 1.02 * latency]
     return {
         "workload": {"input_len": 128, "output_len": 64, "batch_size": batch},
         "latency_seconds": _times(runs),

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -438,7 +439,7 @@ def test_averages_over_other_tasks_are_not_set_against_each_other(pair: tuple[An
         ((1.2, 1.21, 1.19), 1.25, Marker.SAME),
         ((1.03, 1.031, 1.029), 1.05, Marker.SAME),
         ((0.8, 0.81, 0.79), 1.05, Marker.BETTER),
-        ((1.0, 1.6, 1.2), 1.05, Marker.SAME),
+        ((1.0, 1.12, 1.06), 1.05, Marker.SAME),
     ],
 )
 def test_latency_is_judged_by_engine_processes_and_tolerance(
@@ -459,6 +460,18 @@ def test_latency_is_judged_by_engine_processes_and_tolerance(
         assert one.change.low is not None
         assert one.change.low < one.change.value
     assert bool(comparison.regressions) == (marker is Marker.WORSE)
+
+
+def test_noisy_latency_is_not_comparable_and_says_what_disturbed_it(pair: tuple[Any, Any]) -> None:
+    pair[0].change("6/lstsq", lambda record: processes(record, 1.0, 1.01, 0.99))
+    pair[1].change("6/lstsq", lambda record: processes(record, 1.5, 2.5, 2.0))
+    found = [v for v in compared(pair).verdicts if v.kind == "latency" and v.cell.endswith("6/lstsq")]
+    assert len(found) == 2
+    for one in found:
+        assert (one.marker, one.regression, one.change) == (Marker.INCOMPARABLE, False, None)
+        assert one.reason is not None
+        assert re.fullmatch(r"noisy, new: its timed runs spread by \d+% of their median", one.reason)
+        assert one.base and one.new and one.new > 1.5 * one.base
 
 
 def _slower(p_low: float, p_high: float) -> list[float]:

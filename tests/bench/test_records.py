@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,6 +97,7 @@ def test_record_of_the_first_schema_is_read_with_its_block_and_distances() -> No
     for name, task in kept["quality"].items():
         kept["quality"][name] = {key: task[key] for key in old["quality"][name]}
     assert kept["serving"]["identity"]["settings"].pop("processes") == 1
+    assert not _take_neighbours(kept)
     (kept["serving"]["result"],) = kept["serving"].pop("processes")
     assert kept == {key: old[key] for key in kept}
 
@@ -160,6 +162,7 @@ def test_record_of_a_later_schema_keeps_all_it_says(version: int) -> None:
     for name, task in kept["quality"].items():
         kept["quality"][name] = {key: task[key] for key in old["quality"][name]}
     assert kept["serving"]["identity"]["settings"].pop("processes") == 1
+    assert not _take_neighbours(kept)
     (kept["serving"]["result"],) = kept["serving"].pop("processes")
     assert kept == {key: value for key, value in old.items() if key != "schema_version"}
 
@@ -186,7 +189,15 @@ def test_record_of_the_fourth_schema_keeps_all_it_says(name: str) -> None:
         newer = [task.pop(key) for key in ("requests", "files", "sampled_batch")]
         assert newer == [None, {}, None]
     assert [failure.pop("attempt") for failure in kept["failures"]] == [None] * (name == "failed")
+    assert not _take_neighbours(kept)
     assert kept == old
+
+
+def _take_neighbours(kept: dict[str, Any]) -> list[Any]:
+    """What else ran in the timed runs of a record, taken out of it, where it is known."""
+    processes = kept["serving"]["processes"] if kept["serving"] else []
+    every = [load.pop("neighbours") for process in processes for load in process["workloads"]]
+    return [known for known in every if known is not None]
 
 
 def test_every_schema_has_a_sample() -> None:

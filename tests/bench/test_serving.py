@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import psutil
 import pytest
 from pydantic import ValidationError
 
-from bench.serving import ServeSettings, ServingError, ServingResult, Workload, measure
+from bench.serving import ServeSettings, ServingError, ServingResult, Workload, find_noise, measure
 from bench.serving.result import Distribution, WorkloadResult
 
 pytestmark = pytest.mark.slow
@@ -107,6 +108,31 @@ def test_engine_device_and_dtype_are_named(measured: ServingResult) -> None:
     assert measured.engine_version[0].isdigit()
     assert measured.device
     assert measured.dtype == "bfloat16"
+
+
+def test_what_ran_beside_the_engine_is_known_for_every_timed_run(measured: ServingResult) -> None:
+    for result in measured.workloads:
+        assert result.neighbours and result.neighbours.own_cpu_share
+        assert result.neighbours.other_cpu_share and result.neighbours.load_average
+        own, others = result.neighbours.own_cpu_share, result.neighbours.other_cpu_share
+        assert len(own) == len(others) == len(result.neighbours.load_average) == 2
+        assert min(own) > 0
+
+
+def test_busy_processes_beside_the_engine_make_noise(model: Path, tmp_path: Path) -> None:
+    cores = len(os.sched_getaffinity(0))
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * cores)]
+    try:
+        load = {"input_len": 32, "output_len": 32, "batch_size": 4}
+        found = measure(model, settings(workloads=[load], repeats=4), tmp_path / "engine.log")
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    (noise,) = find_noise(found).values()
+    share = re.search(r"other processes took (\d+)% of the CPU time", noise)
+    assert share
+    assert int(share[1]) > 25
 
 
 def test_output_of_the_engine_is_in_the_log(measured: ServingResult, model: Path) -> None:

@@ -1,6 +1,7 @@
 """Leaderboard as CSV: one line per cell, full precision, unknown left empty.
 
-``source`` is ``measured``, or says where a quoted row is printed. Texts that a spreadsheet would take
+``source`` is ``measured``, or says where a quoted row is printed; ``noisy`` names the columns in which a
+row's value is noisy. Texts that a spreadsheet would take
 for a formula begin with an apostrophe; numbers are plain.
 """
 
@@ -30,7 +31,7 @@ def _heads(table: Table) -> list[str]:
         stderrs = _with_stderr(part)
         for column in part.columns:
             heads += [_name(column), *([_stderr_name(column)] if column.key in stderrs else [])]
-    return list(dict.fromkeys([*heads, "best", "warning", "failure"]))
+    return list(dict.fromkeys([*heads, "best", "noisy", "warning", "failure"]))
 
 
 def _name(column: Column) -> str:
@@ -49,8 +50,9 @@ def _fields(table: Table, row: Row, stderrs: set[str]) -> dict[str, str]:
         if column.key in stderrs:
             fields[_stderr_name(column)] = _number(value.stderr)
     fields |= {"model": csv_field(row.model), "source": csv_field(row.source or MEASURED)}
-    fields |= {"best": "yes" if row.best else "", "warning": csv_field(row.warning or "")}
-    return fields | {"failure": csv_field(row.failure or "")}
+    noisy = " ".join(row.list_noisy(table.columns))
+    fields |= {"best": "yes" if row.best else "", "noisy": csv_field(noisy)}
+    return fields | {"warning": csv_field(row.warning or ""), "failure": csv_field(row.failure or "")}
 
 
 def _field(value: Value) -> str:

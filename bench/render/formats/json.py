@@ -6,7 +6,7 @@
 - a group: ``title``, ``place`` (engine and device of its latencies), ``folder`` (of several), ``rows``;
 - a row: ``model``, ``label``, ``layers``, ``source`` (null: measured), ``best``, ``warning``,
   ``failure``, ``values``: column key → ``number`` in the column's unit, ``stderr``, ``text`` (of a
-  quoted number: as printed), ``best``. Unknown is null;
+  quoted number: as printed), ``best``, ``noisy``. Unknown is null;
 - a task: ``name``, ``metric``, ``num_fewshot``, ``version``, ``items``, ``average`` (whether it counts);
 - a quoted table: the same keys without ``quoted``, and ``title`` and ``source``.
 """
