@@ -104,17 +104,18 @@ def _judge(score: Score, worse: float, better: float, level: float, options: Opt
     marker = Marker.SAME if needed is None else Marker.INCONCLUSIVE
     if down or up:
         marker = Marker.WORSE if down else Marker.BETTER
-    reason = "within --max-drop" if down and allowed else None
+    past = ("its interval reaches past --max-drop",) if down and needed else ()
     return replace(
         draft,
         marker=marker,
         regression=regression,
         inconclusive=needed is not None,
-        reason=f"{reason}, but its interval reaches past it" if reason and needed else reason,
+        reason="within --max-drop" if down and allowed else None,
         p_worse=worse,
         p_better=better,
         detectable=_detectable(score, level),
         items_needed=needed,
+        notes=(*draft.notes, *past),
     )
 
 

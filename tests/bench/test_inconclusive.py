@@ -101,14 +101,14 @@ def test_a_significant_drop_within_the_margin_is_inconclusive_where_more_is_not_
     """Else a gate would stop a weak sign of a drop, and let a strong one pass."""
     found = judge_alone(26, 6, 400, max_drop=6)
     assert (found.marker, found.regression, found.inconclusive) == (Marker.WORSE, False, True)
-    assert found.reason == "within --max-drop, but its interval reaches past it"
+    assert (found.reason, *found.notes) == ("within --max-drop", "its interval reaches past --max-drop")
     assert found.items_needed is not None
     scale = found.items_needed / 400
     more = judge_alone(round(26 * scale), round(6 * scale), found.items_needed, max_drop=6)
     assert more.change is not None
     assert more.change.low == pytest.approx(-6, abs=0.15)
     sure = judge_alone(26, 6, 400, max_drop=8)
-    assert (sure.marker, sure.inconclusive, sure.reason) == (Marker.WORSE, False, "within --max-drop")
+    assert (sure.marker, sure.inconclusive, sure.notes) == (Marker.WORSE, False, ())
 
 
 def test_with_the_items_that_it_needs_a_score_is_decided() -> None:
