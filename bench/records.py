@@ -17,7 +17,7 @@ from pydantic import (
 from bench.names import cell_name
 from bench.serving import ServingIdentity, ServingResult, Workload, find_noise
 from bench.tasks.identity import GroupIdentity, TaskIdentity
-from replaceme.facts import Number, PruneFacts
+from replaceme.facts import Divergence, Number, PruneFacts
 from replaceme.recipe import Identity
 
 SCHEMA_VERSION = 7
@@ -93,6 +93,17 @@ class _Scored(_Part):
         return self
 
 
+class Flips(_Part):
+    """Items of a task, and those with another chosen answer than the intact model's."""
+
+    metric: str = Field(description="the metric whose answers are compared")
+    items: int
+    changed: int = Field(description="items with another chosen answer")
+    right_to_wrong: int | None = Field(None, description="of them; null: the metric is not 0 or 1")
+    wrong_to_right: int | None = None
+    wrong_to_wrong: int | None = Field(None, description="from one wrong answer to another")
+
+
 class Task(_Scored):
     """One task's scores."""
 
@@ -115,6 +126,14 @@ class Task(_Scored):
     )
     sampled_batch: int | None = Field(
         None, description="score.batch_size where answers are drawn at random; null: none are"
+    )
+    flips: Flips | None = Field(
+        None, description="against the intact model's answers; null: not kept on both sides"
+    )
+    divergence: Divergence | None = Field(
+        None,
+        description="from the intact model at every predicted token of every request; null: not scored "
+        "in one pass, or by an older release",
     )
     pass_seconds: float | None = Field(
         None, description="of the pass that gave the answers of all its variants"

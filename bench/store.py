@@ -47,7 +47,8 @@ class Store:
         write_atomically(self.path(stem), record.model_dump_json(indent=1).encode() + b"\n")
 
     def read_samples(self, stem: str) -> dict[str, dict[str, list[Any]]]:
-        """Task → {"doc_id": […], metric: […]}.
+        """Task → {"doc_id": […], metric: […]}, and where it is kept the chosen answers, see
+        :mod:`bench.changes`.
 
         Raises:
             InputError: the file is damaged.

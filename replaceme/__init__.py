@@ -76,6 +76,7 @@ PUBLIC_MODULES = {
     "replaceme.compat.commands": "the published commands",
     "replaceme.compat.config": "the published YAML files",
     "replaceme.decoder": "running a loaded model layer by layer",
+    "replaceme.divergence": "how far predictions are from the intact model's",
     "replaceme.edit": "what pruning changes, and how it is done to a loaded model",
     "replaceme.errors": "errors that a user can mend",
     "replaceme.facts": "what is measured of a fit",

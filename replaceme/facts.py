@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from replaceme.calibration import RowCount
 
@@ -16,6 +16,16 @@ def _drop_infinite(value: Any) -> Any:
 
 Number = Annotated[float | None, BeforeValidator(_drop_infinite)]  # None: unknown, or not finite
 Pair = tuple[Number, Number] | None  # with plain removal, and with the fit
+
+
+class Divergence(BaseModel):
+    """KL(intact ‖ variant) of next-token distributions over the full vocabulary, in nats."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mean: Number = Field(description="over positions; null: not finite")
+    p99: Number = Field(None, description="99th percentile over positions; null: unknown")
+    positions: int = Field(description="predicted tokens that were counted")
 
 
 class Measures(BaseModel):
@@ -34,6 +44,10 @@ class Measures(BaseModel):
         None, description="nats per held-back calibration token, with plain removal, and with the fit"
     )
     intact_loss: Number = Field(None, description="nats per held-back token of the intact model")
+    divergence: Divergence | None = Field(
+        None,
+        description="from the intact model, with the fit, at every position of the held-back tokens",
+    )
     warning: str | None = Field(None, description="why the fit should not be trusted")
     notes: dict[str, Any] = Field(default={}, description="the solver's own notes")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from bench.leaderboard import changed
 from bench.leaderboard.averages import average, counted, is_share
 from bench.leaderboard.noise import describe_noise
 from bench.leaderboard.row import Context, make_row, place
@@ -37,7 +38,7 @@ def build_all(folders: Mapping[str, Iterable[Record]]) -> Table:
     cells = {name: list(latest(records).values()) for name, records in given.items()}
     shown = [record for records in cells.values() for record in records]
     older = sum(map(len, given.values())) - len(shown)
-    columns, spare = _columns(shown), [MODEL, TRAINING_FREE]
+    columns, spare = _columns(shown), [MODEL, TRAINING_FREE, *changed.list_columns(shown)[1]]
     groups = []
     for folder, records in cells.items():
         for model in dict.fromkeys(record.model for record in records):
@@ -95,6 +96,7 @@ def _columns(records: list[Record]) -> list[Column]:
         tasks = _tasks(records)
         columns.append(Column("average", "avg", "%", 0, "higher", note=_average_note(tasks)))
         columns.append(Column("rp", "RP", "%", 0, "higher", note=RP))
+    columns += changed.list_columns(records)[0]
     if any(record.prune and record.prune.loss for record in records):
         columns.append(Column("loss", "loss", "nats", 3, "lower", 3, LOSS))
     return [*columns, *_task_columns(records), *_serving_columns(_workloads(records)), *SIZES]
@@ -160,7 +162,7 @@ def _groups(records: list[Record], columns: list[Column], folder: str) -> list[G
     """The rows of one model in one folder, a group for each place that its latencies come from."""
     baseline = next((record for record in records if record.layers == 0), None)
     intact = next((r.prune.intact_loss for r in records if r.prune and r.prune.loss), None)
-    context = Context(baseline, intact, counted(records))
+    context = Context(baseline, intact, counted(records), changed.Compared.of(records))
     places = list(dict.fromkeys(filter(None, map(place, records)))) or [""]
     groups = []
     for where in places:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from bench.leaderboard.averages import average, relative
+from bench.leaderboard.changed import Compared, list_values
 from bench.leaderboard.table import Column, Row, Value
 from bench.records import Record
 
@@ -16,12 +17,14 @@ LONGEST_REASON = 600  # characters of an error that a table shows; the record ha
 class Context:
     """What a row of one model is relative to.
 
-    ``tasks``: those that count in the average of the model's cells.
+    ``tasks``: those that count in the average of the model's cells. ``compared``: those of which it is
+    known what changed.
     """
 
     baseline: Record | None
     intact_loss: float | None
     tasks: set[str]
+    compared: Compared
 
 
 def make_row(record: Record, context: Context, columns: list[Column]) -> Row:
@@ -34,6 +37,7 @@ def make_row(record: Record, context: Context, columns: list[Column]) -> Row:
     }
     units = {column.key: column.unit for column in columns}
     _quality(record, context, units, values)
+    values |= list_values(record, context.compared)
     _pruning(record, context, values)
     _serving(record, context.baseline, values)
     filled = {column.key: values.get(column.key, Value()) for column in columns}

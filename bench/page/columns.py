@@ -6,6 +6,8 @@ from bench.leaderboard.table import Column
 
 SETS = {
     "quality": {"average", "rp", "loss", "recovered"},
+    "changed answers": {"flips", "lost", "won", "swapped", "kl", "text_kl"}
+    | {"task_flips", "task_kl", "task_kl_p99"},
     "tasks": {"task"},
     "perplexities": {"ppl"},
     "latency": {"latency", "throughput", "speedup"},

@@ -10,6 +10,7 @@ from typing import Any
 
 from bench import repeat
 from bench.names import make_distinct
+from bench.page import changed
 from bench.records import Group, Prune, Record, Task
 from bench.results import Key, latest
 from bench.serving import ServingResult, WorkloadResult
@@ -59,7 +60,7 @@ def _title(record: Record) -> str:
 
 
 def _sections(record: Record) -> list[DrawerSection]:
-    found = [_failures(record), *_pruning(record), _scores(record), *_groups(record)]
+    found = [_failures(record), *_pruning(record), _scores(record), _changes(record), *_groups(record)]
     found += _serving(record)
     found += [_environment(record), _repetition(record)]
     return [section for section in found if section]
@@ -168,6 +169,15 @@ def _scored(task: Task | Group) -> str:
         return f"of {len(task.tasks)} tasks"
     how = task.method + (f", {task.dtype}" if task.dtype else "")
     return how + (f" ({task.reason})" if task.reason else "")
+
+
+def _changes(record: Record) -> DrawerSection | None:
+    """How the answers differ from the intact model's."""
+    rows, text = changed.list_rows(record), changed.state_text(record)
+    if not record.layers or not (rows or text):
+        return None
+    columns = changed.COLUMNS if rows else []
+    return DrawerSection("What changed", columns=columns, rows=rows, texts=[text] if text else [])
 
 
 def _groups(record: Record) -> list[DrawerSection]:

@@ -10,7 +10,8 @@ from bench.compare.pick import EQUAL, Candidate, Constraint, Near, Pick
 from bench.render.escape import json_text, visible
 
 BRIEF = {"rp": "RP {:.1f} %", "average": "avg {:.1f} %", "speedup": "speed-up {:.2f} ×"}
-FULL = BRIEF | {"weights": "weights {:,.0f} MB", "parameters": "{:,.1f} M parameters"}
+FULL = BRIEF | {"flips": "flips {:.1f} %", "kl": "KL {:.3f} nats"}
+FULL |= {"weights": "weights {:,.0f} MB", "parameters": "{:,.1f} M parameters"}
 FEW = 3  # other variants that are named
 
 

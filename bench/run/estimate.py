@@ -18,7 +18,7 @@ from bench.records import Record
 from bench.run.resume import list_tasks_left
 from bench.scoring.answering import AnsweringLM
 from bench.scoring.answers import Answers
-from bench.scoring.fork import Fork, Step
+from bench.scoring.fork import Fork, Step, count_steps
 from bench.scoring.sweep import Sweep
 from bench.scoring.tasks import PreparedTask
 from bench.scoring.trees import Request, Tree, TreeBatch
@@ -120,9 +120,13 @@ class _OneLayer:
     ) -> Estimate:
         requests = self.lm.requests(prepared.instances)
         trees = self.sweep.trees(requests)
-        steps = Fork(self.sweep.fork.decoder, self._routes(cells), {}).steps
+        routes = [
+            [Step(i, None) for i in range(layer_count(self.config))],
+            *self._routes(cells).values(),
+        ]
+        steps, ends = count_steps(routes), len({tuple(route) for route in routes})
         tokens = sum(map(len, trees))
-        predictions = sum(len(TreeBatch([tree]).heads[0]) for tree in trees) * len(cells)
+        predictions = sum(len(TreeBatch([tree]).heads[0]) for tree in trees) * ends
         per_token, per_prediction = self._seconds(trees)
         return Estimate(
             next(iter(cells)).model.name,

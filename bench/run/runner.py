@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.run.checkpoints import Checkpoints
+from bench.run.flips import record_flips
 from bench.run.host.leftovers import discard
 from bench.run.ledger import Ledger
 from bench.run.stages.prune import PruneStage
@@ -73,6 +74,7 @@ class Run:
             if pruned and self.ledger.plan.suite.score:
                 ScoreStage(self.ledger, self.checkpoints, self.requests, source, pruned).execute()
             ServeStage(self.ledger, self.checkpoints, source, pruned).execute()
+        record_flips(self.ledger, model)
         self._tidy(cells)
 
     def _cells_of(self, model: ModelSpec) -> list[Cell]:

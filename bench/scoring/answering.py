@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval.models.huggingface import HFLM
 
-from bench.scoring.fork import Answer
+from bench.scoring.heads import Answer
 from bench.scoring.trees import Request
 from replaceme.errors import InputError
 
@@ -72,10 +72,13 @@ class AnsweringLM(HFLM):
             )
         return super().generate_until(requests, disable_tqdm)
 
-    def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[Answer]:
+    def _loglikelihood_tokens(
+        self, requests: list[Any], *args: Any, **kwargs: Any
+    ) -> list[tuple[float, bool]]:
         if self.source is None:
             return super()._loglikelihood_tokens(requests, *args, **kwargs)
-        return [self.source(self.request(context, goal)) for _, context, goal in requests]
+        asked = [self.request(context, goal) for _, context, goal in requests]
+        return [(found.loglikelihood, found.greedy) for found in map(self.source, asked)]
 
     def request(self, context: Sequence[int], continuation: Sequence[int]) -> Request:
         """What the model reads and predicts; what is too long loses its beginning, as in lm-eval.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.scoring.fork import Answer
+from bench.scoring.heads import Answer
 from bench.scoring.trees import Request
 from replaceme.errors import OutputError
 
@@ -19,7 +21,8 @@ class Answers:
 
     The first line of the file says what the answers depend on besides variant and request, and with how
     many tokens a batch they were computed. Then each batch has a line: ``{"requests": [key, …],
-    "answers": {variant: [[Σ log p, greedy], …]}}``. A line that is not whole is not read.
+    "answers": {variant: [[Σ log p, greedy, divergences], …]}}``, the last as base64 of float32. A line
+    that is not whole is not read, nor are answers of older releases, which lack divergences.
 
     Attributes:
         budget: tokens of a batch; ``None`` until somebody decides.
@@ -37,10 +40,11 @@ class Answers:
             for entry in entries[1:]:
                 self._add(entry["requests"], entry["answers"])
 
-    def _add(self, keys: list[str], answers: Mapping[str, Iterable[Sequence[Any]]]) -> None:
+    def _add(self, keys: list[str], answers: Mapping[str, Iterable[list[Any]]]) -> None:
         for variant, found in answers.items():
             known = self._known.setdefault(variant, {})
-            known.update(zip(keys, (Answer(*answer) for answer in found), strict=True))
+            pairs = zip(keys, found, strict=True)
+            known.update((key, _decode(row)) for key, row in pairs if len(row) == len(Answer._fields))
 
     def of(self, variant: str, request: Request) -> Answer:
         """A variant's answer.
@@ -62,13 +66,15 @@ class Answers:
             OutputError: the file cannot be written.
         """
         keys = [key(request) for request in requests]
-        self._add(keys, answers)
+        for variant, found in answers.items():
+            self._known.setdefault(variant, {}).update(zip(keys, found, strict=True))
         if self._path is None:
             return
+        rows = {variant: [*map(_encode, found)] for variant, found in answers.items()}
         lines = [] if self._started else [{"scope": self._scope, "budget": self.budget}]
         text = "".join(
             "\n" * self._started + json.dumps(line, separators=(",", ":")) + "\n"
-            for line in [*lines, {"requests": keys, "answers": answers}]
+            for line in [*lines, {"requests": keys, "answers": rows}]
         )
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,6 +85,17 @@ class Answers:
         except OSError as error:
             raise OutputError(f"{self._path} cannot be written: {error.strerror}.") from error
         self._started = True
+
+
+def _encode(answer: Answer) -> list[Any]:
+    if answer.divergences is None:
+        return [*answer]
+    return [*answer[:2], base64.b64encode(answer.divergences.tobytes()).decode()]
+
+
+def _decode(row: list[Any]) -> Answer:
+    loglikelihood, greedy, text = row
+    return Answer(loglikelihood, greedy, text and array("f", base64.b64decode(text)))
 
 
 def _entries(path: Path) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bench.scoring.heads import Answer, read_answers
 from bench.scoring.trees import TreeBatch
 from replaceme.decoder import Call, Decoder, first, replace_forwards
 from replaceme.edit import Edit, list_changed
@@ -25,16 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
-CPU_LOGITS, GPU_LOGITS = 2**23, 2**27  # logits that are held at once
 FULL, SLIDING = "full_attention", "sliding_attention"
-
-
-class Answer(NamedTuple):
-    """What lm-eval wants to know of a request: Σ log p of the targets in nats, and whether each of them
-    is the likeliest token."""
-
-    loglikelihood: float
-    greedy: bool
 
 
 class Step(NamedTuple):
@@ -48,6 +40,7 @@ class Step(NamedTuple):
     weights: str | None
 
 
+Routes = dict[str | None, list[Step]]  # ``None``: the intact model
 Changes = dict[Step, list[tuple["nn.Parameter", Tensor]]]
 Unedited = Callable[[int, str, "nn.Parameter"], Tensor]
 
@@ -97,9 +90,20 @@ class Fork:
         ]
 
     @property
+    def all_routes(self) -> Routes:
+        """Those of the variants, and that of the intact model, from which they are told apart."""
+        intact: Routes = {None: [Step(layer, None) for layer in range(len(self.decoder.layers))]}
+        return intact | self.routes
+
+    @property
     def steps(self) -> int:
         """Layers run for each token, those that variants share once."""
-        return len({tuple(way[:i]) for way in self.routes.values() for i in range(1, len(way) + 1)})
+        return count_steps(self.all_routes.values())
+
+    @property
+    def ends(self) -> int:
+        """Different last states that each predicting token has."""
+        return len({tuple(route) for route in self.all_routes.values()})
 
     @torch.no_grad()
     def answers(self, batch: TreeBatch) -> dict[str, list[Answer]]:
@@ -107,28 +111,30 @@ class Fork:
         states, calls = self.decoder.enter(batch)
         self._window(batch, calls)
         nodes = batch.heads[0]
-        ends = self._walk(states, calls, nodes, [*self.routes], 0)
-        return {name: self._read(batch, _at(nodes, end)) for name, end in ends}
+        walk = self._walk(states, calls, nodes, self.all_routes, 0)
+        ends = {name: _at(nodes, end) for name, end in walk}
+        own = {name: ends[name] for name in self.routes}
+        return read_answers(self.decoder, batch, ends[None], own)
 
     def _walk(
-        self, states: Tensor, calls: list[Call], nodes: Tensor, names: list[str], done: int
-    ) -> Iterator[tuple[str, Tensor]]:
+        self, states: Tensor, calls: list[Call], nodes: Tensor, routes: Routes, done: int
+    ) -> Iterator[tuple[str | None, Tensor]]:
         """(variant, its last states) of variants that have had the same ``done`` layers.
 
         Only those of ``nodes`` are right: the MLP of a last layer is not run for the others.
         """
         while True:
-            groups: dict[Step, list[str]] = {}
-            for name in names:
-                if done == len(self.routes[name]):
+            groups: dict[Step, Routes] = {}
+            for name, route in routes.items():
+                if done == len(route):
                     yield name, states
                 else:
-                    groups.setdefault(self.routes[name][done], []).append(name)
+                    groups.setdefault(route[done], {})[name] = route
             if not groups:
                 return
             done += 1
             after = self._steps([*groups], states, calls, nodes)
-            *others, (step, names) = groups.items()
+            *others, (step, routes) = groups.items()
             for other, members in others:
                 yield from self._walk(after.pop(other), calls, nodes, members, done)
             states = after.pop(step)
@@ -165,30 +171,10 @@ class Fork:
             if kind == SLIDING:
                 call.kwargs["attention_mask"] = mask.to(call.kwargs["attention_mask"].device)
 
-    def _read(self, batch: TreeBatch, heads: Tensor) -> list[Answer]:
-        """Answers from the last states of the nodes that predict something, [heads, d].
 
-        Rounded as lm-eval rounds: the log-probabilities and their sum are of the dtype of the logits.
-        """
-        which = batch.heads[1].to(heads.device)
-        targets = batch.targets.to(heads.device)
-        logs = torch.empty(len(targets), dtype=heads.dtype, device=heads.device)
-        likeliest = torch.empty(len(targets), dtype=torch.bool, device=heads.device)
-        held = CPU_LOGITS if heads.device.type == "cpu" else GPU_LOGITS
-        size = max(1, held // self.decoder.model.config.get_text_config().vocab_size)
-        for start in range(0, len(heads), size):
-            here = (which >= start) & (which < start + size)
-            table = self.decoder.logits(heads[start : start + size, None])[:, 0].log_softmax(-1)
-            rows, goals = which[here] - start, targets[here]
-            logs[here] = table[rows, goals]
-            likeliest[here] = _likeliest(table, rows, goals)
-        sums = torch.zeros(len(batch.requests), dtype=torch.float64)
-        missed = torch.zeros_like(sums).index_add_(0, batch.owners, (~likeliest).cpu().double())
-        sums.index_add_(0, batch.owners, logs.cpu().double())
-        return [
-            Answer(total, wrong == 0)
-            for total, wrong in zip(sums.to(logs.dtype).tolist(), missed.tolist(), strict=True)
-        ]
+def count_steps(routes: Iterable[list[Step]]) -> int:
+    """Different steps of some routes, those that they begin with alike once."""
+    return len({tuple(route[:i]) for route in routes for i in range(1, len(route) + 1)})
 
 
 class Memo:
@@ -262,18 +248,6 @@ def obstacle(model: PreTrainedModel) -> str | None:
     if unknown := {*attention_kinds(model.config)} - {FULL, SLIDING}:
         return f"its layers have {' and '.join(sorted(unknown))}"
     return None
-
-
-def _likeliest(table: Tensor, rows: Tensor, goals: Tensor) -> Tensor:
-    """Whether the goal is the argmax of its row.
-
-    Of equal entries the first is; in half precision, where rounding makes many equal, that is looked up.
-    """
-    found = table[rows, goals] == table.amax(-1)[rows]
-    if table.dtype != torch.float32:
-        (at,) = found.nonzero(as_tuple=True)
-        found[at] = table[rows[at]].argmax(-1) == goals[at]
-    return found
 
 
 @contextmanager

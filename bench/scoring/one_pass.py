@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bench.scoring.answering import AnsweringLM
 from bench.scoring.answers import Answers
-from bench.scoring.fork import Answer, Fork, obstacle, replaced
+from bench.scoring.fork import Fork, obstacle, replaced
+from bench.scoring.heads import Answer
 from bench.scoring.sweep import Sweep
 from bench.scoring.tasks import PreparedTask, TaskScore
 from bench.scoring.trees import Request
 from replaceme.decoder import Decoder
+from replaceme.divergence import summarize
 from replaceme.edit import Edit, prune_temporarily
 from replaceme.errors import InputError
 from replaceme.io import loading
@@ -82,8 +86,16 @@ class OnePass:
 
     def score(self, task: PreparedTask, variant: str) -> TaskScore:
         """The score of a variant whose answers are known."""
-        with self.lm.answering(partial(self.sweep.known.of, variant)):
-            return task.score(self.lm)
+        given: list[Answer] = []
+
+        def answer(request: Request) -> Answer:
+            given.append(self.sweep.known.of(variant, request))
+            return given[-1]
+
+        with self.lm.answering(answer):
+            score = task.score(self.lm)
+        known = [np.asarray(found.divergences) for found in given if found.divergences is not None]
+        return replace(score, divergence=summarize(known))
 
     def most_changed(self, variants: Sequence[str]) -> str:
         """The variant with other weights in the most layers."""

@@ -30,7 +30,7 @@ class Work:
         requests: answered, of one variant or of all at once.
         tokens: nodes of their trees.
         token_layers: tokens times layers run.
-        predictions: head positions times variants.
+        predictions: head positions times models, the intact one included.
         seconds: in the sweep.
     """
 
@@ -97,7 +97,7 @@ class Sweep:
         self.work.requests += len(batch.requests)
         self.work.tokens += tokens
         self.work.token_layers += tokens * fork.steps
-        self.work.predictions += len(batch.heads[0]) * len(names)
+        self.work.predictions += len(batch.heads[0]) * fork.ends
 
     def trees(self, requests: Iterable[Request]) -> list[Tree]:
         """Trees that suit the model: the cost of two tokens is that of their multiplications.

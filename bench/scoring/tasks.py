@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
+from bench.scoring.chosen import chosen_answers
 from bench.scoring.metrics import primary_metric
 from bench.scoring.surroundings import Surroundings
 from bench.scoring.words import in_words
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from lm_eval.api.model import LM
     from lm_eval.models.huggingface import HFLM
 
+    from replaceme.facts import Divergence
+
 WEIGHTED = {"word_perplexity": 1.0, "byte_perplexity": 1.0, "bits_per_byte": -1 / math.log(2)}
 BOOTSTRAPS = 1000  # resamples for the standard error of metrics that are not means
 
@@ -36,8 +39,10 @@ class TaskScore:
         metrics: name → {value, stderr (``None`` if unknown), higher_is_better}; accuracies in [0, 1].
         primary: the metric that counts.
         items: number of items scored.
-        samples: {"doc_id": […], metric: […]}, per-item scores in the order of the items.
+        samples: {"doc_id": […], metric: […]}, per-item scores in the order of the items, and behind
+            ``chosen:`` and a metric the answers that were chosen.
         transcript: what was asked and answered.
+        divergence: from the intact model over all predicted tokens; ``None``: not known.
     """
 
     metrics: dict[str, dict[str, Any]]
@@ -48,6 +53,7 @@ class TaskScore:
     samples: dict[str, list[Any]]
     seconds: float
     transcript: Transcript | None = None
+    divergence: Divergence | None = None
 
 
 class PreparedTask:
@@ -160,7 +166,10 @@ class PreparedTask:
                 bootstrap_iters=bootstraps,
             )
         score = _task_score(self.spec, output, time.perf_counter() - start)
-        return replace(score, transcript=self._transcript(output, model, bootstraps))
+        samples, docs = output["samples"][self.spec.task], score.samples["doc_id"]
+        chosen = chosen_answers(self._task, samples, docs, [*score.metrics])
+        transcript = self._transcript(output, model, bootstraps)
+        return replace(score, samples=score.samples | chosen, transcript=transcript)
 
     def _transcript(self, output: dict[str, Any], model: LM, bootstraps: int) -> Transcript:
         from bench.scoring import logged

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from bench.scoring.answers import Answers
 from bench.scoring.float32 import in_float32
-from bench.scoring.fork import Answer
+from bench.scoring.heads import Answer
 from bench.scoring.one_pass import OnePass
 from bench.scoring.sweep import Sweep
 from bench.scoring.trees import Request

@@ -23,6 +23,8 @@ POSITIVE = click.FloatRange(0, min_open=True)
 @click.option("--min-rp", type=POSITIVE, metavar="PERCENT", help="Average relative to the baseline's.")
 @click.option("--min-average", type=POSITIVE, metavar="PERCENT")
 @click.option("--min-task", multiple=True, metavar="TASK=PERCENT", help="Score of a task; repeatable.")
+@click.option("--max-flips", type=POSITIVE, metavar="PERCENT", help="Items answered otherwise.")
+@click.option("--max-kl", type=POSITIVE, metavar="NATS", help="KL(intact ‖ variant) a predicted token.")
 @click.option("--max-latency", type=POSITIVE, metavar="MS", help="Median of a batch, end to end.")
 @click.option("--workload", help="Of the latency, such as in128-out64-b1; default: the only one.")
 @click.option("--min-speedup", type=POSITIVE, metavar="FACTOR")
@@ -78,6 +80,8 @@ def _constraints(results: Results, workload: str | None, bounds: dict[str, Any])
     simple = {
         "min_rp": ("rp", "RP", " %", True),
         "min_average": ("average", "avg", " %", True),
+        "max_flips": ("flips", "flips", " %", False),
+        "max_kl": ("kl", "KL", " nats", False),
         "min_speedup": ("speedup", "speed-up", " ×", True),
         "max_weights": ("weights", "weights", " MB", False),
         "max_parameters": ("parameters", "parameters", " M", False),

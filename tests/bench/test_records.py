@@ -142,6 +142,9 @@ def test_damaged_record_of_the_first_schema_is_named(
         read_record(tmp_path / "x.json")
 
 
+CHANGES = ("flips", "divergence")  # what a task has since schema 7
+
+
 @pytest.mark.parametrize("version", [2, 3])
 def test_record_of_a_later_schema_keeps_all_it_says(version: int) -> None:
     old = json.loads((SAMPLES / f"schema-{version}-pruned.json").read_text())
@@ -157,7 +160,7 @@ def test_record_of_a_later_schema_keeps_all_it_says(version: int) -> None:
     kept = record.model_dump(mode="json", exclude={"schema_version", "groups"})
     kept["identity"] = record.identity.canonical()
     assert kept["prune"].pop("distances") is None
-    for unknown in ("reloaded_loss", "calibration_hash", "calibration_rows"):
+    for unknown in ("reloaded_loss", "calibration_hash", "calibration_rows", "divergence"):
         assert kept["prune"].pop(unknown) is None
     for name, task in kept["quality"].items():
         kept["quality"][name] = {key: task[key] for key in old["quality"][name]}
@@ -182,12 +185,12 @@ def test_record_of_the_fourth_schema_keeps_all_it_says(name: str) -> None:
     assert old.pop("schema_version") == 4
     kept = record.model_dump(mode="json", exclude={"schema_version", "groups"})
     kept["identity"] = record.identity.canonical()
-    for unknown in ("reloaded_loss", "calibration_hash", "calibration_rows"):
+    for unknown in ("reloaded_loss", "calibration_hash", "calibration_rows", "divergence"):
         assert kept["prune"].pop(unknown) is None
     assert all(task.pop("column") for task in kept["quality"].values())
     for task in kept["quality"].values():
-        newer = [task.pop(key) for key in ("requests", "files", "sampled_batch")]
-        assert newer == [None, {}, None]
+        newer = [task.pop(key) for key in ("requests", "files", "sampled_batch", *CHANGES)]
+        assert newer == [None, {}, None, None, None]
     assert [failure.pop("attempt") for failure in kept["failures"]] == [None] * (name == "failed")
     assert not _take_neighbours(kept)
     assert kept == old

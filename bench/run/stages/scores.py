@@ -92,6 +92,7 @@ class Scores:
             dtype=self.dtype,
             requests=prepared.requests,
             files=prepared.files,
+            divergence=score.divergence,
             sampled_batch=self.settings.batch_size if prepared.samples else None,
             **environment.peak_memory(),
             **how,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from array import array
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.scoring.answers import Answers, key
-from bench.scoring.fork import Answer
+from bench.scoring.heads import Answer
 from bench.scoring.trees import Request
 from replaceme.errors import OutputError
 
@@ -220,6 +221,23 @@ def test_every_float_survives(
     for request, (loglikelihood, greedy) in zip(requests, found, strict=True):
         assert repr(again.of("uidl", request).loglikelihood) == repr(loglikelihood)
         assert again.of("uidl", request).greedy is greedy
+
+
+def test_divergences_survive_to_the_last_bit(path: Path) -> None:
+    values = array("f", [0.0, 1e-30, 0.1, 1 / 3, 12.5, math.inf])
+    Answers(path, SCOPE).keep(EVERY[:1], {"uidl": [Answer(-1.0, True, values)]})
+    assert Answers(path, SCOPE).of("uidl", EVERY[0]).divergences == values
+
+
+def test_answers_of_older_releases_without_divergences_are_asked_for_again(kept: Path) -> None:
+    lines = [json.loads(line) for line in kept.read_text().splitlines() if line]
+    for line in lines[2:]:
+        line["answers"] = {name: [row[:2] for row in rows] for name, rows in line["answers"].items()}
+    kept.write_text("\n".join(map(json.dumps, lines)))
+    answers = Answers(kept, SCOPE)
+    assert known(answers) == BATCHES[0]
+    keep(answers, BATCHES[1:])
+    assert known(Answers(kept, SCOPE)) == EVERY
 
 
 def test_variants_that_lack_an_answer_are_named_in_the_order_asked_for() -> None:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from bench.scoring import fork as forks
-from bench.scoring.fork import Answer, Fork, obstacle
+from bench.scoring import heads
+from bench.scoring.fork import Fork, obstacle
+from bench.scoring.heads import Answer
 from bench.scoring.trees import Request, TreeBatch, grow
 from replaceme.architectures import ARCHITECTURES
 from replaceme.decoder import Decoder
@@ -185,6 +186,27 @@ def test_variants_answer_as_their_checkpoints_do(case: Case) -> None:
         close(found[name], wanted, TOLERANCE)
 
 
+@torch.no_grad()
+def diverge_plainly(intact: Any, model: Any, request: Request) -> list[float]:
+    """KL(intact ‖ model) where each target is predicted, of two ordinary forwards, in float64."""
+    logs, own = (
+        m(torch.tensor([request.tokens]), use_cache=False).logits[0].double().log_softmax(-1)
+        for m in (intact, model)
+    )
+    found: list[float] = (logs.exp() * (logs - own)).sum(-1)[-len(request.targets) :].tolist()
+    return found
+
+
+def test_divergences_are_those_of_two_checkpoints(case: Case) -> None:
+    batch = case.batch
+    for name, answers in case.fork.answers(batch).items():
+        for answer, request in zip(answers, batch.requests, strict=True):
+            wanted = diverge_plainly(case.plain["baseline"], case.plain[name], request)
+            assert answer.divergences is not None
+            assert [*answer.divergences] == pytest.approx(wanted, abs=1e-5)
+            assert any(value > 0 for value in answer.divergences) == (name != "baseline")
+
+
 def test_variants_answer_together_what_they_answer_alone(case: Case) -> None:
     batch = case.batch
     together = case.fork.answers(batch)
@@ -277,7 +299,7 @@ def test_what_variants_share_is_run_once(monkeypatch: pytest.MonkeyPatch, name: 
     ways = {way[:i] for way in map(tuple, fork.routes.values()) for i in range(1, len(way) + 1)}
     assert sorted(steps) == sorted(way[-1].layer for way in ways)
     assert len(steps) == fork.steps < sum(map(len, fork.routes.values()))
-    assert fork.only(["removal"]).steps == 4
+    assert fork.only(["removal"]).steps == 4 + 4  # and what the intact model does not share with it
 
 
 def test_windows_hide_what_lies_further_back_in_the_request() -> None:
@@ -301,7 +323,7 @@ def test_logits_are_held_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Non
     fork = Fork.of(Decoder.of(model), edits_of(model, family), stored_in(torch.float32))
     batch = batch_of(questions())
     wanted = fork.answers(batch)
-    monkeypatch.setattr(forks, "CPU_LOGITS", 3 * 512)
+    monkeypatch.setattr(heads, "CPU_LOGITS", 3 * 512)
     for name, answers in fork.answers(batch).items():
         close(answers, wanted[name], 1e-5)
 
@@ -348,6 +370,23 @@ def test_likelihoods_of_half_precision_are_of_half_precision() -> None:
     fork = Fork.of(Decoder.of(model), {"baseline": Edit()}, stored_in(torch.bfloat16))
     for answer in fork.answers(batch_of(questions()))["baseline"]:
         assert float(torch.tensor(answer.loglikelihood).bfloat16()) == answer.loglikelihood
+
+
+def test_divergences_of_half_precision_are_as_exact_as_the_logits() -> None:
+    """Those of the rounded logits; what lm-eval's log-probabilities round is not in them."""
+    first, second = torch.randn(2, 50, 1000, generator=torch.Generator().manual_seed(1)).bfloat16() * 3
+    logs, own = (logits.double().log_softmax(-1) for logits in (first, second))
+    found = heads.Reference(first).diverge(heads.log_probabilities(second))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), (logs.exp() * (logs - own)).sum(-1), rtol=1e-6, atol=0)
+    family = FAMILIES["llama"]
+    model = small(family.model_type, **family.settings).bfloat16()
+    answers = Fork.of(Decoder.of(model), edits_of(model, family), stored_in(torch.bfloat16)).answers(
+        batch_of(questions())
+    )
+    assert {value for answer in answers["baseline"] for value in answer.divergences or [1]} == {0.0}
+    whole = [value for answer in answers["removal"] for value in answer.divergences or []]
+    assert len({value for value in whole if float(torch.tensor(value).bfloat16()) != value}) > 10
 
 
 class OfOnesOwn(LlamaForCausalLM):

@@ -564,6 +564,64 @@ def test_records_say_how_each_task_was_scored(finished: Path) -> None:
     assert {record.status for record in Store(finished).all().values()} == {"complete"}
 
 
+def test_records_say_how_many_answers_changed_and_how_far_predictions_are(finished: Path) -> None:
+    for (label, name), task in scores(finished).items():
+        assert task.flips and task.flips.metric == task.primary
+        assert task.flips.items == task.items
+        assert (task.divergence is None) == (name == "speak")  # generated, checkpoint by checkpoint
+        if label == "baseline":
+            assert task.flips.changed == 0
+            assert task.divergence is None or task.divergence.mean == task.divergence.p99 == 0
+        else:
+            assert task.divergence is None or 0 < (task.divergence.mean or 0) < (
+                task.divergence.p99 or 0
+            )
+    assert any(task.flips and task.flips.changed for task in scores(finished).values())
+
+
+@pytest.mark.parametrize("order", [("*/baseline", "*/*/*"), ("*/*/*", "*/baseline")], ids=repr)
+def test_changes_are_the_same_where_the_intact_model_is_scored_in_another_run(
+    run: Runs, pruned: Path, finished: Path, order: tuple[str, str]
+) -> None:
+    half, result = run(pruned, "--only", order[0])
+    assert result.returncode == 0, result.stderr
+    if order[1] == "*/baseline":
+        assert all(task.divergence and task.flips is None for task in scores(half).values())
+    whole, result = run(half, "--only", order[1])
+    assert result.returncode == 0, result.stderr
+    wanted = scores(finished)
+    for place, task in scores(whole).items():
+        assert (task.flips, task.divergence) == (wanted[place].flips, wanted[place].divergence)
+    assert len(scores(whole)) == 6
+
+
+def test_flips_follow_the_metric_that_counts(run: Runs, finished: Path) -> None:
+    out, result = run(finished, tasks=[{"task": "several", "metric": "acc_norm"}])
+    assert result.returncode == 0, result.stderr
+    for stem, record in Store(out).all().items():
+        task, columns = record.quality["several"], Store(out).read_samples(stem)["several"]
+        assert task.flips and task.flips.metric == task.primary == "acc_norm"
+        intact = next(s for s, r in Store(out).all().items() if r.label == "baseline")
+        before = Store(out).read_samples(intact)["several"]
+        pairs = zip(before["chosen:acc_norm"], columns["chosen:acc_norm"], strict=True)
+        assert task.flips.changed == sum(a != b for a, b in pairs)
+
+
+def test_flips_of_results_that_kept_no_answers_are_unknown(run: Runs, finished: Path) -> None:
+    older = finished.parent / "older"
+    shutil.copytree(finished, older)
+    for stem, record in Store(older).all().items():
+        samples = Store(older).read_samples(stem)
+        for task, columns in samples.items():
+            record.quality[task].flips = record.quality[task].divergence = None
+            samples[task] = {key: v for key, v in columns.items() if not key.startswith("chosen:")}
+        Store(older).write_samples(stem, samples)
+        Store(older).write(stem, record)
+    out, result = run(older, tasks=["several", "endings", "speak"])
+    assert result.returncode == 0, result.stderr
+    assert all(task.flips is task.divergence is None for task in scores(out).values())
+
+
 def test_answers_are_gone_once_all_is_scored(finished: Path) -> None:
     assert not [*(finished / "answers").glob("*")]
 

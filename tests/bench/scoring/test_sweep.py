@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bench.scoring.answers import Answers, key
-from bench.scoring.fork import Answer, Fork
+from bench.scoring.fork import Fork
+from bench.scoring.heads import Answer
 from bench.scoring.sweep import CPU_BUDGETS, Sweep
 from bench.scoring.trees import Request, Tree, TreeBatch, grow, make_batches
 from replaceme.decoder import Decoder
@@ -218,6 +219,27 @@ def test_answers_to_longer_requests_are_those_of_a_pruned_model(
         assert not any(undecided for _, undecided in wanted)
         close({name: undisturbed[name]}, {name: [answer for answer, _ in wanted]}, TOLERANCE)
     assert len({answers[0].loglikelihood for answers in undisturbed.values()}) == len(EDITS)
+
+
+def test_divergences_are_those_from_the_intact_model_whoever_is_asked(
+    decoder: Decoder, asked: list[Request]
+) -> None:
+    """Also where the intact model is none of the variants."""
+    known = swept(decoder, {name: EDITS[name] for name in ("lstsq", "last")}, asked)
+    for name in ("lstsq", "last"):
+        changed = deepcopy(decoder.model)
+        apply(changed, decoder.architecture, EDITS[name])
+        for request in asked:
+            with torch.no_grad():
+                first, own = (
+                    model(input_ids=torch.tensor([request.tokens])).logits[0, -len(request.targets) :]
+                    for model in (decoder.model, changed)
+                )
+            logs = first.double().log_softmax(-1)
+            wanted = (logs.exp() * (logs - own.double().log_softmax(-1))).sum(-1)
+            assert [*(known.of(name, request).divergences or [])] == pytest.approx(
+                wanted.tolist(), abs=1e-5
+            )
 
 
 def test_greedy_continuations_are_found(decoder: Decoder) -> None:
@@ -605,15 +627,20 @@ def layer_prefixes(edits: Edits, names: list[str]) -> int:
     return len(found)
 
 
+def all_layers(edits: Edits, names: list[str]) -> int:
+    """Layers that must run, with those of the intact model, from which all are told apart."""
+    return layer_prefixes(edits | {"intact": Edit()}, [*names, "intact"])
+
+
 @given(edits=variant_sets, data=st.data())
 @settings(deadline=None, max_examples=50)
 def test_steps_are_the_distinct_beginnings_of_the_variants_ways(
     decoder: Decoder, edits: Edits, data: st.DataObject
 ) -> None:
     fork = Fork.of(decoder, edits, stored_in(torch.float32))
-    assert fork.steps == layer_prefixes(edits, [*edits])
+    assert fork.steps == all_layers(edits, [*edits])
     names = data.draw(st.lists(st.sampled_from([*edits]), unique=True))
-    assert fork.only(names).steps == layer_prefixes(edits, names)
+    assert fork.only(names).steps == all_layers(edits, names)
 
 
 def test_steps_are_the_layer_calls_of_a_batch(
@@ -655,7 +682,7 @@ def test_work_is_counted(
     more = random_requests(6, seed=2)
     sweep.run(["uidl"], more)
     assert work.requests == len(asked) + len(more)
-    assert work.token_layers == nodes * steps + (work.tokens - nodes) * 3
+    assert work.token_layers == nodes * steps + (work.tokens - nodes) * all_layers(EDITS, ["uidl"])
 
 
 def test_batches_are_made_of_all_requests_within_the_budget(

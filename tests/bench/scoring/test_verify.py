@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from bench.scoring.answers import Answers
-from bench.scoring.fork import Answer
+from bench.scoring.heads import Answer
 from bench.scoring.one_pass import OnePass
 from bench.scoring.trees import Request, TreeBatch
 from bench.scoring.verify import REQUESTS, TOKENS, Agreement, check, sample
