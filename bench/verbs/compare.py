@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
 
 from bench.exits import EXIT_DIFFERENT
+from bench.verbs.output_options import FORMAT, JSON, OUTPUT, PROBABILITY, put_out
 from replaceme.errors import InputError
 
 
@@ -16,7 +19,7 @@ from replaceme.errors import InputError
 @click.argument("new")
 @click.option(
     "--alpha",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=PROBABILITY,
     default=0.05,
     show_default=True,
     help="Probability of any false alarm among scores that did not change.",
@@ -41,16 +44,10 @@ from replaceme.errors import InputError
     show_default=True,
     help="Factor that a latency may grow by.",
 )
-@click.option(
-    "--format",
-    "kind",
-    type=click.Choice(["table", "markdown", "json"]),
-    default="table",
-    show_default=True,
-)
-@click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
+@FORMAT
+@JSON
 @click.option("--all", "everything", is_flag=True, help="Show every value that is not significant.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file.")
+@OUTPUT
 def compare(
     base: str,
     new: str,
@@ -72,12 +69,10 @@ def compare(
     BASE and NEW are result folders, record files, or REVISION:PATH for either as git has it, such as
     HEAD~1:results/demo.
     """
-    from bench import console
     from bench.compare.compare import compare as compared
     from bench.compare.comparison import Options
     from bench.render import comparison_json, comparison_markdown, comparison_terminal
     from bench.results import open_results
-    from replaceme.io.files import write_atomically
 
     if strict and not max_drop:
         raise InputError(
@@ -85,21 +80,14 @@ def compare(
             "lost can be shown by no number of items."
         )
     options = Options(alpha, max_drop, allow_missing, latency_tolerance, strict)
-    found = compared(open_results(base), open_results(new), options)
-    text = None
-    if as_json or kind == "json":
-        text = comparison_json.render(found)
-    elif kind == "markdown":
-        text = comparison_markdown.render(found)
-    elif output is not None:
-        text = comparison_terminal.text(found, everything)
-    if output is not None and text is not None:
-        write_atomically(output, text.encode())
-    else:
-        with console.output() as stdout:
-            if text is None:
-                comparison_terminal.render(found, stdout, everything)
-            else:
-                click.echo(text, nl=False)
-    if not found.passes:
+    comparison = compared(open_results(base), open_results(new), options)
+    forms: dict[str, Callable[[], str]] = {
+        "table": lambda: comparison_terminal.text(comparison, everything),
+        "markdown": lambda: comparison_markdown.render(comparison),
+        "json": lambda: comparison_json.render(comparison),
+    }
+    kind = "json" if as_json else kind
+    table = partial(comparison_terminal.render, comparison, everything=everything)
+    put_out(output, forms[kind], table if kind == "table" else None)
+    if not comparison.passes:
         sys.exit(EXIT_DIFFERENT)

@@ -11,7 +11,7 @@ import click
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from bench.exits import EXIT_FAILED
-from bench.verbs.suite_options import Limit
+from bench.verbs.suite_options import RETRY_FAILED, Limit
 from replaceme.compat.commands import CONFIG, command, find, say, told_in_a_sentence
 from replaceme.compat.config import SeedConfig, few_shots
 from replaceme.errors import InputError
@@ -68,7 +68,7 @@ def read(file: Path, model: str | None) -> Evaluation:
 @CONFIG
 @click.option("--model", help="Model to score, instead of the file's model_path.")
 @click.option("--include-path", multiple=True, help="Folder with lm-eval task YAMLs.")
-@click.option("--retry-failed", is_flag=True, help="Do again what failed, though nothing has changed.")
+@RETRY_FAILED
 @click.option("--limit", type=Limit(), help="Items of each task at most, or a share of them.")
 def evaluate_model(
     file: Path,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
 
+from bench.verbs.output_options import FORMAT, OUTPUT, put_out
 from replaceme.errors import InputError
 
 PICTURES = ("png", "svg", "pdf")
@@ -19,18 +21,11 @@ PICTURES = ("png", "svg", "pdf")
     show_default=True,
     help="A column of the leaderboard (average, rp, loss, speedup, …) or a task.",
 )
-@click.option(
-    "--format",
-    "kind",
-    type=click.Choice(["table", "markdown", "json"]),
-    default="table",
-    show_default=True,
-)
+@FORMAT
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw it: FILE.png, .svg or .pdf.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file.")
+@OUTPUT
 def history(folder: Path, metric: str, kind: str, plot: Path | None, output: Path | None) -> None:
     """Show a metric of every cell over the git commits that changed a results folder."""
-    from bench import console
     from bench.compare.over_commits import read_history
     from bench.render import history_table
     from replaceme.io.files import write_atomically
@@ -51,11 +46,5 @@ def history(folder: Path, metric: str, kind: str, plot: Path | None, output: Pat
         "markdown": history_table.markdown,
         "json": history_table.to_json,
     }
-    if output is not None:
-        write_atomically(output, forms[kind](values).encode())
-        return
-    with console.output() as stdout:
-        if kind == "table":
-            history_table.render(values, stdout)
-        else:
-            click.echo(forms[kind](values), nl=False)
+    table = partial(history_table.render, values)
+    put_out(output, partial(forms[kind], values), table if kind == "table" else None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from bench.exits import EXIT_NONE
+from bench.verbs.output_options import JSON, PROBABILITY, put_out
 from replaceme.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,12 +40,12 @@ POSITIVE = click.FloatRange(0, min_open=True)
 )
 @click.option(
     "--confidence",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=PROBABILITY,
     default=0.95,
     show_default=True,
     help="Level of intervals.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 def pick(
     results: str,
     workload: str | None,
@@ -59,7 +60,6 @@ def pick(
     it is the fastest; times within 2 % of each other are equal, and then the best average decides. Where
     nothing was served, fewer parameters count as faster.
     """
-    from bench import console
     from bench.compare.certainty import certainty
     from bench.compare.pick import pick as picked
     from bench.render import pick as rendered
@@ -68,8 +68,8 @@ def pick(
     found = open_results(results)
     choice = picked(found, list(_constraints(found, workload, bounds)), prefer, workload)
     sure = certainty(found, choice, confidence)
-    with console.output():
-        click.echo(rendered.to_json(choice, sure) if as_json else rendered.text(choice, sure), nl=False)
+    form = rendered.to_json if as_json else rendered.text
+    put_out(None, lambda: form(choice, sure))
     if choice.chosen is None:
         sys.exit(EXIT_NONE)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.verbs.output_options import JSON
 from bench.verbs.suite_options import LIMIT, ONLY, OUT, SUITE, expand_suite
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 @OUT
 @ONLY
 @LIMIT
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 @click.option("--estimate", is_flag=True, help="Tokenise the tasks; say tokens and seconds of scoring.")
 def plan(
     suite: Path,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from bench.render.formats import FORMATS
+from bench.verbs.output_options import put_out
 from replaceme.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,24 +64,15 @@ def report(
     """
     from dataclasses import replace
 
-    from bench import console
     from bench.render import terminal
-    from replaceme.io.files import write_atomically
 
     if kind == "lm-eval":
         _write_lm_eval(sources, output, columns or key or best or published or group_by != "model")
         return
     records, table = _gathered(sources, published)
     table = replace(_viewed(table, columns, key, group_by), mark=best)
-    if output:
-        text = _rendered(kind, records, table)
-        write_atomically(output, text.encode())
-        return
-    with console.output() as stdout:
-        if kind == "table":
-            terminal.render(table, stdout)
-        else:
-            click.echo(_rendered(kind, records, table), nl=False)
+    render = partial(terminal.render, table) if kind == "table" else None
+    put_out(output, lambda: _rendered(kind, records, table), render)
 
 
 def _write_lm_eval(sources: tuple[str, ...], folder: Path | None, other: object) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.exits import EXIT_FAILED
-from bench.verbs.suite_options import LIMIT, ONLY, OUT, SUITE, expand_suite
+from bench.verbs.suite_options import LIMIT, ONLY, OUT, RETRY_FAILED, SUITE, expand_suite
 
 if TYPE_CHECKING:
     from bench.records import Record
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @OUT
 @ONLY
 @LIMIT
-@click.option("--retry-failed", is_flag=True, help="Do again what failed, though nothing has changed.")
+@RETRY_FAILED
 @click.option("--retry-noisy", is_flag=True, help="Measure again latencies that something disturbed.")
 def run(
     suite: Path,

@@ -25,6 +25,9 @@ ONLY = click.option(
     help="Only cells named like MODEL/N/SOLVER.",
     shell_complete=complete_cells,
 )
+RETRY_FAILED = click.option(
+    "--retry-failed", is_flag=True, help="Do again what failed, though nothing has changed."
+)
 
 
 class Limit(click.ParamType[float]):
