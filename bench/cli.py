@@ -20,6 +20,7 @@ from bench.verbs import (
     report,
     run,
     schema,
+    show,
     verify,
 )
 from replaceme.errors import InputError, OutputError
@@ -89,6 +90,7 @@ COMMANDS = (
     compare.compare,
     history.history,
     pick.pick,
+    show.show,
     plot.plot,
     card.card,
     schema.schema,

@@ -104,6 +104,34 @@ class Flips(_Part):
     wrong_to_wrong: int | None = Field(None, description="from one wrong answer to another")
 
 
+class Generation(_Part):
+    """How the texts came about that a task asked for, and what they are like."""
+
+    engine: Literal["vllm", "transformers"] = Field(description="what wrote them")
+    engine_version: str | None
+    texts: int = Field(description="number of texts")
+    cut_off: Number = Field(
+        description="share of texts that ended for want of room (max_gen_toks), 0 to 1"
+    )
+    mean_tokens: Number = Field(description="tokens of a text, with those of its stop sequence")
+    distinct_4grams: Number = Field(
+        description="share of different ones among the runs of 4 tokens of a text, 0 to 1, the mean "
+        "over the texts of at least 4 tokens; low where a model repeats itself; null: no text is as long"
+    )
+    truncated: int | None = Field(
+        None, description="prompts that were too long and lost their beginning; null: not counted"
+    )
+    seconds: float | None = Field(None, description="that the engine wrote for; null: part of seconds")
+    weights: Literal["engine", "swap"] | None = Field(
+        None,
+        description="engine: started on this checkpoint; swap: the weights were put into an engine that "
+        "ran; null: no vLLM",
+    )
+    reason: str | None = Field(
+        None, description="why it was transformers, or why an engine was started for this cell alone"
+    )
+
+
 class Task(_Scored):
     """One task's scores."""
 
@@ -113,8 +141,12 @@ class Task(_Scored):
     version: str | None = Field(description="lm-eval's version of the task")
     num_fewshot: int
     seconds: float = Field(description="of metrics and, checkpoint by checkpoint, of answers")
-    method: Literal["one-pass", "per-variant"] = "per-variant"
+    method: Literal["one-pass", "per-variant", "texts"] = Field(
+        "per-variant",
+        description="texts: only texts were asked for, and generation says what wrote them",
+    )
     reason: str | None = Field(None, description="why it was not scored in one pass")
+    generation: Generation | None = Field(None, description="null: no texts were asked for")
     dtype: str | None = Field(None, description="computed in; null: that of the checkpoint")
     requests: str | None = Field(
         None,

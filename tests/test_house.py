@@ -145,12 +145,9 @@ def test_only_scoring_imports_lm_eval() -> None:
     assert all(file.startswith("bench/scoring/") for file in importers("lm_eval"))
 
 
-def test_only_the_serving_worker_imports_vllm() -> None:
-    assert importers("vllm") == {"bench/serving/worker.py", "bench/serving/probe.py"}
-    inside = {"bench.serving.worker", "bench.serving.probe"}
-    for file in (ROOT / "bench").rglob("*.py"):
-        if file.parent.name != "serving":
-            assert not imports(file) & inside
+def test_only_processes_of_their_own_import_vllm() -> None:
+    serving = {f"bench/serving/{name}.py" for name in ("worker", "probe", "swap")}
+    assert importers("vllm") == {"bench/scoring/generation/engine.py", *serving}
 
 
 @pytest.mark.parametrize("package", PACKAGES)

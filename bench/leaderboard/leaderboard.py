@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from bench.leaderboard import changed
+from bench.leaderboard import changed, generation
 from bench.leaderboard.averages import average, counted, is_share
 from bench.leaderboard.noise import describe_noise
 from bench.leaderboard.row import Context, make_row, place
@@ -38,7 +38,8 @@ def build_all(folders: Mapping[str, Iterable[Record]]) -> Table:
     cells = {name: list(latest(records).values()) for name, records in given.items()}
     shown = [record for records in cells.values() for record in records]
     older = sum(map(len, given.values())) - len(shown)
-    columns, spare = _columns(shown), [MODEL, TRAINING_FREE, *changed.list_columns(shown)[1]]
+    columns = _columns(shown)
+    spare = [MODEL, TRAINING_FREE, *changed.list_columns(shown)[1], *generation.list_columns(shown)]
     groups = []
     for folder, records in cells.items():
         for model in dict.fromkeys(record.model for record in records):

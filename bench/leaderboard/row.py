@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from bench.leaderboard import generation
 from bench.leaderboard.averages import average, relative
 from bench.leaderboard.changed import Compared, list_values
 from bench.leaderboard.table import Column, Row, Value
@@ -74,6 +75,7 @@ def _quality(record: Record, context: Context, units: dict[str, str], values: di
             values[f"task:{name}"] = Value(_scaled(metric.value, scale), _scaled(metric.stderr, scale))
         if perplexity := task.metrics.get("perplexity"):
             values[f"ppl:{name}"] = Value(perplexity.value)
+    values |= generation.list_values(record)
 
 
 def _pruning(record: Record, context: Context, values: dict[str, Value]) -> None:

@@ -20,14 +20,15 @@ from markupsafe import Markup
 from bench.leaderboard.table import Column, Row, Table, show
 from bench.page.columns import set_of, sets_of
 from bench.page.drawer import Drawer, drawers
+from bench.page.texts import list_texts
 from bench.plots import SCREEN, Figure, figures
 from bench.plots.style import DARK, LIGHT
 from bench.records import Record
 from bench.render.escape import visible
-from bench.results import latest
+from bench.results import Results, latest
 
 
-def document(records: list[Record], table: Table) -> str:
+def document(records: list[Record], table: Table, sources: Iterable[Results] = ()) -> str:
     """The page as one string; ends with a newline."""
     environment = Environment(
         loader=PackageLoader("bench.page", "assets"),
@@ -38,7 +39,7 @@ def document(records: list[Record], table: Table) -> str:
         finalize=_finalized,
     )
     environment.filters |= {"breakable": _breakable, "code": _code}
-    drawn, cells = figures(records, SCREEN), drawers(records)
+    drawn, cells = figures(records, SCREEN), drawers(records, list_texts(sources))
     style = _style()
     scripts = (
         [_library(), _asset("page.js")] if any(figure.spec for figure in drawn) else [_asset("page.js")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,15 +43,22 @@ class Drawer:
     sections: list[DrawerSection]
 
 
-def drawers(records: Iterable[Record]) -> dict[Key, Drawer]:
-    """A drawer for every cell; of several records of a cell the latest counts."""
+def drawers(
+    records: Iterable[Record], texts: Mapping[Key, list[DrawerSection]] | None = None
+) -> dict[Key, Drawer]:
+    """A drawer for every cell; of several records of a cell the latest counts.
+
+    Args:
+        texts: sections with what cells wrote.
+    """
     found: dict[Key, Drawer] = {}
     taken: set[str] = set()
     for key, record in latest(records).items():
         words = f"{record.model} {record.layers or ''} {record.label}".lower()
         readable = re.sub(r"[^a-z0-9]+", "-", words).strip("-")[:100]
         name = make_distinct(f"cell-{readable}", taken)
-        found[key] = Drawer(name, _title(record), record.model, _sections(record))
+        sections = _sections(record, (texts or {}).get(key, []))
+        found[key] = Drawer(name, _title(record), record.model, sections)
     return found
 
 
@@ -59,8 +66,9 @@ def _title(record: Record) -> str:
     return ", ".join([record.label, *(step.words() for step in record.identity.recipe)])
 
 
-def _sections(record: Record) -> list[DrawerSection]:
+def _sections(record: Record, texts: list[DrawerSection]) -> list[DrawerSection]:
     found = [_failures(record), *_pruning(record), _scores(record), _changes(record), *_groups(record)]
+    found += [_generation(record), *texts]
     found += _serving(record)
     found += [_environment(record), _repetition(record)]
     return [section for section in found if section]
@@ -178,6 +186,30 @@ def _changes(record: Record) -> DrawerSection | None:
         return None
     columns = changed.COLUMNS if rows else []
     return DrawerSection("What changed", columns=columns, rows=rows, texts=[text] if text else [])
+
+
+def _generation(record: Record) -> DrawerSection | None:
+    """What the texts are like, and what wrote them."""
+    rows = []
+    for name, task in record.quality.items():
+        if (made := task.generation) is None:
+            continue
+        shares = [made.cut_off, made.distinct_4grams]
+        cut_off, distinct = ("–" if share is None else f"{100 * share:.1f} %" for share in shares)
+        engine = f"{made.engine} {made.engine_version or ''}".strip()
+        how = engine + (f" ({made.reason})" if made.reason else "")
+        numbers = [cut_off, _number(made.mean_tokens), distinct, _text(made.truncated)]
+        rows.append([name, f"{made.texts:,}", *numbers, how])
+    columns = [
+        "task",
+        "texts",
+        "cut off",
+        "mean tokens",
+        "distinct 4-grams",
+        "prompts cut",
+        "written by",
+    ]
+    return DrawerSection("Texts", columns=columns, rows=rows) if rows else None
 
 
 def _groups(record: Record) -> list[DrawerSection]:

@@ -47,6 +47,11 @@ def scoring_of(cell: Cell, task: PlannedTask) -> Key:
     return "checkpoint", f"{cell.name}: {task.name}"
 
 
+def writing_of(cell: Cell) -> Key:
+    """The job that writes the texts of a shape of checkpoint, named by its first cell."""
+    return "write", cell.name
+
+
 def serving_of(cell: Cell) -> Key:
     """The job that serves a checkpoint."""
     return "serve", cell.name
@@ -71,6 +76,7 @@ class Costs:
             yield from self._prune_jobs(model, [cell for cell in cells if "prune" in due[cell]])
             for task in self._plan.tasks:
                 yield from self._score_jobs(model, task, [c for c in cells if stage_of(task) in due[c]])
+            yield from self._write_jobs(model, due)
             yield from self._serve_jobs(model, [cell for cell in cells if "serve" in due[cell]])
 
     def _prune_jobs(self, model: ModelSpec, cells: list[Cell]) -> Iterator[Job]:
@@ -92,6 +98,8 @@ class Costs:
         if score is None or not cells:
             return
         size, asked = self._size_of(model), self._task_size(task)
+        if asked.texts and (model, task) not in self.apart:
+            return
         if score.method == "one-pass" and (model, task) not in self.apart:
             predictions = asked.answers * len(cells)
             tokens, layers = asked.context + asked.answers, self._count_layers(size, cells)
@@ -101,6 +109,24 @@ class Costs:
         for cell in cells:
             work = size.run(asked.apart, size.layers - cell.layers, asked.apart)
             yield Job(*scoring_of(cell, task), work)
+
+    def _write_jobs(self, model: ModelSpec, due: dict[Cell, list[str]]) -> Iterator[Job]:
+        """The texts of each shape of checkpoint, which one engine writes."""
+        size = self._size_of(model)
+        tasks = [task for task in self._plan.tasks if (model, task) not in self.apart]
+        shapes: dict[int, list[Cell]] = {}
+        for cell in due:
+            shapes.setdefault(cell.layers, []).append(cell)
+        for layers, cells in shapes.items():
+            texts = [
+                (cell, self._task_size(task).texts)
+                for cell in cells
+                for task in tasks
+                if stage_of(task) in due[cell]
+            ]
+            if tokens := sum(count for _, count in texts):
+                first = next(cell for cell, count in texts if count)
+                yield Job(*writing_of(first), size.run(tokens, size.layers - layers), ENGINE)
 
     def _check_work(self, size: ModelSize, asked: TaskSize, layers: float) -> float:
         """Of a few requests: of all variants, of one in one pass, and of that one request at a time."""

@@ -117,6 +117,7 @@ class Ledger:
         record = self.records[cell]
         record.prune, record.quality, record.serving, record.failures = None, {}, None, []
         discard(self.answers_file(cell))
+        discard(self.texts_file(cell))
         self._write(cell)
 
     def write_changed(self) -> None:
@@ -129,6 +130,10 @@ class Ledger:
         """Where the answers of a cell's model lie until all its tasks are scored."""
         model = f"{file_name(cell.model.name)}-{cell.identity.model.digest[:8]}"
         return self.out / "answers" / f"{model}.jsonl"
+
+    def texts_file(self, cell: Cell) -> Path:
+        """Where the texts that a cell's model wrote lie until all its tasks are scored."""
+        return self.answers_file(cell).with_suffix(".texts.jsonl")
 
     def _write(self, cell: Cell) -> None:
         suite, record = self.plan.suite, self.records[cell]

@@ -86,3 +86,4 @@ class Run:
         due = [stage for cell in cells for stage in self.ledger.list_due(cell)]
         if cells and not any(stage.startswith("score") for stage in due):
             discard(self.ledger.answers_file(cells[0]))
+            discard(self.ledger.texts_file(cells[0]))

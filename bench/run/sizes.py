@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 CHARACTERS = 4  # of a token
 GENERATED = 64  # tokens of a text that is generated, about
 DECODING = 20.0  # tokens of a prompt that take as long as one that is generated
+WRITING = 4.0  # the same where an engine writes many texts at once
 USUAL = 1.4e-11  # seconds of a multiplication and addition: two cores of a server, float32
 
 
@@ -57,28 +58,31 @@ class TaskSize:
         answers: of all choices and texts, and of what is generated.
         apart: contexts and answers where every request is by itself.
         requests: number of them.
+        texts: prompts that a text is asked for, and the texts, as an engine takes them together.
     """
 
     context: float
     answers: float
     apart: float
     requests: int
+    texts: float = 0.0
 
     @classmethod
     def of(cls, task: PreparedTask) -> TaskSize:
         """By the characters of its requests."""
         contexts: set[str] = set()
-        answers = apart = 0.0
+        answers = apart = texts = 0.0
         for instance in task.instances:
             *before, last = (part for part in instance.args if isinstance(part, str))
             if instance.request_type == "generate_until":  # its one text is the context
                 before, length = [last], GENERATED * DECODING
+                texts += instance.repeats * (len(last) / CHARACTERS + GENERATED * WRITING)
             else:
                 length = len(last) / CHARACTERS
             contexts.update(before)
             answers += length
             apart += length + sum(map(len, before)) / CHARACTERS
-        return cls(sum(map(len, contexts)) / CHARACTERS, answers, apart, len(task.instances))
+        return cls(sum(map(len, contexts)) / CHARACTERS, answers, apart, len(task.instances), texts)
 
     @classmethod
     def mean_of(cls, others: Iterable[TaskSize], limit: float | None) -> TaskSize:
@@ -87,7 +91,7 @@ class TaskSize:
         if not known:
             items = 500 if limit is None else int(limit) or round(500 * limit)
             return cls(90.0 * items, 10.0 * items, 100.0 * items, items)
-        context, answers, apart, requests = (
+        context, answers, apart, requests, texts = (
             sum(values) / len(known) for values in zip(*map(astuple, known), strict=True)
         )
-        return cls(context, answers, apart, round(requests))
+        return cls(context, answers, apart, round(requests), texts)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lm_eval.models.huggingface import HFLM
 
+from bench.scoring.generation.texts import Text
 from bench.scoring.heads import Answer
 from bench.scoring.trees import Request
 from replaceme.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
     from lm_eval.api.instance import Instance
 
 KINDS = {"loglikelihood", "loglikelihood_rolling"}
@@ -27,6 +30,8 @@ class AnsweringLM(HFLM):
     def __init__(self, pretrained: Any, **settings: Any) -> None:
         super().__init__(pretrained=pretrained, **settings)
         self.source: Callable[[Request], Answer] | None = None
+        self.texts: list[Text] | None = None
+        self.generated: list[Text] = []
         self._encoded: dict[Any, list[int]] = {}
 
     def tok_encode(
@@ -60,17 +65,46 @@ class AnsweringLM(HFLM):
         return found
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """What the model writes.
+        """What the model writes, or has written already.
+
+        What is known of the texts is added to ``generated``.
 
         Raises:
             InputError: the tokenizer has no token that ends a text.
         """
+        if self.texts is not None:
+            assert len(self.texts) == len(requests)
+            self.generated += self.texts
+            return [text.text for text in self.texts]
         if self.eot_token_id is None:
             raise InputError(
                 f"the tokenizer of {self.tokenizer.name_or_path} has no EOS token, at which lm-eval "
                 f"ends what a model writes; name one in tokenizer_config.json (eos_token)."
             )
-        return super().generate_until(requests, disable_tqdm)
+        texts: list[str] = super().generate_until(requests, disable_tqdm)
+        return texts
+
+    def _model_generate(
+        self, context: Any, max_length: int, stop: list[str], **settings: Any
+    ) -> torch.Tensor:
+        rows: torch.Tensor = super()._model_generate(context, max_length, stop, **settings)
+        self.generated += [self._describe(row, stop) for row in rows[:, context.shape[1] :].tolist()]
+        return rows
+
+    def _describe(self, row: list[int], stop: list[str]) -> Text:
+        """What a row of a batch wrote until it ended, after which the others of the batch go on."""
+        ends = (self.eot_token_id, self.tokenizer.pad_token_id)
+        whole = next((place + 1 for place, token in enumerate(row) if token in ends), len(row))
+
+        def has_stopped(tokens: int) -> bool:
+            text = self.tok_decode(row[:tokens])
+            return any(sequence in text for sequence in stop if sequence)
+
+        counts = range(1, whole + 1)
+        before = bisect_left(counts, True, key=has_stopped)
+        tokens = row[: before + 1] if before < whole else row[:whole]
+        cut_off = before == whole == len(row) and row[-1] not in ends
+        return Text.of(self.tok_decode(tokens), tokens, cut_off)
 
     def _loglikelihood_tokens(
         self, requests: list[Any], *args: Any, **kwargs: Any
@@ -124,6 +158,15 @@ class AnsweringLM(HFLM):
             yield
         finally:
             self.batch_size_per_gpu = own
+
+    @contextmanager
+    def having_written(self, texts: list[Text] | None) -> Iterator[None]:
+        """Texts are taken from here, if there are any, for as long as the context lasts."""
+        self.texts, self.generated = texts, []
+        try:
+            yield
+        finally:
+            self.texts = None
 
     @contextmanager
     def answering(self, source: Callable[[Request], Answer]) -> Iterator[None]:

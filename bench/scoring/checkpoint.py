@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from pathlib import Path
 
+from bench.scoring.generation.texts import Text
 from bench.scoring.tasks import PreparedTask, TaskScore
 from replaceme.io.loading import refuse_unknown_tokens
 
@@ -33,9 +34,16 @@ class CheckpointScorer:
 
         return dependence(self.lm, task.instances) if int(self.lm.batch_size) > 1 else None
 
-    def score(self, task: PreparedTask, batch_size: int | None = None) -> TaskScore:
-        """A task's score, with the scorer's batch size or another."""
-        with self.lm.batches_of(batch_size or int(self.lm.batch_size)):
+    def score(
+        self, task: PreparedTask, batch_size: int | None = None, texts: list[Text] | None = None
+    ) -> TaskScore:
+        """A task's score, with the scorer's batch size or another.
+
+        Args:
+            texts: that the model wrote already; ``None``: it writes what is asked for.
+        """
+        batches = self.lm.batches_of(batch_size or int(self.lm.batch_size))
+        with batches, self.lm.having_written(texts):
             return task.score(self.lm)
 
 

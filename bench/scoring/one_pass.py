@@ -12,6 +12,7 @@ import numpy as np
 from bench.scoring.answering import AnsweringLM
 from bench.scoring.answers import Answers
 from bench.scoring.fork import Fork, obstacle, replaced
+from bench.scoring.generation.texts import Text
 from bench.scoring.heads import Answer
 from bench.scoring.sweep import Sweep
 from bench.scoring.tasks import PreparedTask, TaskScore
@@ -84,15 +85,15 @@ class OnePass:
         self.sweep.run(variants, self.lm.requests(task.instances), progress)
         return self.sweep.work.seconds - before
 
-    def score(self, task: PreparedTask, variant: str) -> TaskScore:
-        """The score of a variant whose answers are known."""
+    def score(self, task: PreparedTask, variant: str, texts: list[Text] | None = None) -> TaskScore:
+        """The score of a variant whose answers are known, and what it wrote, if that is asked for."""
         given: list[Answer] = []
 
         def answer(request: Request) -> Answer:
             given.append(self.sweep.known.of(variant, request))
             return given[-1]
 
-        with self.lm.answering(answer):
+        with self.lm.answering(answer), self.lm.having_written(texts):
             score = task.score(self.lm)
         known = [np.asarray(found.divergences) for found in given if found.divergences is not None]
         return replace(score, divergence=summarize(known))

@@ -144,6 +144,13 @@ class PreparedTask:
         return samples(self._task)
 
     @property
+    def texts_asked(self) -> list[tuple[str, dict[str, Any]]]:
+        """The prompts that the task wants texts to, with their settings, in the order that lm-eval asks
+        in: as often as the task repeats them."""
+        asked = [instance for instance in self.instances if instance.request_type == "generate_until"]
+        return [instance.args for instance in asked for _ in range(instance.repeats)]
+
+    @property
     def kinds(self) -> set[str]:
         """What the task asks a model for, in lm-eval's names."""
         return {instance.request_type for instance in self.instances}

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -68,15 +70,32 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="serving-", dir=work_dir) as scratch:
         spec, result = Path(scratch, "spec.json"), Path(scratch, "result.json")
         spec.write_text(WorkerSpec(checkpoint=checkpoint.resolve(), settings=settings).model_dump_json())
-        status = _run_worker(spec, result, log_file, settings.timeout)
+        status = run_worker("bench.serving.worker", [spec, result], log_file, settings.timeout)
         if status != 0 or not result.exists():
-            raise ServingError(f"{_failure(status, log_file)} (log: {log_file.name})")
+            raise ServingError(f"{explain_failure(status, log_file)} (log: {log_file.name})")
         return ServingResult.model_validate_json(result.read_bytes())
 
 
-def _run_worker(spec: Path, result: Path, log_file: Path, timeout: float) -> int:
-    """Run the worker to its end; its process group dies when its standard input, our pipe, closes."""
-    command = [sys.executable, "-P", "-m", "bench.serving.worker", str(spec), str(result)]
+def run_worker(
+    module: str,
+    arguments: list[Path],
+    log_file: Path,
+    timeout: float,
+    has_moved: Callable[[], bool] = lambda: False,
+) -> int:
+    """Run a module of ours in a process of its own to its end; returns its exit status.
+
+    Args:
+        module: its name; it dies when its standard input, our pipe, closes.
+        arguments: of its command line.
+        log_file: that takes all its output.
+        timeout: seconds that it may take, or take without a sign that it goes on.
+        has_moved: asked every second for such a sign.
+
+    Raises:
+        ServingError: it took longer, and was killed with all its processes.
+    """
+    command = [sys.executable, "-P", "-m", module, *map(str, arguments)]
     with log_file.open("wb") as log:
         worker = subprocess.Popen(
             command,
@@ -86,11 +105,15 @@ def _run_worker(spec: Path, result: Path, log_file: Path, timeout: float) -> int
             start_new_session=True,
         )
     try:
-        return worker.wait(timeout)
-    except subprocess.TimeoutExpired:
+        last = time.monotonic()
+        while time.monotonic() - last < timeout:
+            with suppress(subprocess.TimeoutExpired):
+                return worker.wait(min(1.0, timeout))
+            if has_moved():
+                last = time.monotonic()
         raise ServingError(
             f"The engine did not finish within {timeout:g} s and was killed (log: {log_file.name})"
-        ) from None
+        )
     finally:
         with suppress(ProcessLookupError):
             os.killpg(worker.pid, signal.SIGKILL)
@@ -99,7 +122,7 @@ def _run_worker(spec: Path, result: Path, log_file: Path, timeout: float) -> int
             worker.stdin.close()
 
 
-def _failure(status: int, log_file: Path) -> str:
+def explain_failure(status: int, log_file: Path) -> str:
     """Why the worker ended with `status`, from the last error in its log where there is one."""
     if status < 0:
         return f"The engine was killed by {signal.Signals(-status).name}"

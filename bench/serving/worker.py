@@ -23,24 +23,28 @@ Prompts = list[dict[str, list[int]]]
 
 def main(spec_file: Path, result_file: Path) -> None:
     """Measure what `spec_file` asks for and write a `ServingResult` to `result_file`."""
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=die_with_parent, daemon=True).start()
     spec = WorkerSpec.model_validate_json(spec_file.read_bytes())
-    prepare_environment(spec.settings)
+    prepare_environment(spec.settings.cpu_threads)
     result = run(spec.checkpoint, spec.settings)
     partial = result_file.with_suffix(".partial")
     partial.write_text(result.model_dump_json())
     partial.replace(result_file)
 
 
-def prepare_environment(settings: ServeSettings) -> None:
-    """Set what vLLM and OpenMP read from the environment; before they are imported."""
+def prepare_environment(cpu_threads: int | None = None) -> None:
+    """Set what vLLM and OpenMP read from the environment; before they are imported.
+
+    Args:
+        cpu_threads: of an engine on a CPU; ``None``: one per physical core.
+    """
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     # One process for scheduler and model: a batch is then submitted whole before the first step.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     for overriding in ("VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_CI_ENV"):
         os.environ.pop(overriding, None)
     if "cpu" in (engine_version() or ""):
-        os.environ["OMP_NUM_THREADS"] = str(settings.cpu_threads or physical_cores())
+        os.environ["OMP_NUM_THREADS"] = str(cpu_threads or physical_cores())
 
 
 def run(checkpoint: Path, settings: ServeSettings) -> ServingResult:
@@ -251,7 +255,7 @@ def _open_gpus(count: int) -> Gpus | None:
     return None
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Wait for the parent to close its end of our standard input, then end the whole process group."""
     while os.read(0, 1):
         pass

@@ -67,6 +67,11 @@ class ScoreSpec(PromptSpec):
     method: Literal["one-pass", "per-variant"] = Field(
         "one-pass", description="per-variant: each checkpoint by itself, through lm-eval's own forward"
     )
+    generate: Literal["vllm", "transformers"] | None = Field(
+        None,
+        description="what writes the texts that tasks ask for; null: vLLM, or transformers, checkpoint "
+        "by checkpoint, where vLLM is not installed or does not run the model",
+    )
     dtype: Dtype | None = Field(
         None,
         description="dtype to compute in; null: the checkpoint's, but float32 on a CPU without AMX",

@@ -15,7 +15,7 @@ from replaceme.errors import InputError
 if TYPE_CHECKING:
     from bench.leaderboard.table import Mark, Table
     from bench.leaderboard.view import Grouping
-    from bench.records import Record
+    from bench.results import Results
 
 KINDS = ["table", *FORMATS, "html", "lm-eval"]
 
@@ -69,10 +69,10 @@ def report(
     if kind == "lm-eval":
         _write_lm_eval(sources, output, columns or key or best or published or group_by != "model")
         return
-    records, table = _gathered(sources, published)
+    found, table = _gathered(sources, published, kind == "html")
     table = replace(_viewed(table, columns, key, group_by), mark=best)
     render = partial(terminal.render, table) if kind == "table" else None
-    put_out(output, lambda: _rendered(kind, records, table), render)
+    put_out(output, lambda: _rendered(kind, found, table), render)
 
 
 def _write_lm_eval(sources: tuple[str, ...], folder: Path | None, other: object) -> None:
@@ -88,22 +88,25 @@ def _write_lm_eval(sources: tuple[str, ...], folder: Path | None, other: object)
         click.echo(remark, err=True)
 
 
-def _gathered(sources: tuple[str, ...], same_models: bool) -> tuple[list[Record], Table]:
-    """All records, and the table of them with what is to be quoted."""
+def _gathered(
+    sources: tuple[str, ...], same_models: bool, transcripts: bool
+) -> tuple[list[Results], Table]:
+    """All results, and the table of their records with what is to be quoted."""
     from dataclasses import replace
 
     from bench.leaderboard import leaderboard, published
     from bench.results import open_results
 
-    folders: dict[str, list[Record]] = {}
+    opened: dict[str, Results] = {}
     quoted: list[Table] = []
     for source in sources:
         if published.is_named(source):
             quoted += published.named(source)
         elif Path(source).exists() or ":" in source:
-            folders[source] = list(open_results(source).records.values())
+            opened[source] = open_results(source, transcripts)
         else:
             raise published.unknown(source)
+    folders = {source: list(results.records.values()) for source, results in opened.items()}
     records = [record for found in folders.values() for record in found]
     table = leaderboard.build_all(folders) if folders else leaderboard.EMPTY
     if same_models and folders:
@@ -113,7 +116,7 @@ def _gathered(sources: tuple[str, ...], same_models: bool) -> tuple[list[Record]
         else:
             remark = published.nothing_about(models)
             table = replace(table, remarks=[*table.remarks, remark])
-    return records, replace(table, quoted=quoted)
+    return [*opened.values()], replace(table, quoted=quoted)
 
 
 def _viewed(table: Table, columns: str | None, key: str | None, group_by: Grouping) -> Table:
@@ -133,11 +136,12 @@ def _viewed(table: Table, columns: str | None, key: str | None, group_by: Groupi
     )
 
 
-def _rendered(kind: str, records: list[Record], table: Table) -> str:
+def _rendered(kind: str, sources: list[Results], table: Table) -> str:
     if kind == "html":
         from bench.page import render
 
-        return render(records, table)
+        records = [record for results in sources for record in results.records.values()]
+        return render(records, table, sources)
     if kind == "table":
         from bench.render import terminal
 

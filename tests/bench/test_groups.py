@@ -185,6 +185,7 @@ def scored(
             "include_path": str(groups),
             "batch_tokens": 512,
             "dtype": "float32",
+            "generate": "transformers",
         },
     }
     (folder / "suite.yaml").write_text(yaml.safe_dump(content))

@@ -94,6 +94,7 @@ def run(
     """A result folder of a baseline and a pruned variant."""
     folder = tmp_path_factory.mktemp("written")
     score = {"tasks": [*TASKS], "include_path": str(tasks), "batch_tokens": 512, "limit": 7}
+    score["generate"] = "transformers"
     prune = {"layers": [2], "solvers": ["uidl"]}
     suite = folder / "suite.yaml"
     suite.write_text(yaml.safe_dump(small_suite | {"prune": prune, "score": score}))

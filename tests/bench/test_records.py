@@ -142,7 +142,7 @@ def test_damaged_record_of_the_first_schema_is_named(
         read_record(tmp_path / "x.json")
 
 
-CHANGES = ("flips", "divergence")  # what a task has since schema 7
+CHANGES = ("flips", "divergence", "generation")  # what a task has since schema 7
 
 
 @pytest.mark.parametrize("version", [2, 3])
@@ -190,7 +190,7 @@ def test_record_of_the_fourth_schema_keeps_all_it_says(name: str) -> None:
     assert all(task.pop("column") for task in kept["quality"].values())
     for task in kept["quality"].values():
         newer = [task.pop(key) for key in ("requests", "files", "sampled_batch", *CHANGES)]
-        assert newer == [None, {}, None, None, None]
+        assert newer == [None, {}, None, None, None, None]
     assert [failure.pop("attempt") for failure in kept["failures"]] == [None] * (name == "failed")
     assert not _take_neighbours(kept)
     assert kept == old

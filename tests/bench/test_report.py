@@ -215,7 +215,7 @@ def test_json_has_the_keys_that_are_documented(call_here: Call) -> None:
     assert list(content["groups"][0]) == ["title", "place", "folder", "rows"]
     row = content["groups"][0]["rows"][0]
     assert list(row) == ["model", "label", "layers", "source", "best", "warning", "failure", "values"]
-    assert list(row["values"]["average"]) == ["number", "stderr", "text", "best"]
+    assert list(row["values"]["average"]) == ["number", "stderr", "text", "best", "noisy"]
     facts = {"name": "demo_facts", "metric": "acc_norm", "num_fewshot": 0, "version": "1.0"}
     assert content["tasks"][0] == facts | {"items": 400, "average": True, "prompt": None}
     assert list(content["quoted"][0]) == ["title", "source", "columns", "groups", "tasks", "notes"]

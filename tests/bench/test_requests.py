@@ -70,6 +70,7 @@ def run(call_here: Call, write_suite: Call, tasks: Path, tmp_path: Path) -> Call
         *options: Any, task: str = "boxes", method: str = "one-pass", batch: int = 4
     ) -> dict[str, Record]:
         score = {"tasks": [task], "include_path": str(tasks), "method": method, "batch_size": batch}
+        score["generate"] = "transformers"
         suite = write_suite(score=score, prune={"layers": [2], "solvers": ["uidl"]})
         out = tmp_path / "out"
         assert call_here("run", suite, "--out", out, *options).returncode == 0

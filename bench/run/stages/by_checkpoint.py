@@ -65,8 +65,11 @@ class CheckpointScoring:
         prepared = self.scores.prepare(task, scorer)
         if dependence := scorer.dependence(prepared):
             reason += f"; one request at a time: {dependence}"
-        score = scorer.score(prepared, 1 if dependence else None)
-        self.scores.record(cell, task, prepared, score, method="per-variant", reason=reason)
+        texts = self.scores.read_texts(cell, prepared)
+        score = scorer.score(prepared, 1 if dependence else None, texts)
+        generation = self.scores.describe_texts(cell, prepared, scorer.lm.generated, reason)
+        how = {"method": "per-variant", "reason": reason, "generation": generation}
+        self.scores.record(cell, task, prepared, score, **how)
 
 
 def _gives_numbers(model: Any) -> bool:

@@ -68,7 +68,9 @@ class OnePassScoring:
 
         if scorer.obstacle:
             return scorer.obstacle
-        other = self.scores.prepare(task, scorer).kinds - KINDS
+        prepared = self.scores.prepare(task, scorer)
+        written = {"generate_until"} if self.scores.texts else set()
+        other = prepared.kinds - KINDS - written
         return f"the task asks for {' and '.join(sorted(other))}" if other else None
 
     def _load_edit(self, cell: Cell) -> Edit:
@@ -114,11 +116,13 @@ class OnePassScoring:
         variants: int,
     ) -> None:
         with self.ledger.stage(cell, stage_of(task)):
+            score = scorer.score(prepared, cell.stem, self.scores.read_texts(cell, prepared))
             self.scores.record(
                 cell,
                 task,
                 prepared,
-                scorer.score(prepared, cell.stem),
+                score,
+                generation=self.scores.describe_texts(cell, prepared, scorer.lm.generated),
                 method="one-pass",
                 pass_seconds=seconds,
                 pass_variants=variants,

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from bench.scoring.checkpoint import CheckpointScorer
     from bench.scoring.one_pass import OnePass
     from bench.scoring.tasks import PreparedTask
+    from bench.scoring.unloaded import UnloadedScorer
 
-    Scorer = OnePass | CheckpointScorer
+    Scorer = OnePass | CheckpointScorer | UnloadedScorer
 
 
 class TaskRequests:
@@ -42,11 +43,12 @@ class TaskRequests:
                 self._build(task, None, [*self._ledger.records])
             self._ledger.progress.share(number / len(alike))
 
-    def build(self, task: PlannedTask, scorer: Scorer, cells: list[Cell]) -> PreparedTask:
+    def build(self, task: PlannedTask, scorer: Scorer | None, cells: list[Cell]) -> PreparedTask:
         """The requests of a task for one model.
 
         Args:
-            scorer: of the model, whose chat template is used where the task wants one.
+            scorer: of the model, whose chat template is used where the task wants one; ``None``: no
+                task wants one.
             cells: all that are scored of the model.
         """
         if task.spec.apply_chat_template:

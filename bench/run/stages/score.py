@@ -8,6 +8,7 @@ from bench.run.checkpoints import Checkpoints
 from bench.run.ledger import Ledger
 from bench.run.resume import list_tasks_left
 from bench.run.stages.by_checkpoint import CheckpointScoring
+from bench.run.stages.generation import GenerationScoring
 from bench.run.stages.one_pass import OnePassScoring
 from bench.run.stages.requests import TaskRequests
 from bench.run.stages.scores import Scores
@@ -18,7 +19,8 @@ from bench.tasks.planned import stage_of
 class ScoreStage:
     """Scores the cells of one model that have a checkpoint.
 
-    In one pass where the suite, the model and the task allow it, else checkpoint by checkpoint.
+    Texts are written by vLLM. All else is answered in one pass where the suite, the model and the task
+    allow it, and checkpoint by checkpoint where not.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class ScoreStage:
     ) -> None:
         self.ledger, self.cells = ledger, cells
         self.scores = Scores(ledger, checkpoints, requests, source, cells)
+        self.generation = GenerationScoring(self.scores)
         self.one_pass = OnePassScoring(self.scores)
         self.by_checkpoint = CheckpointScoring(self.scores)
 
@@ -38,9 +41,12 @@ class ScoreStage:
         """Score what is due."""
         tasks = [task for task in self.ledger.plan.tasks if self.scores.list_lacking(task)]
         if tasks:
-            reasons = dict.fromkeys(tasks, "score.method is per-variant")
-            if self.scores.settings.method == "one-pass":
-                reasons = self.one_pass.score(tasks)
+            reasons = self.generation.write(tasks)
+            left = [task for task in tasks if task not in reasons and self.scores.list_lacking(task)]
+            if self.scores.settings.method == "per-variant":
+                reasons |= dict.fromkeys(left, "score.method is per-variant")
+            elif left:
+                reasons |= self.one_pass.score(left)
             self.by_checkpoint.score(reasons)
         self._score_groups()
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from bench import records, transcripts
@@ -11,6 +14,7 @@ from bench.run.checkpoints import Checkpoints
 from bench.run.host import environment
 from bench.run.ledger import Ledger, Stage
 from bench.run.stages.requests import TaskRequests
+from bench.serving import engine_version
 from bench.suite.matrix import Cell
 from bench.tasks.planned import PlannedTask, stage_of
 from replaceme.errors import InputError
@@ -18,7 +22,10 @@ from replaceme.io import loading
 
 if TYPE_CHECKING:
     from bench.run.stages.requests import Scorer
+    from bench.scoring.generation.launch import Outcome
+    from bench.scoring.generation.texts import Text, Texts
     from bench.scoring.tasks import PreparedTask, TaskScore
+    from bench.scoring.unloaded import UnloadedScorer
 
 
 class Scores:
@@ -28,7 +35,12 @@ class Scores:
         source: folder of the model.
         settings: the suite's ``score`` section.
         dtype: computed in.
+        texts: that vLLM wrote; ``None``: it was not asked.
+        outcome: what became of them.
     """
+
+    texts: Texts | None = None
+    outcome: Outcome | None = None
 
     def __init__(
         self,
@@ -56,9 +68,54 @@ class Scores:
             for cell in self.list_lacking(task):
                 yield cell, stage_of(task)
 
-    def prepare(self, task: PlannedTask, scorer: Scorer) -> PreparedTask:
+    def prepare(self, task: PlannedTask, scorer: Scorer | None) -> PreparedTask:
         """A task with its requests for this model."""
         return self.requests.build(task, scorer, self.cells)
+
+    @cached_property
+    def unloaded(self) -> UnloadedScorer:
+        """The model without its weights."""
+        from bench.scoring.unloaded import UnloadedScorer
+
+        return UnloadedScorer(self.source, self.model.trust_remote_code)
+
+    def read_texts(self, cell: Cell, prepared: PreparedTask) -> list[Text] | None:
+        """What vLLM wrote for a cell to a task's requests; ``None``: it was not asked."""
+        if self.texts is None or "generate_until" not in prepared.kinds:
+            return None
+        return self.texts.of(cell.stem, prepared.requests)
+
+    def describe_texts(
+        self, cell: Cell, prepared: PreparedTask, texts: list[Text], reason: str | None = None
+    ) -> records.Generation | None:
+        """What to record of the texts of a cell; ``None`` where there are none.
+
+        Args:
+            reason: why vLLM did not write them, where that is so.
+        """
+        if not texts:
+            return None
+        distinct = [text.distinct for text in texts if text.distinct is not None]
+        like = {
+            "texts": len(texts),
+            "cut_off": fmean(text.cut_off for text in texts),
+            "mean_tokens": fmean(text.tokens for text in texts),
+            "distinct_4grams": fmean(distinct) if distinct else None,
+        }
+        if self.outcome is None:
+            package = version("transformers")
+            how = {"engine": "transformers", "engine_version": package, "reason": reason}
+            return records.Generation(**like, **how)
+        asked = (cell.stem, prepared.requests)
+        return records.Generation(
+            **like,
+            engine="vllm",
+            engine_version=engine_version(),
+            truncated=self.outcome.truncated.get(asked),
+            seconds=self.outcome.seconds.get(asked),
+            weights=self.outcome.loaded.get(cell.stem),
+            reason=self.outcome.afresh.get(cell.stem),
+        )
 
     def refuse_nan(self) -> InputError:
         """The error of a model that answers with NaN."""

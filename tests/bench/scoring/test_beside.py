@@ -89,7 +89,13 @@ def write_suite(folder: Path, path: Path, **score: Any) -> Path:
         "models": [str(folder / "model")],
         "prune": {"blocks": [[3, 5]], "solvers": ["lstsq"]},
         "calibration": {"samples": 16, "max_length": 32},
-        "score": {"tasks": ["choose", "speak"], "include_path": str(folder), "batch_size": 8} | score,
+        "score": {
+            "tasks": ["choose", "speak"],
+            "include_path": str(folder),
+            "batch_size": 8,
+            "generate": "transformers",
+        }
+        | score,
         "device": "cpu",
     }
     path.write_text(yaml.safe_dump(suite))

@@ -498,6 +498,7 @@ main(["run", *sys.argv[1:]])
 @pytest.fixture(scope="module")
 def content(small_suite: dict[str, Any], folder: Path) -> dict[str, Any]:
     score = {"tasks": ["several", "endings"], "include_path": str(folder), "batch_tokens": 64}
+    score["generate"] = "transformers"
     return small_suite | {"score": score}
 
 
@@ -557,7 +558,7 @@ def test_records_say_how_each_task_was_scored(finished: Path) -> None:
     for (_, name), task in found.items():
         alone = name == "speak"
         assert task.method == ("per-variant" if alone else "one-pass")
-        assert task.reason == ("the task asks for generate_until" if alone else None)
+        assert task.reason == ("score.generate is transformers" if alone else None)
         assert task.pass_variants == (None if alone else 3)
         assert (task.pass_seconds is None) == alone
         assert task.dtype == "float32"

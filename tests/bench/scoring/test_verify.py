@@ -70,7 +70,8 @@ def suite(
     folder = tmp_path_factory.mktemp("verify")
     shutil.copytree(task_folder, folder / "tasks")
     (folder / "tasks" / "speak.yaml").write_text(SPEAK)
-    score = {"tasks": ["colours", "endings", "speak"], "include_path": "tasks"}
+    tasks = ["colours", "endings", "speak"]
+    score = {"tasks": tasks, "include_path": "tasks", "generate": "transformers"}
     (folder / "suite.yaml").write_text(yaml.safe_dump(small_suite | {"score": score}))
     return folder / "suite.yaml"
 

@@ -1,0 +1,1 @@
+"""Answers to generation tasks, written by vLLM in processes of its own."""

@@ -1,0 +1,34 @@
+"""A model without its weights: for building requests, and for judging texts that are there already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from bench.scoring.answering import AnsweringLM
+from bench.scoring.generation.texts import Text
+from bench.scoring.tasks import PreparedTask, TaskScore
+from replaceme.io.loading import load_tokenizer
+
+
+class UnloadedScorer:
+    """lm-eval's model class of a checkpoint that is never run."""
+
+    def __init__(self, folder: Path, trust_remote_code: bool = False) -> None:
+        """Read configuration and tokenizer.
+
+        Raises:
+            InputError: the tokenizer cannot be loaded.
+        """
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(folder, trust_remote_code)
+        self.lm = AnsweringLM(model, tokenizer=tokenizer, batch_size=1)
+
+    def score(self, task: PreparedTask, texts: list[Text]) -> TaskScore:
+        """The score of texts that were written to a task's requests."""
+        with self.lm.having_written(texts):
+            return task.score(self.lm)
