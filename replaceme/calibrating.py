@@ -12,7 +12,7 @@ from replaceme.calibration import Batches
 from replaceme.compat.reference import ReferenceBatches, WholeState
 from replaceme.decoder import Decoder, without_dropout
 from replaceme.edit import Edit
-from replaceme.evaluation import HeldBack
+from replaceme.evaluation import HeldBack, Judgement
 from replaceme.report import Report, no_report, report_part
 from replaceme.selection import (
     Block,
@@ -45,7 +45,7 @@ class Calibration:
     Attributes:
         decoder: of the intact model, which stays loaded.
         batches: the tokens that are fitted on.
-        held_back: the loss on those that are not.
+        held_back: how those that are not are predicted.
         distances: two [layers, layers] float64 (see :func:`replaceme.statistics.layer_distances`), or
             ``None`` where the blocks were given.
         choices: layer count → what was chosen; empty where the blocks were given.
@@ -65,7 +65,7 @@ class Calibration:
     seconds: float
     following: dict[Block, BlockStatistics] = field(default_factory=dict)
     compat_reference: bool = False
-    _removal: dict[tuple[Block, ...], float | None] = field(default_factory=dict)
+    _removal: dict[tuple[Block, ...], Judgement | None] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
@@ -76,10 +76,10 @@ class Calibration:
         """Whether the states behind the blocks are numbers."""
         return all(bool(s.sample.after.isfinite().all()) for s in self.statistics.values())
 
-    def removal_loss(self, blocks: tuple[Block, ...]) -> float | None:
-        """Held-back loss of plain removal, computed once."""
+    def judge_removal(self, blocks: tuple[Block, ...]) -> Judgement | None:
+        """How plain removal predicts the held-back tokens, computed once."""
         if blocks not in self._removal:
-            self._removal[blocks] = self.held_back.loss(Edit(blocks))
+            self._removal[blocks] = self.held_back.judge(Edit(blocks))
         return self._removal[blocks]
 
 

@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 
-from replaceme.calibration import Batch, Batches
+from replaceme.calibration import Batches
 from replaceme.decoder import Decoder
+from replaceme.divergence import Reference, log_probabilities, summarize
 from replaceme.edit import Edit, edit_temporarily
+from replaceme.facts import Divergence
+
+POSITIONS = 256  # whose logits are held at once
+
+
+class Judgement(NamedTuple):
+    """How a variant predicts the held-back tokens.
+
+    Attributes:
+        loss: mean negative log-likelihood in nats per predicted token.
+        divergence: from the intact model at every position.
+    """
+
+    loss: float
+    divergence: Divergence | None
+
+
+class Ends(NamedTuple):
+    """A sequence and a model's last states of it: [tokens] int64, and [tokens, d]."""
+
+    ids: torch.Tensor
+    states: torch.Tensor
 
 
 class HeldBack:
-    """Loss of the variants of one model on held-back tokens."""
+    """How variants of one model predict held-back tokens."""
 
     def __init__(self, decoder: Decoder, batches: Batches) -> None:
         self.decoder, self.batches = decoder, batches
@@ -20,29 +44,75 @@ class HeldBack:
     @cached_property
     def intact(self) -> float | None:
         """Loss of the intact model."""
-        return self.loss(Edit())
+        return self._loss(self._intact_ends)
+
+    @cached_property
+    def _intact_ends(self) -> list[Ends]:
+        return self._run(Edit())
 
     def loss(self, edit: Edit) -> float | None:
         """Mean negative log-likelihood in nats per predicted token; ``None`` where there is none."""
-        predicted = self.batches.tokens - len(self.batches.sequences)
-        if predicted < 1:
+        return self._loss(self._run(edit))
+
+    def judge(self, edit: Edit) -> Judgement | None:
+        """Loss, and divergence from the intact model; ``None`` where no token is predicted."""
+        if self._predicted < 1:
             return None
+        total, divergences = 0.0, []
+        for (ids, states), intact in zip(self._run(edit), self._intact_ends, strict=True):
+            for here in _parts(ids):
+                logs = log_probabilities(self._logits(states[here]))
+                total += _surprise(logs, ids, here)
+                reference = Reference(self._logits(intact.states[here]))
+                divergences.append(reference.diverge(logs).cpu().numpy())
+        return Judgement(total / self._predicted, summarize(divergences))
+
+    @property
+    def _predicted(self) -> int:
+        return self.batches.tokens - len(self.batches.sequences)
+
+    def _run(self, edit: Edit) -> list[Ends]:
+        """The sequences with the last states of an edited model; logits would be many more numbers."""
+        found = []
         with edit_temporarily(self.decoder.model, self.decoder.architecture, edit) as kept:
-            total = sum(self._batch(batch, kept) for batch in self.batches)
-        return total / predicted
+            for batch in self.batches:
+                states, calls = self.decoder.enter(batch)
+                for layer in kept:
+                    states = self.decoder.step(layer, states, calls[layer])
+                lengths = enumerate(batch.lengths.tolist())
+                found += [Ends(batch.ids[row, :size], states[row, :size]) for row, size in lengths]
+        return found
 
-    def _batch(self, batch: Batch, kept: list[int]) -> float:
-        states, calls = self.decoder.enter(batch)
-        for layer in kept:
-            states = self.decoder.step(layer, states, calls[layer])
-        total = 0.0
-        for row, length in enumerate(batch.lengths.tolist()):
-            ids = batch.ids[row, :length]
-            logits = self.decoder.logits(states[row : row + 1, :length])
-            total += negative_log_likelihood(logits[0, :-1], ids[1:])
-        return total
+    def _loss(self, ends: list[Ends]) -> float | None:
+        if self._predicted < 1:
+            return None
+        parts = (
+            _surprise(log_probabilities(self._logits(states[here])), ids, here)
+            for ids, states in ends
+            for here in _parts(ids)
+        )
+        return sum(parts) / self._predicted
+
+    def _logits(self, states: torch.Tensor) -> torch.Tensor:
+        """[positions, vocabulary] of last states [positions, d]."""
+        return self.decoder.logits(states[None])[0]
 
 
-def negative_log_likelihood(logits: torch.Tensor, ids: torch.Tensor) -> float:
-    goal = ids.to(logits.device)
-    return float(torch.nn.functional.cross_entropy(logits.float(), goal, reduction="sum"))
+def _parts(ids: torch.Tensor) -> list[slice]:
+    """A few positions after the other."""
+    return [slice(start, start + POSITIONS) for start in range(0, len(ids), POSITIONS)]
+
+
+def _surprise(logs: torch.Tensor, ids: torch.Tensor, here: slice) -> float:
+    """Negative log-likelihood in nats of the tokens that follow some positions of a sequence.
+
+    Args:
+        logs: log-probabilities at these positions, [positions, vocabulary].
+    """
+    goals = ids[here.start + 1 : here.stop + 1]
+    return negative_log_likelihood(logs[: len(goals)], goals)
+
+
+def negative_log_likelihood(logs: torch.Tensor, ids: torch.Tensor) -> float:
+    """Of some tokens, in nats, from the log-probabilities that predict them, [tokens, vocabulary]."""
+    return -float(logs.gather(1, ids.to(logs.device)[:, None]).sum())

@@ -77,9 +77,9 @@ def fit(
         edit = Edit(problem.blocks)
         warning = "the solution was not finite; plain removal was used instead"
     errors, cosines = _diagnose(problem, edit)
-    removal = calibration.removal_loss(problem.blocks)
-    loss = calibration.held_back.loss(edit) if changed else removal
-    losses = None if removal is None or loss is None else (removal, loss)
+    removal = calibration.judge_removal(problem.blocks)
+    fitted = calibration.held_back.judge(edit) if changed else removal
+    losses = (removal.loss, fitted.loss) if removal and fitted else None
     if warning is None:
         warning = _doubt(errors, cosines, losses)
     return Fit(
@@ -88,6 +88,7 @@ def fit(
         mean_cosine=cosines,
         loss=losses,
         intact_loss=calibration.held_back.intact,
+        divergence=fitted.divergence if fitted else None,
         warning=warning,
         notes=notes,
         seconds=seconds,

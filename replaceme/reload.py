@@ -15,6 +15,7 @@ import torch
 
 from replaceme.calibration import Batches
 from replaceme.decoder import Decoder
+from replaceme.divergence import log_probabilities
 from replaceme.errors import InputError
 from replaceme.evaluation import HeldBack, negative_log_likelihood
 from replaceme.io import loading
@@ -120,5 +121,5 @@ def _loss(model: torch.nn.Module, sequences: list[list[int]]) -> float:
     for row in sequences:
         ids = torch.tensor(row, device=device)
         logits = model(input_ids=ids[None], use_cache=False).logits[0]
-        total += negative_log_likelihood(logits[:-1], ids[1:])
+        total += negative_log_likelihood(log_probabilities(logits[:-1]), ids[1:])
     return total / sum(len(row) - 1 for row in sequences)

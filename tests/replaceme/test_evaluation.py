@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import replaceme
+from replaceme import evaluation
 from replaceme.calibration import Batches, tokenize
 from replaceme.decoder import Decoder
 from replaceme.edit import Edit
@@ -41,6 +43,19 @@ def cross_entropy(model: Any, sequences: list[list[int]]) -> float:
     return total / count
 
 
+@torch.no_grad()
+def divergences(intact: Any, model: Any, sequences: list[list[int]]) -> np.ndarray[Any, Any]:
+    """KL(intact ‖ model) at every position, from transformers' own logits of single sequences."""
+    found = []
+    for ids in sequences:
+        logs, own = (
+            m(torch.tensor([ids]), use_cache=False).logits[0].double().log_softmax(-1)
+            for m in (intact, model)
+        )
+        found.append((logs.exp() * (logs - own)).sum(-1).numpy())
+    return np.concatenate(found)
+
+
 def reload(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
@@ -65,6 +80,12 @@ def test_loss_is_the_cross_entropy_of_the_saved_model(
     for loss, name in zip(losses, ("source", "plain", "fitted"), strict=True):
         assert loss == pytest.approx(cross_entropy(reload(tmp_path / name), held), rel=1e-5)
     assert len(set(losses)) == (2 if solver == "uidl" else 3)
+    wanted = divergences(reload(tmp_path / "source"), reload(tmp_path / "fitted"), held)
+    assert fit.divergence
+    assert fit.divergence.positions == len(wanted) == sum(map(len, held))
+    assert fit.divergence.mean == pytest.approx(wanted.mean(), abs=1e-5)
+    assert fit.divergence.p99 == pytest.approx(np.quantile(wanted, 0.99), abs=1e-5)
+    assert wanted.mean() > 1e-3
 
 
 def test_loss_of_a_half_precision_model_is_that_of_the_rounded_checkpoint(
@@ -97,7 +118,20 @@ def test_measuring_leaves_the_model_as_it_was(llama: Any, sequences: list[list[i
 def test_no_loss_without_a_predicted_token(llama: Any) -> None:
     for sequences in ([], [[5], [7]]):
         judge = HeldBack(Decoder.of(llama), Batches(sequences))
-        assert judge.loss(Edit(BLOCKS)) is judge.intact is None
+        assert judge.loss(Edit(BLOCKS)) is judge.intact is judge.judge(Edit(BLOCKS)) is None
+
+
+def test_logits_are_held_for_a_few_positions_at_a_time(
+    llama: Any, sequences: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = HeldBack(Decoder.of(llama), Batches(sequences[:5]))
+    whole = judge.judge(Edit(BLOCKS))
+    monkeypatch.setattr(evaluation, "POSITIONS", 3)
+    parts = judge.judge(Edit(BLOCKS))
+    assert whole and whole.divergence and parts and parts.divergence
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
+    assert parts.divergence.mean == pytest.approx(whole.divergence.mean, rel=1e-4)
+    assert parts.divergence.positions == whole.divergence.positions
 
 
 # which tokens
