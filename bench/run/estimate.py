@@ -15,7 +15,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from bench.records import Record
+from bench.run.costs import ENGINE
 from bench.run.resume import list_tasks_left
+from bench.run.sizes import WRITING
 from bench.scoring.answering import AnsweringLM
 from bench.scoring.answers import Answers
 from bench.scoring.fork import Fork, Step, count_steps
@@ -39,14 +41,16 @@ HEADS = 128  # predictions that the output matrix is timed with
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one pass over a task takes for the variants that lack it.
+    """What a task takes for the variants that lack it, in one pass and for their texts.
 
     Attributes:
         requests: distinct ones.
         tokens: that the model reads for them.
         token_layers: tokens times the layers that the variants do not share.
         predictions: tokens whose logits are needed, times variants.
-        seconds: of the pass on this machine.
+        seconds: on this machine.
+        texts: that each variant writes.
+        written: tokens of them at most.
     """
 
     model: str
@@ -57,6 +61,8 @@ class Estimate:
     token_layers: int
     predictions: int
     seconds: float
+    texts: int = 0
+    written: int = 0
 
 
 def estimate(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Estimate]:
@@ -65,7 +71,7 @@ def estimate(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Estimate
     Blocks that are not chosen yet are taken to lie in the middle.
 
     Raises:
-        InputError: a task asks for what is not answered in one pass, or a model cannot be had.
+        InputError: a model cannot be had.
     """
     store = Store(out)
     prepared: dict[tuple[PlannedTask, ModelSpec | None], PreparedTask] = {}
@@ -119,6 +125,8 @@ class _OneLayer:
         self, task: PlannedTask, prepared: PreparedTask, cells: dict[Cell, Record | None]
     ) -> Estimate:
         requests = self.lm.requests(prepared.instances)
+        prompts = [len(self.lm.tok_encode(prompt)) for prompt, _ in prepared.texts_asked]
+        written = prepared.count_written(self.lm.max_gen_toks)
         trees = self.sweep.trees(requests)
         routes = [
             [Step(i, None) for i in range(layer_count(self.config))],
@@ -127,16 +135,23 @@ class _OneLayer:
         steps, ends = count_steps(routes), len({tuple(route) for route in routes})
         tokens = sum(map(len, trees))
         predictions = sum(len(TreeBatch([tree]).heads[0]) for tree in trees) * ends
-        per_token, per_prediction = self._seconds(trees)
+        per_token, per_prediction = self._seconds(trees or [_line(max(1, *prompts))])
+        layers = sum(layer_count(self.config) - cell.layers for cell in cells)
+        seconds = tokens * steps * per_token + predictions * per_prediction
+        if prompts:
+            seconds += (sum(prompts) + WRITING * written) * layers * per_token
+            seconds += ENGINE * len({cell.layers for cell in cells})
         return Estimate(
             next(iter(cells)).model.name,
             task.spec.task,
             len(cells),
             len(set(requests)),
-            tokens,
-            tokens * steps,
+            tokens + sum(prompts),
+            tokens * steps + sum(prompts) * layers,
             predictions,
-            tokens * steps * per_token + predictions * per_prediction,
+            seconds,
+            len(prompts),
+            written,
         )
 
     def _routes(self, cells: dict[Cell, Record | None]) -> dict[str, list[Step]]:

@@ -150,6 +150,17 @@ class PreparedTask:
         asked = [instance for instance in self.instances if instance.request_type == "generate_until"]
         return [instance.args for instance in asked for _ in range(instance.repeats)]
 
+    def count_written(self, default: int) -> int:
+        """Tokens of all texts at most.
+
+        Args:
+            default: of a text, where the task does not say.
+        """
+        from lm_eval.models.utils import normalize_gen_kwargs
+
+        asked = (normalize_gen_kwargs(dict(settings), default) for _, settings in self.texts_asked)
+        return sum(int(settings["max_gen_toks"]) for settings in asked)
+
     @property
     def kinds(self) -> set[str]:
         """What the task asks a model for, in lm-eval's names."""

@@ -143,8 +143,10 @@ def _print_estimate(estimates: list[Estimate]) -> None:
 
     for line in estimates:
         name = visible(f"{line.model}, {line.task}")
+        texts = f", {line.texts:,} texts of {line.written:,} tokens at most" if line.texts else ""
+        how = "in one pass" if line.requests else "in an engine for each shape"
         click.echo(
-            f"{name}: {line.requests:,} requests, {line.tokens:,} tokens; "
-            f"{line.variants} variants in one pass: about {duration(line.seconds)} on this machine"
+            f"{name}: {line.requests:,} requests, {line.tokens:,} tokens{texts}; "
+            f"{line.variants} variants {how}: about {duration(line.seconds)} on this machine"
         )
     click.echo(f"Scoring takes about {duration(sum(line.seconds for line in estimates))} in all.")
