@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -47,33 +47,50 @@ class WorkerSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    checkpoint: Path
+    checkpoints: list[Path]
     settings: ServeSettings
 
 
 def measure(
-    checkpoint: Path, settings: ServeSettings, log_file: Path, work_dir: Path | None = None
-) -> ServingResult:
-    """Measure a checkpoint folder's latency and memory in a fresh engine process.
+    checkpoints: Sequence[Path], settings: ServeSettings, log_file: Path, work_dir: Path | None = None
+) -> list[ServingResult]:
+    """Measure latency and memory of checkpoint folders of one shape in a fresh engine process.
 
-    All output of the process goes to `log_file`, replacing what was there; its scratch files lie
-    in `work_dir` (default: the system's folder) and are removed. Raises `EngineMissingError` where
-    vLLM is not installed, and `ServingError` when the engine fails or takes longer than
-    `settings.timeout` seconds. Whatever happens, no process is left.
+    The engine is started on the first and has the weights of the others put in; where it refuses them,
+    the next process measures the rest. All output goes to `log_file`, replacing what was there; scratch
+    files lie in `work_dir` (default: the system's folder) and are removed. Raises `EngineMissingError`
+    where vLLM is not installed, and `ServingError` when the engine fails or takes longer than
+    `settings.timeout` seconds for a checkpoint. Whatever happens, no process is left.
     """
     if engine_version() is None:
         raise EngineMissingError
-    if not checkpoint.is_dir():
-        raise ServingError(f"{checkpoint} is not a checkpoint folder.")
+    for checkpoint in checkpoints:
+        if not checkpoint.is_dir():
+            raise ServingError(f"{checkpoint} is not a checkpoint folder.")
     log_file.parent.mkdir(parents=True, exist_ok=True)
     log_file.unlink(missing_ok=True)  # a link would be written through
-    with tempfile.TemporaryDirectory(prefix="serving-", dir=work_dir) as scratch:
-        spec, result = Path(scratch, "spec.json"), Path(scratch, "result.json")
-        spec.write_text(WorkerSpec(checkpoint=checkpoint.resolve(), settings=settings).model_dump_json())
-        status = run_worker("bench.serving.worker", [spec, result], log_file, settings.timeout)
-        if status != 0 or not result.exists():
-            raise ServingError(f"{explain_failure(status, log_file)} (log: {log_file.name})")
-        return ServingResult.model_validate_json(result.read_bytes())
+    results: list[ServingResult] = []
+    while left := [folder.resolve() for folder in checkpoints[len(results) :]]:
+        with tempfile.TemporaryDirectory(prefix="serving-", dir=work_dir) as scratch:
+            spec = Path(scratch, "spec.json")
+            spec.write_text(WorkerSpec(checkpoints=left, settings=settings).model_dump_json())
+            results += _measure(spec, Path(scratch, "result.jsonl"), log_file, settings.timeout)
+    return results
+
+
+def _measure(spec: Path, result: Path, log_file: Path, timeout: float) -> list[ServingResult]:
+    """The results of one process, of at least one checkpoint."""
+    written = 0
+
+    def has_moved() -> bool:
+        nonlocal written
+        before, written = written, result.stat().st_size if result.exists() else 0
+        return written > before
+
+    status = run_worker("bench.serving.worker", [spec, result], log_file, timeout, has_moved)
+    if status != 0 or not result.exists():
+        raise ServingError(f"{explain_failure(status, log_file)} (log: {log_file.name})")
+    return [ServingResult.model_validate_json(line) for line in result.read_bytes().splitlines()]
 
 
 def run_worker(

@@ -15,6 +15,8 @@ from vllm.v1.kv_cache_interface import (
     UniformTypeKVCacheSpecs,
 )
 
+from bench.serving.swap import Weights
+
 LOAD_FORMAT = "counted_safetensors"
 _LOADED_BYTES = "loaded_bytes"
 
@@ -31,10 +33,8 @@ class CountingLoader(DefaultModelLoader):
         setattr(model, _LOADED_BYTES, storage_bytes(list(model.parameters())))
 
 
-class Probe:
+class Probe(Weights):
     """A vLLM worker extension; its methods are called on every worker."""
-
-    model_runner: Any
 
     def memory_report(self) -> dict[str, int | None]:
         """This worker's memory in bytes, by the names of `Memory`'s fields."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -159,6 +159,11 @@ class ServingResult(_Result):
     )
     engine_settings: EngineSettings = Field(description="What the engine reports it runs with.")
     memory: Memory = Field(description="Memory the engine holds.")
+    weights: Literal["engine", "swap"] | None = Field(
+        None,
+        description="engine: it was started on this checkpoint; swap: the weights were put into it; "
+        "null: not recorded.",
+    )
     workloads: list[WorkloadResult] = Field(description="Times, one entry per workload, in order.")
     replay_cached_tokens: int = Field(
         description="Tokens of a prompt sent a second time that the engine took from a prefix cache; "

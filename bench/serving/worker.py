@@ -5,6 +5,8 @@ import signal
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,10 +28,9 @@ def main(spec_file: Path, result_file: Path) -> None:
     threading.Thread(target=die_with_parent, daemon=True).start()
     spec = WorkerSpec.model_validate_json(spec_file.read_bytes())
     prepare_environment(spec.settings.cpu_threads)
-    result = run(spec.checkpoint, spec.settings)
-    partial = result_file.with_suffix(".partial")
-    partial.write_text(result.model_dump_json())
-    partial.replace(result_file)
+    with result_file.open("w") as file:
+        for result in run(spec.checkpoints, spec.settings):
+            print(result.model_dump_json(), file=file, flush=True)
 
 
 def prepare_environment(cpu_threads: int | None = None) -> None:
@@ -47,34 +48,48 @@ def prepare_environment(cpu_threads: int | None = None) -> None:
         os.environ["OMP_NUM_THREADS"] = str(cpu_threads or physical_cores())
 
 
-def run(checkpoint: Path, settings: ServeSettings) -> ServingResult:
-    """Start the engine on `checkpoint` and measure every workload.
+def run(checkpoints: list[Path], settings: ServeSettings) -> Iterator[ServingResult]:
+    """Start the engine on the first checkpoint, and measure every workload on each of them.
 
-    Raises ValueError when a workload does not fit the KV cache, and RuntimeError when the engine
-    does not do as told.
+    Ends early where the engine refuses the weights of one. Raises ValueError when a workload does not
+    fit the KV cache, and RuntimeError when the engine does not do as told.
     """
     from vllm import LLM
 
     started = time.monotonic()
-    engine = LLM(model=str(checkpoint), **_engine_arguments(settings))
+    engine = LLM(model=str(checkpoints[0]), **_engine_arguments(settings))
     start_seconds = time.monotonic() - started
     on_cpu = engine.llm_engine.vllm_config.device_config.device_type == "cpu"
     gpus = None if on_cpu else _open_gpus(settings.tensor_parallel_size)
     meter = Meter(engine, settings, Watch(gpus))
     meter.check_capacity()
-    times = [meter.measure(workload) for workload in settings.workloads]
-    return ServingResult(
-        engine=settings.engine,
-        engine_version=engine_version() or "",
-        device=cpu_name() if on_cpu else _gpu_name(),
-        dtype=str(engine.model_config.dtype).removeprefix("torch."),
-        threads=_threads() if on_cpu else None,
-        start_seconds=start_seconds,
-        engine_settings=_settings_in_use(engine.llm_engine.vllm_config),
-        workloads=times,
-        replay_cached_tokens=meter.replay(),
-        memory=meter.memory(),
-    )
+    for before, checkpoint in zip([None, *checkpoints], checkpoints, strict=False):
+        if before and not _swap(engine, before, checkpoint):
+            return
+        times = [meter.measure(workload) for workload in settings.workloads]
+        yield ServingResult(
+            engine=settings.engine,
+            engine_version=engine_version() or "",
+            device=cpu_name() if on_cpu else _gpu_name(),
+            dtype=str(engine.model_config.dtype).removeprefix("torch."),
+            threads=_threads() if on_cpu else None,
+            start_seconds=start_seconds,
+            engine_settings=_settings_in_use(engine.llm_engine.vllm_config),
+            workloads=times,
+            replay_cached_tokens=meter.replay(),
+            memory=meter.memory(),
+            weights="swap" if before else "engine",
+        )
+
+
+def _swap(engine: Any, before: Path, after: Path) -> bool:
+    """Put in the weights of another checkpoint; returns whether the engine took them."""
+    try:
+        engine.collective_rpc("swap", args=(str(before), str(after)))
+    except Exception:  # of whatever kind: another engine can still do it
+        traceback.print_exc()
+        return False
+    return True
 
 
 class Meter:

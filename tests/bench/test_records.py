@@ -200,6 +200,7 @@ def _take_neighbours(kept: dict[str, Any]) -> list[Any]:
     """What else ran in the timed runs of a record, taken out of it, where it is known."""
     processes = kept["serving"]["processes"] if kept["serving"] else []
     every = [load.pop("neighbours") for process in processes for load in process["workloads"]]
+    every += [process.pop("weights") for process in processes]
     return [known for known in every if known is not None]
 
 

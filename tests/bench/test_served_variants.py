@@ -171,3 +171,28 @@ def test_vllm_and_transformers_generate_the_same_tokens(
     answered: dict[str, tuple[Path, list[list[int]]]], family: str
 ) -> None:
     assert not disagreements(*answered[family])
+
+
+def test_each_checkpoint_is_measured_in_the_engine_of_its_shape(
+    call: Callable[..., subprocess.CompletedProcess[str]], small_suite: dict[str, Any], tmp_path: Path
+) -> None:
+    changes = {
+        "prune": {"layers": [3], "solvers": ["uidl", "lstsq"]},
+        "score": None,
+        "serve": {
+            "enforce_eager": True,
+            "repeats": 2,
+            "processes": 1,
+            "per_checkpoint": True,
+            "kv_cache_gib": 0.0625,
+            "workloads": [{"input_len": 16, "output_len": 8, "batch_size": 1}],
+        },
+    }
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump(small_suite | changes))
+    done = call("run", tmp_path / "suite.yaml", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    serving = {label: record.serving for label, record in by_label(tmp_path / "out").items()}
+    weights = {label: found.processes[0].weights for label, found in serving.items() if found}
+    assert weights == {"baseline": "engine", "uidl": "engine", "lstsq": "swap"}
+    assert len({found.measured_on for found in serving.values() if found}) == 3
+    assert len(list((tmp_path / "out" / "logs").glob("serve-*.log"))) == 2

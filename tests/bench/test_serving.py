@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 
 from bench.serving import ServeSettings, ServingError, ServingResult, Workload, find_noise, measure
 from bench.serving.result import Distribution, WorkloadResult
@@ -54,7 +55,8 @@ def model(save_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def measured(model: Path) -> ServingResult:
-    return measure(model, settings(), model.parent / "engine.log")
+    (result,) = measure([model], settings(), model.parent / "engine.log")
+    return result
 
 
 def test_every_timed_run_is_kept(measured: ServingResult) -> None:
@@ -119,12 +121,27 @@ def test_what_ran_beside_the_engine_is_known_for_every_timed_run(measured: Servi
         assert min(own) > 0
 
 
+def test_checkpoints_of_one_shape_share_an_engine(model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    tensors = load_file(other / "model.safetensors")
+    tensors["model.norm.weight"] = 2 * tensors["model.norm.weight"]
+    save_file(tensors, other / "model.safetensors", {"format": "pt"})
+    own, surplus = measure([model, other], settings(), tmp_path / "engine.log"), dict(tensors)
+    assert [result.weights for result in own] == ["engine", "swap"]
+    assert own[0].workloads != own[1].workloads
+    surplus["model.rotary_emb.inv_freq"] = tensors["model.norm.weight"].clone()
+    save_file(surplus, other / "model.safetensors", {"format": "pt"})
+    refused = measure([model, other], settings(), tmp_path / "engine.log")
+    assert [result.weights for result in refused] == ["engine", "engine"]
+
+
 def test_busy_processes_beside_the_engine_make_noise(model: Path, tmp_path: Path) -> None:
     cores = len(os.sched_getaffinity(0))
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * cores)]
     try:
         load = {"input_len": 32, "output_len": 32, "batch_size": 4}
-        found = measure(model, settings(workloads=[load], repeats=4), tmp_path / "engine.log")
+        (found,) = measure([model], settings(workloads=[load], repeats=4), tmp_path / "engine.log")
     finally:
         for process in busy:
             process.kill()
@@ -146,19 +163,19 @@ def test_engine_that_fails_says_why_and_leaves_no_process(model: Path, tmp_path:
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps(config | {"architectures": ["NoSuchForCausalLM"]}))
     with pytest.raises(ServingError, match="NoSuchForCausalLM"):
-        measure(broken, settings(), tmp_path / "engine.log", tmp_path)
+        measure([broken], settings(), tmp_path / "engine.log", tmp_path)
     assert not workers(tmp_path)
 
 
 def test_batch_that_does_not_fit_the_kv_cache_is_refused(model: Path, tmp_path: Path) -> None:
     load = {"input_len": 128, "output_len": 8, "batch_size": 128}
     with pytest.raises(ServingError, match=r"workload in128-out8-b128 needs 17408: raise kv_cache_gib"):
-        measure(model, settings(workloads=[load], kv_cache_gib=0.002), tmp_path / "engine.log")
+        measure([model], settings(workloads=[load], kv_cache_gib=0.002), tmp_path / "engine.log")
 
 
 def test_engine_that_takes_too_long_is_killed_with_its_group(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ServingError, match="did not finish within 2 s and was killed"):
-        measure(model, settings(timeout=2), tmp_path / "engine.log", tmp_path)
+        measure([model], settings(timeout=2), tmp_path / "engine.log", tmp_path)
     assert not workers(tmp_path)
 
 
@@ -166,7 +183,7 @@ def test_worker_dies_with_a_killed_parent(model: Path, tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from bench.serving import ServeSettings, measure; "
         "settings = ServeSettings.model_validate_json(sys.argv[2]); "
-        "measure(Path(sys.argv[1]), settings, Path(sys.argv[3]), Path(sys.argv[3]).parent)"
+        "measure([Path(sys.argv[1])], settings, Path(sys.argv[3]), Path(sys.argv[3]).parent)"
     )
     arguments = [str(model), settings().model_dump_json(), str(tmp_path / "engine.log")]
     parent = subprocess.Popen([sys.executable, "-c", program, *arguments])
@@ -186,7 +203,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 def test_missing_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(ServingError, match="nowhere is not a checkpoint folder"):
-        measure(tmp_path / "nowhere", settings(), tmp_path / "engine.log")
+        measure([tmp_path / "nowhere"], settings(), tmp_path / "engine.log")
 
 
 def test_percentiles_are_those_of_numpy() -> None:

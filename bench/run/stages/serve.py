@@ -22,6 +22,7 @@ class ServeStage:
     ) -> None:
         self.ledger, self.checkpoints, self.source, self.cells = ledger, checkpoints, source, cells
         self.errors: dict[ServingIdentity, ServingError] = {}
+        self.measured: dict[Cell, list[ServingResult]] = {}  # and not recorded yet
 
     def execute(self) -> None:
         for cell in self.cells:
@@ -47,13 +48,32 @@ class ServeStage:
         return records.Serving(identity=identity, measured_on=cell.name, processes=processes)
 
     def _serve(self, cell: Cell, folder: Path) -> list[ServingResult]:
-        """Measure a checkpoint in as many engine processes as the suite wants."""
+        """Measure a checkpoint in as many engine processes as the suite wants; each of them measures all
+        that are still to be measured of its shape, where each is measured by itself."""
         settings = self.ledger.plan.suite.serve
         assert settings is not None
-        self.ledger.progress.step(f"{cell.name}: serving with {settings.engine}", serving_of(cell))
-        logs, results = self.ledger.out / "logs", []
+        if cell in self.measured:
+            return self.measured.pop(cell)
+        alike = [cell, *(self._list_alike(cell, folder) if settings.per_checkpoint else [])]
+        folders = [self.checkpoints.provide(other, self.source) for other in alike]
+        more = f" and {len(alike) - 1} more of its shape" if len(alike) > 1 else ""
+        self.ledger.progress.step(f"{cell.name}{more}: serving with {settings.engine}", serving_of(cell))
+        logs, results = self.ledger.out / "logs", list[list[ServingResult]]()
         logs.mkdir(parents=True, exist_ok=True)
         for process in range(1, settings.processes + 1):
-            results.append(measure(folder, settings, logs / f"serve-{cell.stem}.{process}.log", logs))
+            log = logs / f"serve-{cell.stem}.{process}.log"
+            results.append(measure(folders, settings, log, logs))
             self.ledger.progress.share(process / settings.processes)
-        return results
+        self.measured |= {other: list(found) for other, *found in zip(alike, *results, strict=True)}
+        return self.measured.pop(cell)
+
+    def _list_alike(self, cell: Cell, folder: Path) -> list[Cell]:
+        """The other cells that are to be served, and whose checkpoints differ in values alone."""
+        config = models.read_config(folder)
+        due = [other for other in self.cells if "serve" in self.ledger.list_due(other)]
+        return [
+            other
+            for other in due
+            if other != cell
+            and models.read_config(self.checkpoints.provide(other, self.source)) == config
+        ]
