@@ -55,7 +55,7 @@ def _rows(history: History) -> Rows:
                     "y": value.number,
                     "low": ends[0],
                     "high": ends[1],
-                    "value": number(value.number, history.column.digits),
+                    "value": number(value.number, history.column.digits) + "?" * value.noisy,
                     "interval": span(*ends),
                 }
             )

@@ -76,7 +76,8 @@ def to_json(history: History) -> str:
 
 def _values(point: Point) -> list[dict[str, Any]]:
     return [
-        {"model": model, "layers": layers, "label": label, "value": v.number, "stderr": v.stderr}
+        {"model": model, "layers": layers, "label": label}
+        | {"value": v.number, "stderr": v.stderr, "noisy": v.noisy}
         for (model, layers, label), v in point.values.items()
     ]
 

@@ -108,13 +108,18 @@ class Watch:
 
     def _read(self) -> Reading:
         every = psutil.cpu_times(percpu=True)
-        busy = sum(
-            seconds
-            for core in self.cores
-            for name, seconds in every[core]._asdict().items()
-            if name not in IDLE + TWICE
-        )
+        busy = sum(count_busy(every[core]) for core in self.cores)
         return Reading(time.monotonic(), busy, sum(map(_used, self.processes)))
+
+
+def count_busy(times: Any) -> float:
+    """Seconds in which a core was not idle, those that were stolen from this machine included.
+
+    Args:
+        times: of the core, from ``psutil.cpu_times``.
+    """
+    counted = [seconds for name, seconds in times._asdict().items() if name not in IDLE + TWICE]
+    return float(sum(counted))
 
 
 def _usable_cores() -> list[int]:

@@ -29,7 +29,7 @@ from bench.render.formats import FORMATS
 from bench.results import open_results
 from bench.run.resume import Retry, list_stages_due, recall_record
 from bench.serving import find_noise
-from bench.serving.neighbours import Watch
+from bench.serving.neighbours import Watch, count_busy
 from bench.serving.result import Distribution, Neighbours, ServingResult
 from bench.store import Store, read_record
 from bench.suite import matrix, suite
@@ -127,6 +127,14 @@ def test_demo_is_without_noise_and_an_old_record_from_a_busy_machine_is_not() ->
 
 
 # ---- what the engine's process notes
+
+
+def test_a_core_is_busy_while_it_is_neither_idle_nor_waiting_for_a_disk() -> None:
+    times = psutil.cpu_times()
+    counted = dict.fromkeys(times._fields, 0.0) | {"user": 5.0, "system": 2.0, "idle": 100.0}
+    on_linux = {"iowait": 10.0, "steal": 1.0, "guest": 3.0}  # a guest's time is in that of its user
+    counted |= {name: seconds for name, seconds in on_linux.items() if name in times._fields}
+    assert count_busy(times._replace(**counted)) == 7.0 + counted.get("steal", 0.0)
 
 
 def test_own_time_is_told_from_that_of_others() -> None:
@@ -241,6 +249,8 @@ def test_card_shows_no_ratio_of_noise(records: list[Record]) -> None:
 
 
 def test_noise_is_not_on_the_frontier(records: list[Record]) -> None:
+    best = {"a": 0.9, "b": 0.9}  # and the fastest: it would leave the others nothing
+    records[-1] = cells.cell("lstsq", 4, best, serving=records[-1].serving)
     figure = _chart(records, "latency-in128-out64-b1")
     on_line = {row[0]: row[-1] for row in figure.rows}
     assert on_line["lstsq, 4 removed"] == on_line["uidl, 4 removed"] == "noisy"
