@@ -23,6 +23,22 @@ def count_flips(intact: Columns, own: Columns, metric: str) -> Flips | None:
     Returns:
         ``None`` where the answers are not kept, or not of the same items.
     """
+    flipped = list_flipped(intact, own, metric)
+    if flipped is None:
+        return None
+    changed = [doc for doc, differs in flipped.items() if differs]
+    found = Flips(metric=metric, items=len(flipped), changed=len(changed))
+    was, now = _judge(intact, metric), _judge(own, metric)
+    if was and now:
+        found.right_to_wrong = sum(was[doc] and not now[doc] for doc in changed)
+        found.wrong_to_right = sum(now[doc] and not was[doc] for doc in changed)
+        found.wrong_to_wrong = sum(not was[doc] and not now[doc] for doc in changed)
+    return found
+
+
+def list_flipped(intact: Columns, own: Columns, metric: str) -> dict[str, bool] | None:
+    """Item → whether another answer was chosen for it than the intact model's; see
+    :func:`count_flips`."""
     key = CHOSEN + metric
     if key not in intact or key not in own:
         return None
@@ -30,14 +46,7 @@ def count_flips(intact: Columns, own: Columns, metric: str) -> Flips | None:
     after = dict(zip(map(str, own["doc_id"]), own[key], strict=True))
     if before.keys() != after.keys() or len(before) < len(intact["doc_id"]):
         return None
-    changed = [doc for doc in before if before[doc] != after[doc]]
-    found = Flips(metric=metric, items=len(before), changed=len(changed))
-    was, now = _judge(intact, metric), _judge(own, metric)
-    if was and now:
-        found.right_to_wrong = sum(was[doc] and not now[doc] for doc in changed)
-        found.wrong_to_right = sum(now[doc] and not was[doc] for doc in changed)
-        found.wrong_to_wrong = sum(not was[doc] and not now[doc] for doc in changed)
-    return found
+    return {doc: before[doc] != after[doc] for doc in before}
 
 
 def _judge(columns: Columns, metric: str) -> dict[str, bool] | None:

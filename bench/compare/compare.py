@@ -2,6 +2,7 @@
 
 Scores are tested on the same items of both sides, one-sided, with Holm's correction over all scores of
 the comparison. A score regresses when it is significantly worse *and* dropped by more than allowed.
+Changed answers and latencies are families of their own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from bench.compare import scores as compare_scores
 from bench.compare import serving as compare_serving
 from bench.compare.averages import average_change
 from bench.compare.comparison import Averages, Comparison, Marker, Options, Verdict
+from bench.compare.flips import compare_flips
 from bench.compare.items import IncomparableError, Side, scale
 from bench.compare.scores import Score
 from bench.names import cell_name
@@ -21,7 +23,7 @@ from bench.results import Key, Results
 from replaceme.errors import InputError
 
 ORDER = list(Marker)
-KINDS = ["cell", "score", "latency", "quantity"]
+KINDS = ["cell", "score", "flips", "latency", "quantity"]
 
 
 def compare(base: Results, new: Results, options: Options = Options()) -> Comparison:  # noqa: B008
@@ -63,7 +65,7 @@ def compare(base: Results, new: Results, options: Options = Options()) -> Compar
     records = {key: (old.record, fresh.record) for key, (old, fresh) in both.items()}
     times = compare_serving.latencies(records, options)
     _check_comparable(base, new, [*verdicts, *times], scores)
-    verdicts += compare_scores.judge(scores, options) + times
+    verdicts += compare_scores.judge(scores, options) + compare_flips(both, options) + times
     return Comparison(
         base.source,
         new.source,
@@ -112,7 +114,8 @@ def _rank(verdict: Verdict) -> tuple[bool, int, int, float, Key, str]:
     """Regressions first, then by marker, scores before times, the largest loss first."""
     loss = 0.0
     if verdict.change is not None:
-        loss = verdict.change.value if verdict.kind != "latency" else -verdict.change.value
+        up = verdict.kind in ("flips", "latency")  # of which more is worse
+        loss = -verdict.change.value if up else verdict.change.value
     place = ORDER.index(verdict.marker), KINDS.index(verdict.kind)
     return not verdict.regression, *place, loss, verdict.key, verdict.what
 

@@ -71,9 +71,12 @@ class Verdict:
     """The outcome for one value of one cell, or for a cell as a whole.
 
     Attributes:
-        kind: of ``what``, which is a task, a workload, a quantity, or empty for the cell.
+        kind: of ``what``, which is a task, the flips of one, a workload, a quantity, or empty for the
+            cell.
         unit: of ``base`` and ``new``. ``change`` of a score is in points: hundredths of the mean score
-            of an item; a ratio for times; a difference in ``unit`` for quantities.
+            of an item, or hundredths of the items for flips, of which more are worse; a ratio for times;
+            a difference in ``unit`` for quantities.
+        losses, gains: items whose score got worse, or better; that are flipped in NEW only, or in BASE.
         inconclusive: no regression, yet a drop over ``max_drop`` is not excluded: the interval reaches
             past it, and the test found a smaller one, or would have missed it with more than 20 %
             probability.
@@ -85,7 +88,7 @@ class Verdict:
     """
 
     key: Key
-    kind: Literal["cell", "score", "latency", "quantity"]
+    kind: Literal["cell", "score", "flips", "latency", "quantity"]
     what: str
     marker: Marker
     regression: bool = False
@@ -153,6 +156,11 @@ class Comparison:
     @property
     def inconclusive(self) -> list[Verdict]:
         return [verdict for verdict in self.verdicts if verdict.inconclusive]
+
+    @property
+    def more_flips(self) -> list[Verdict]:
+        """Where significantly more answers differ from the intact model's."""
+        return [v for v in self.verdicts if v.kind == "flips" and v.marker is Marker.WORSE]
 
     @property
     def passes(self) -> bool:

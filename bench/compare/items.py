@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -91,38 +92,79 @@ def items_of(task: Task, columns: dict[str, list[Any]] | None, side: str, name: 
 
 
 def pair_items(name: str, base: Side, new: Side) -> tuple[Items, Items]:
-    """The same items of a task or group on both sides.
+    """The same items of a task or group on both sides; those of a group's tasks are pooled.
+
+    Raises:
+        IncomparableError: what was asked differs.
+    """
+    tasks = list_tasks_asked_alike(name, base, new)
+    old, fresh = base.record.scores[name], new.record.scores[name]
+    pairs = {task: _pair_task(task, old.primary, base, new) for task in tasks}
+    if not isinstance(old, Group) or not isinstance(fresh, Group):
+        return pairs[name]
+    return (
+        _pool(old, {name: pair[0] for name, pair in pairs.items()}, "BASE"),
+        _pool(fresh, {name: pair[1] for name, pair in pairs.items()}, "NEW"),
+    )
+
+
+def list_tasks_asked_alike(name: str, base: Side, new: Side) -> list[str]:
+    """The tasks that a score is made of: itself, or those of a group that have its metric.
 
     Raises:
         IncomparableError: what was asked differs.
     """
     old, fresh = base.record.scores[name], new.record.scores[name]
-    if isinstance(old, Group) and isinstance(fresh, Group):
-        return _pair_group(old, fresh, base, new)
-    if isinstance(old, Group) or isinstance(fresh, Group):
+    if isinstance(old, Group) != isinstance(fresh, Group):
         raise IncomparableError("a group of tasks on one side is a single task on the other")
-    if old.primary != fresh.primary:
-        raise IncomparableError(f"primary metric {old.primary} → {fresh.primary}")
-    return _pair_task(name, old.primary, base, new)
+    asked = [("primary metric", old.primary, fresh.primary)]
+    tasks = [name]
+    if isinstance(old, Group) and isinstance(fresh, Group):
+        asked += _list_asked_of_group(old, fresh)
+        tasks = [n for n in old.tasks if old.primary in base.record.quality[n].metrics]
+    _check_alike(asked)
+    for task in tasks:
+        if old.primary not in new.record.quality[task].metrics:
+            raise IncomparableError(f"NEW has no {old.primary} of {task}")
+        _check_alike(_list_asked_of_task(task, base, new))
+    return tasks
 
 
-def _pair_group(old: Group, fresh: Group, base: Side, new: Side) -> tuple[Items, Items]:
-    """The items of all tasks of a group, pooled."""
-    asked = [
-        ("primary metric", old.primary, fresh.primary),
-        ("group version", old.version, fresh.version),
-        ("tasks of the group", sorted(old.tasks), sorted(fresh.tasks)),
-        ("weights", *(group.metrics[group.primary].weight_by_size for group in (old, fresh))),
-    ]
+def _check_alike(asked: Sequence[tuple[str, Any, Any]]) -> None:
     for what, before, after in asked:
         if before != after:
-            raise IncomparableError(f"{what} {name_value(before)} → {name_value(after)}")
-    reporting = [n for n in old.tasks if old.primary in base.record.quality[n].metrics]
-    pairs = {name: _pair_task(name, old.primary, base, new) for name in reporting}
-    return (
-        _pool(old, {name: pair[0] for name, pair in pairs.items()}, "BASE"),
-        _pool(fresh, {name: pair[1] for name, pair in pairs.items()}, "NEW"),
-    )
+            shown = "" if what.endswith("differ") else f" {name_value(before)} → {name_value(after)}"
+            raise IncomparableError(f"{what}{shown}")
+
+
+def _list_asked_of_group(old: Group, fresh: Group) -> list[tuple[str, Any, Any]]:
+    by_size = [group.metrics[group.primary].weight_by_size for group in (old, fresh)]
+    return [
+        ("group version", old.version, fresh.version),
+        ("tasks of the group", sorted(old.tasks), sorted(fresh.tasks)),
+        ("weights", by_size[0], by_size[1]),
+    ]
+
+
+def _list_asked_of_task(name: str, base: Side, new: Side) -> list[tuple[str, Any, Any]]:
+    old, fresh = base.record.quality[name], new.record.quality[name]
+    asked: list[tuple[str, Any, Any]] = [
+        ("the model's weights differ", *(_of_model(side.record, "weights") for side in (base, new))),
+        ("task version", old.version, fresh.version),
+        ("few-shot", old.num_fewshot, fresh.num_fewshot),
+        ("limit", old.identity.limit, fresh.identity.limit),
+        ("chat template or instruction", old.identity.prompt, fresh.identity.prompt),
+        ("the task's data differ", old.identity.data, fresh.identity.data),
+    ]
+    seeds = (old.identity.seeds, fresh.identity.seeds)
+    files = [_of_model(side.record, "files") for side in (base, new)]
+    if None not in seeds:  # which old records do not know
+        asked.append(("seeds", *seeds))
+    if None not in (old.requests, fresh.requests):
+        asked.append(("what was asked differs", old.requests, fresh.requests))
+    if None not in files:  # likewise
+        asked.append(("the model's tokenizer or other files differ", *files))
+    return asked
 
 
 def _pool(group: Group, tasks: dict[str, Items], side: str) -> Items:
@@ -150,34 +192,11 @@ def _pair_task(name: str, metric: str, base: Side, new: Side) -> tuple[Items, It
     """The same items of a single task on both sides.
 
     Raises:
-        IncomparableError: what was asked differs, or a side has no such metric.
+        IncomparableError: they are not the same.
     """
-    old, fresh = base.record.quality[name], new.record.quality[name]
-    if metric not in fresh.metrics:
-        raise IncomparableError(f"NEW has no {metric} of {name}")
-    asked = [
-        ("the model's weights differ", *(_of_model(side.record, "weights") for side in (base, new))),
-        ("task version", old.version, fresh.version),
-        ("few-shot", old.num_fewshot, fresh.num_fewshot),
-        ("limit", old.identity.limit, fresh.identity.limit),
-        ("chat template or instruction", old.identity.prompt, fresh.identity.prompt),
-        ("the task's data differ", old.identity.data, fresh.identity.data),
-    ]
-    seeds = (old.identity.seeds, fresh.identity.seeds)
-    files = [_of_model(side.record, "files") for side in (base, new)]
-    if None not in seeds:  # which old records do not know
-        asked.append(("seeds", *seeds))
-    if None not in (old.requests, fresh.requests):
-        asked.append(("what was asked differs", old.requests, fresh.requests))
-    if None not in files:  # likewise
-        asked.append(("the model's tokenizer or other files differ", *files))
-    for what, before, after in asked:
-        if before != after:
-            shown = "" if what.endswith("differ") else f" {name_value(before)} → {name_value(after)}"
-            raise IncomparableError(f"{what}{shown}")
     pair = (
-        items_of(old, base.samples.get(name), "BASE", metric),
-        items_of(fresh, new.samples.get(name), "NEW", metric),
+        items_of(base.record.quality[name], base.samples.get(name), "BASE", metric),
+        items_of(new.record.quality[name], new.samples.get(name), "NEW", metric),
     )
     if pair[0].ids != pair[1].ids:
         only = [len(set(a.ids) - set(b.ids)) for a, b in (pair, pair[::-1])]

@@ -41,9 +41,11 @@ def summary(comparison: Comparison) -> str:
     if open_ := len(comparison.inconclusive):
         strict = ", which --strict does not let pass" if comparison.options.strict else ""
         parts.append(f"{open_} {NOUNS['score'][open_ > 1]} inconclusive{strict}")
+    if flips := len(comparison.more_flips):
+        parts.append(f"more answers flipped in {flips} {NOUNS['score'][flips > 1]}")
     if unknown := comparison.count(Marker.INCOMPARABLE):
         parts.append(f"{unknown} values could not be compared")
-    return f"No regression, but {' and '.join(parts)}." if parts else "No regression."
+    return f"No regression, but {', '.join(parts)}." if parts else "No regression."
 
 
 def counts(comparison: Comparison) -> str:
@@ -81,6 +83,12 @@ def basis(comparison: Comparison) -> list[str]:
         )
     if any(v.metric and v.unit == "" for v in scores):
         lines.append("A point is 0.01 of an item's score: of a perplexity, 0.01 nats, about 1 %.")
+    if flips := sum(v.kind == "flips" for v in comparison.verdicts):
+        lines.append(
+            f"flips: items whose chosen answer is not that of the intact model of the same results; "
+            f"{flips} tasks, paired item by item, one-sided, Holm's correction over these. More of them "
+            "are told and are no regression: an answer that changes may get right."
+        )
     if any(v.kind == "latency" and v.test for v in comparison.verdicts):
         lines.append(
             "Latencies: medians of engine processes, geometric mean; a regression is slower by more "
@@ -94,7 +102,7 @@ def lines(comparison: Comparison) -> tuple[list[Line], list[Line], list[Line]]:
     several = len({verdict.key[0] for verdict in comparison.verdicts}) > 1
     found: tuple[list[Line], list[Line], list[Line]] = ([], [], [])
     for verdict in comparison.verdicts:
-        equal = verdict.kind == "score" and not verdict.losses and not verdict.gains
+        equal = verdict.kind in ("score", "flips") and not verdict.losses and not verdict.gains
         part = 0 if verdict.marker is not Marker.SAME else 2 if equal else 1
         found[part].append(_line(verdict, several))
     return found
@@ -159,7 +167,7 @@ def cell(name: str, several: bool) -> str:
 def _number(value: float | None, verdict: Verdict) -> str:
     if value is None:
         return "–" if verdict.kind != "cell" else ""
-    digits = 1 if verdict.kind == "score" and abs(value) < 1000 else 0
+    digits = 1 if verdict.kind in ("score", "flips") and abs(value) < 1000 else 0
     return f"{value:,.{digits}f}"
 
 
@@ -189,9 +197,11 @@ def signed(value: float) -> str:
 
 def _probability(verdict: Verdict) -> str:
     """Of the direction that the value went."""
-    down = verdict.change is not None and (verdict.change.value > 1) == (verdict.kind == "latency")
-    if verdict.kind == "score" and verdict.change is not None:
-        down = verdict.change.value <= 0
+    change = verdict.change.value if verdict.change else 0.0
+    if verdict.kind == "latency":
+        down = change > 1
+    else:
+        down = change >= 0 if verdict.kind == "flips" else change <= 0
     p = verdict.p_worse if down else verdict.p_better
     if p is None:
         return ""

@@ -49,7 +49,7 @@ def render(comparison: Comparison) -> str:
 
 
 def _folded(comparison: Comparison, same: Sequence[Line], equal: int) -> str:
-    rest = f"{equal} scores are equal item by item.\n" if equal else ""
+    rest = f"{equal} values are equal item by item.\n" if equal else ""
     if not same:
         return rest
     head = f"<details><summary>{len(same)} not significant</summary>"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
+from bench.changes import flips_of
 from bench.compare import scores, significance
 from bench.compare.compare import compare
 from bench.compare.items import Side, pair_items
@@ -287,8 +288,15 @@ def test_compare_pools_the_items_of_a_group(scored: tuple[Path, dict[str, Record
     assert found.draft.test == "exact McNemar"
     weighted = scores.score(("tiny", 2, "lstsq"), "even", *sides)
     assert weighted.draft.test == "sign-flip permutation"
-    names = [v.what for v in compare(results, results).verdicts if v.kind == "score"]
+    verdicts = compare(results, results).verdicts
+    names = [v.what for v in verdicts if v.kind == "score"]
     assert sorted(set(names)) == sorted(sides[0].record.scores)
+    counted = {name: flips_of(sides[1].record, name) for name in ("outer", "a", "deep")}
+    for name, flips in counted.items():
+        (flipped,) = [v for v in verdicts if v.what == f"{name} flips"]
+        assert flips
+        assert (flipped.items, flipped.base) == (flips.items, 100 * flips.changed / flips.items)
+    assert any(flips and flips.changed for flips in counted.values())
 
 
 def test_items_are_drawn_from_each_task_by_itself() -> None:
