@@ -5,7 +5,8 @@ python generate.py --check    exit status 1 if one of them differs from what wou
 python generate.py --stats    duplicates and biases of the items
 
 A multiple-choice item has ``choices`` and the index ``gold`` of the right one, and a ``prompt`` before
-them unless the choices are whole sentences. The others have a ``prompt`` and the ``target`` after it.
+them unless the choices are whole sentences. The others have a ``prompt`` and the ``target`` after it,
+and ``answer`` where a part of the target counts.
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from demo_texts import causes, facts, grammar, lastword, retrieval
+from demo_texts import causes, facts, grammar, lastword, profiles, retrieval, sums
 
 Item = dict[str, Any]
 
 FOLDER = Path(__file__).resolve().parent
 SEED = 20254
 ITEMS = 400  # of every task but causes, which has all its pairs
+GENERATED = 120  # items of a task whose answers are generated
 CHOICES = 4  # choices of a fact, and facts of a passage
 GAP = re.compile(r"\{([^|{}]*)\|([^|{}]*)\}")  # {good|bad}
 WORD = re.compile(r"<(\w+?)(?:\.(\d))?>")  # <list> or <list.form>
@@ -124,12 +127,43 @@ def cause_items(rng: random.Random) -> Iterator[Item]:
             }
 
 
+def profile_items(rng: random.Random) -> Iterator[Item]:
+    """Four fields in random order, and the sentence that they fill."""
+    known = {field: words(values) for field, values in profiles.VALUES.items()}
+    for _ in range(GENERATED):
+        told = {field: rng.choice(values) for field, values in known.items()}
+        fields = [f"{field}: {value}" for field, value in told.items()]
+        rng.shuffle(fields)
+        yield {"prompt": "; ".join(fields), "target": profiles.SENTENCE.format(**told)}
+
+
+def sum_items(rng: random.Random) -> Iterator[Item]:
+    """Word problems with their worked answer; problems and sums are balanced."""
+    problems = sums.PROBLEMS.strip().splitlines()
+    names, things, numbers = words(sums.NAMES), words(sums.THINGS), words(sums.NUMBERS)
+    digits = range(2, len(numbers) + 1)
+    pairs = [pair for pair in product(digits, digits) if pair not in sums.SHOWN]
+    totals = range(2 * digits[0], 2 * digits[-1] + 1)
+    for number, place in enumerate(shuffled_golds(rng, GENERATED, len(totals))):
+        total = totals[place]
+        a, b = rng.choice([pair for pair in pairs if sum(pair) == total])
+        name, other = rng.sample(names, 2)
+        told = {"a": numbers[a - 1], "b": numbers[b - 1], "name": name, "other": other}
+        yield {
+            "prompt": problems[number % len(problems)].strip().format(things=rng.choice(things), **told),
+            "target": f"{a} + {b} = {total}. The answer is {total}.",
+            "answer": str(total),
+        }
+
+
 TASKS: dict[str, Callable[[random.Random], Iterator[Item]]] = {
     "facts": fact_items,
     "grammar": grammar_items,
     "lastword": lastword_items,
     "retrieval": retrieval_items,
     "causes": cause_items,
+    "profiles": profile_items,
+    "sums": sum_items,
 }
 
 
@@ -183,12 +217,12 @@ def baselines(items: list[Item]) -> dict[str, float]:
 def stats(task: str, items: list[Item]) -> str:
     """Duplicates and biases of a task, as text."""
     lines = [f"{task}: {len(items)} items, {duplicates(items)} duplicates"]
-    if task == "lastword":
-        targets = Counter(item["target"].strip() for item in items)
-        often = ", ".join(f"{word} {count / len(items):.1%}" for word, count in targets.most_common(3))
-        lines += [f"  {len(targets)} different last words; most frequent: {often}"]
-    else:
+    if "choices" in items[0] or "values" in items[0]:
         lines += [f"  always {name}: {value:.1%}" for name, value in baselines(items).items()]
+    else:
+        targets = Counter((item.get("answer") or item["target"]).strip() for item in items)
+        often = ", ".join(f"{text} {count / len(items):.1%}" for text, count in targets.most_common(3))
+        lines += [f"  {len(targets)} different answers; most frequent: {often}"]
     return "\n".join(lines)
 
 
