@@ -68,7 +68,7 @@ class Provenance(Measures, Origin):
     def elsewhere(self, model: str, weights: str) -> Provenance:
         """The same for a model that it was not fitted on: nothing is measured there, and it warns."""
         warning = f"it was fitted on other weights, those of {self.model}, and not measured here"
-        unknown = dict.fromkeys(("relative_error", "mean_cosine", "loss", "intact_loss"))
+        unknown = dict.fromkeys(Measures.model_fields.keys() - {"warning", "notes"})
         fitted = f"; where it was fitted, {self.warning}" if self.warning else ""
         return self.model_copy(
             update=unknown | {"model": model, "weights": weights, "warning": warning + fitted}

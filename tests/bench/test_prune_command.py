@@ -217,6 +217,6 @@ def test_transform_applied_to_other_weights_says_so_everywhere(
     assert said["warning"] == warning
     assert said["model"] == str(other)
     assert f"**Warning:** {warning}." in card
-    for key in ("relative_error", "mean_cosine", "loss", "intact_loss"):
+    for key in ("relative_error", "mean_cosine", "loss", "intact_loss", "divergence"):
         assert said[key] is None
     assert "|" not in card
