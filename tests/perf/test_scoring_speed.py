@@ -26,10 +26,12 @@ from bench.scoring.answers import Answers
 from bench.scoring.checkpoint import CheckpointScorer
 from bench.scoring.one_pass import OnePass
 from bench.scoring.tasks import PreparedTask
+from bench.scoring.trees import TreeBatch
 from bench.tasks.catalog import find_task
 from bench.tasks.index import read_folders
 from bench.tasks.spec import TaskSpec
 from replaceme.calibration import Batch
+from replaceme.divergence import Reference
 from replaceme.edit import Edit
 from replaceme.selection import Block
 from replaceme.surgery import write_checkpoint
@@ -154,6 +156,33 @@ def test_sweep_of_ten_models(
         "budget": scorer.sweep.known.budget,
         "floor_seconds": floor_seconds(scorer),
     }
+
+
+def test_share_of_a_sweep_that_divergences_take(
+    benchmark: Any, one_pass: Callable[..., OnePass], tasks: list[PreparedTask]
+) -> None:
+    """Batch after batch with and without them, in processor time, which neighbours disturb less."""
+    scorer = one_pass(matrix(3))
+    sweep, seconds = scorer.sweep, {True: 0.0, False: 0.0}
+    requests = [r for task in tasks for r in scorer.lm.requests(task.instances)]
+    trees = sweep.trees(requests)
+    batches = [TreeBatch(batch) for batch in sweep.batches(trees, sweep.measure_budget(trees))]
+
+    def answer() -> None:
+        for batch in batches:
+            for known in (True, False):
+                with pytest.MonkeyPatch.context() as patch:
+                    if not known:
+                        patch.setattr(Reference, "__init__", lambda *_: None)
+                        patch.setattr(Reference, "diverge", lambda _, logs: logs[:, 0])
+                    start = time.process_time()
+                    sweep.fork.answers(batch)
+                    seconds[known] += time.process_time() - start
+
+    sweep.fork.answers(batches[0])
+    benchmark.pedantic(answer, rounds=1)
+    share = seconds[True] / seconds[False] - 1
+    benchmark.extra_info |= {"share": share, "seconds": seconds[False], "requests": len(requests)}
 
 
 def test_bootstraps_of_ten_models(
