@@ -11,7 +11,8 @@ from bench.records import Record
 from bench.run.host.leftovers import discard
 from bench.suite.matrix import Cell
 from replaceme.errors import OutputError
-from replaceme.io import contents, loading
+from replaceme.io import contents, loading, models
+from replaceme.recipe import digest
 
 
 class Checkpoints:
@@ -51,6 +52,14 @@ class Checkpoints:
                 trust_remote_code=cell.model.trust_remote_code,
             )
         return folder
+
+    def hash_shape(self, cell: Cell, source: Path) -> str:
+        """Hash of the configuration of a cell's checkpoint: those that share it differ in values alone.
+
+        Raises:
+            InputError, OutputError: as :meth:`provide`.
+        """
+        return digest(models.read_config(self.provide(cell, source)))
 
     def tidy(self, records: Mapping[Cell, Record]) -> None:
         """Remove the checkpoints of finished cells that are not to be kept.

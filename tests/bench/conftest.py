@@ -46,6 +46,24 @@ def call(command: str) -> Callable[..., subprocess.CompletedProcess[str]]:
     return call
 
 
+@pytest.fixture(scope="session")
+def run_vllm() -> Callable[..., list[str]]:
+    """Runs Python that imports vLLM in a process of its own; returns what it prints behind a mark."""
+
+    def run(mark: str, *arguments: Any) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            env=os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        lines = done.stdout.splitlines()
+        return [line.removeprefix(f"{mark} ") for line in lines if line.startswith(f"{mark} ")]
+
+    return run
+
+
 class Forked:
     """``replaceme-bench`` in forked children of one process that has imported everything: a second for
     a whole run, which can be killed. One child at a time."""
@@ -291,6 +309,14 @@ class DemoCopy:
         record.quality[task].primary = "perplexity"
         record.quality[task].metrics["perplexity"].value = math.exp(-sum(scores) / len(scores))
         self.store.write(stem, record)
+
+    def reverse_items(self, cell: str, task: str) -> None:
+        """Keep a task's items in the opposite order."""
+        stem = self.stem(cell)
+        samples = self.store.read_samples(stem)
+        for column in samples[task].values():
+            column.reverse()
+        self.store.write_samples(stem, samples)
 
     def flip(self, cell: str, task: str, losses: int = 0, gains: int = 0) -> None:
         """Turn some right answers wrong, and some wrong ones right."""

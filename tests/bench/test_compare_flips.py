@@ -100,11 +100,7 @@ def test_flips_are_a_family_of_their_own(chosen: tuple[Any, Any]) -> None:
 
 
 def test_items_are_paired_by_their_ids(chosen: tuple[Any, Any]) -> None:
-    stem = chosen[1].stem("6/lstsq")
-    samples = chosen[1].store.read_samples(stem)
-    for column in samples[FACTS].values():
-        column.reverse()
-    chosen[1].store.write_samples(stem, samples)
+    chosen[1].reverse_items("6/lstsq", FACTS)
     found = verdict(compared(chosen), "6/lstsq", FLIPS)
     assert (found.losses, found.gains) == (40, 5)
 

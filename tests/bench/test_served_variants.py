@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,20 +44,6 @@ def prompts_of(folder: Path) -> list[list[int]]:
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
-
-
-def vllm_tokens(folders: list[Path]) -> list[list[list[int]]]:
-    """Greedy tokens of vLLM for each checkpoint and prompt, all in one process of their own."""
-    jobs = [(str(folder), "float32", prompts_of(folder), NEW_TOKENS) for folder in folders]
-    done = subprocess.run(
-        [sys.executable, "-c", GENERATE, json.dumps(jobs)],
-        env=os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    lines = [line for line in done.stdout.splitlines() if line.startswith("TOKENS ")]
-    return [json.loads(line.removeprefix("TOKENS ")) for line in lines]
 
 
 def disagreements(folder: Path, answers: list[list[int]]) -> list[tuple[str, float]]:
@@ -145,6 +129,7 @@ def test_table_shows_serving_beside_quality(served: tuple[Path, str]) -> None:
 @pytest.fixture(scope="module")
 def answered(
     served: tuple[Path, str],
+    run_vllm: Callable[..., list[str]],
     call_here: Callable[..., subprocess.CompletedProcess[str]],
     save_model: Callable[..., Path],
     tmp_path_factory: pytest.TempPathFactory,
@@ -160,7 +145,8 @@ def answered(
         out = folders[family] = folder / f"{family}-pruned"
         result = call_here("prune", model, "--blocks", "2:3", "--solver", solver, *data, "--out", out)
         assert result.returncode == 0, result.stderr
-    answers = vllm_tokens(list(folders.values()))
+    jobs = [(str(path), "float32", prompts_of(path), NEW_TOKENS) for path in folders.values()]
+    answers = [json.loads(line) for line in run_vllm("TOKENS", "-c", GENERATE, json.dumps(jobs))]
     return {
         family: (path, tokens) for (family, path), tokens in zip(folders.items(), answers, strict=True)
     }

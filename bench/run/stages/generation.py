@@ -14,7 +14,6 @@ from bench.run.stages.scores import Scores
 from bench.serving import EngineMissingError, ServingError, device_name, engine_version
 from bench.suite.matrix import Cell
 from bench.tasks.planned import PlannedTask, stage_of
-from replaceme.io import models
 from replaceme.recipe import digest
 
 if TYPE_CHECKING:
@@ -106,8 +105,8 @@ class GenerationScoring:
         shapes: dict[str, list[Cell]] = {}
         for cell in dict.fromkeys(cell for cell, _ in self.scores.lacking_stages(tasks)):
             with self.ledger.guard([(cell, stage_of(task)) for task in tasks]):
-                folder = self.scores.checkpoints.provide(cell, self.scores.source)
-                shapes.setdefault(digest(models.read_config(folder)), []).append(cell)
+                shape = self.scores.checkpoints.hash_shape(cell, self.scores.source)
+                shapes.setdefault(shape, []).append(cell)
         yield from shapes.values()
 
     def _write_shape(

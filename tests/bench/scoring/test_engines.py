@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,17 +74,11 @@ def plainly(prompts: list[str], **changes: Any) -> list[tuple[str, dict[str, Any
 
 
 def test_weights_of_a_swapped_engine_are_the_checkpoints_bit_for_bit_and_back(
-    models: dict[str, Path],
+    models: dict[str, Path], run_vllm: Callable[..., list[str]]
 ) -> None:
-    here = Path(__file__).parent
-    done = subprocess.run(
-        [sys.executable, str(here / "engine_weights.py"), str(models["plain"]), str(models["other"])],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    lines = [line for line in done.stdout.splitlines() if line.startswith("STATE")]
-    assert lines == ["STATE True False", "STATE False True 1", "STATE True False 1"]
+    script = Path(__file__).with_name("engine_weights.py")
+    lines = run_vllm("STATE", script, models["plain"], models["other"])
+    assert lines == ["True False", "False True 1", "True False 1"]
 
 
 def test_each_variant_answers_as_itself_and_what_goes_wrong_stays_with_it(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -118,18 +116,18 @@ def folder_of(out: Path, stem: str, record: Record) -> Path:
     return out / "checkpoints" / stem if record.layers else Path(record.model_id)
 
 
-def refer(tasks: Path, jobs: list[tuple[Path, list[str], bool]]) -> list[Any]:
+Refer = Callable[..., list[Any]]
+
+
+@pytest.fixture(scope="module")
+def refer(run_vllm: Callable[..., list[str]], tasks: Path) -> Refer:
     """Texts, filtered texts and metrics of ``lm_eval --model vllm``, an engine for each job."""
-    text = json.dumps([(str(folder), names, chat) for folder, names, chat in jobs])
-    done = subprocess.run(
-        [sys.executable, "-c", REFERENCE, str(tasks), text],
-        env=os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
-    return [json.loads(line.removeprefix("FOUND ")) for line in lines]
+
+    def refer(jobs: list[tuple[Path, list[str], bool]]) -> list[Any]:
+        text = json.dumps([(str(folder), names, chat) for folder, names, chat in jobs])
+        return [json.loads(line) for line in run_vllm("FOUND", "-c", REFERENCE, tasks, text)]
+
+    return refer
 
 
 def read_texts(out: Path, stem: str, task: str) -> list[list[Any]]:
@@ -143,10 +141,10 @@ def labelled(record: Record, task: str) -> dict[str, float | None]:
     return {key if "," in key else f"{key},none": metric.value for key, metric in metrics.items()}
 
 
-def check_equal(out: Path, tasks: Path, names: list[str], chat: bool, stems: list[str]) -> None:
+def check_equal(out: Path, refer: Refer, names: list[str], chat: bool, stems: list[str]) -> None:
     records = Store(out).all()
     jobs = [(folder_of(out, stem, records[stem]), names, chat) for stem in stems]
-    found = iter(refer(tasks, jobs))
+    found = iter(refer(jobs))
     for stem in stems:
         for name in names:
             texts, metrics = next(found)
@@ -157,23 +155,23 @@ def check_equal(out: Path, tasks: Path, names: list[str], chat: bool, stems: lis
 
 
 def test_texts_and_scores_of_every_variant_are_those_of_lm_eval_with_vllm(
-    written: Path, tasks: Path
+    written: Path, refer: Refer
 ) -> None:
     stems = sorted(Store(written).all())
     assert len(stems) == 7
-    check_equal(written, tasks, ["tell", "loop", "long"], False, stems)
+    check_equal(written, refer, ["tell", "loop", "long"], False, stems)
 
 
-def test_sampled_texts_are_those_of_a_fresh_engine(written: Path, tasks: Path) -> None:
+def test_sampled_texts_are_those_of_a_fresh_engine(written: Path, refer: Refer) -> None:
     stems = [stem for stem in sorted(Store(written).all()) if "reconstruct" in stem]
     assert len(stems) == 2
-    check_equal(written, tasks, ["vote"], False, stems)
+    check_equal(written, refer, ["vote"], False, stems)
 
 
-def test_chats_are_those_of_lm_eval_with_vllm(written: Path, tasks: Path) -> None:
+def test_chats_are_those_of_lm_eval_with_vllm(written: Path, refer: Refer) -> None:
     stems = [stem for stem in sorted(Store(written).all()) if "uidl" in stem or "baseline" in stem]
     assert len(stems) == 3
-    check_equal(written, tasks, ["chat"], True, stems)
+    check_equal(written, refer, ["chat"], True, stems)
 
 
 def test_one_engine_is_started_for_each_shape(written: Path) -> None:
