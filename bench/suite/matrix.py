@@ -41,6 +41,7 @@ RUNTIME = {
         "batch_size",
         "batch_tokens",
         "method",
+        "generate",
         "confirm_run_unsafe_code",
     },
     "TaskSpec": {"metric", "average"},
