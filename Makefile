@@ -1,6 +1,6 @@
 BENCH = .venv/bin/replaceme-bench
 VENV = .venv/bin/python
-PYTEST = OMP_NUM_THREADS=1 $(VENV) -m pytest --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE KMP_BLOCKTIME=0 $(VENV) -m pytest --dist loadfile
 
 .PHONY: demo test quick lint types docs setup clean
 
