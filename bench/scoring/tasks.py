@@ -13,7 +13,7 @@ from bench.scoring.chosen import chosen_answers
 from bench.scoring.metrics import primary_metric
 from bench.scoring.surroundings import Surroundings
 from bench.scoring.words import in_words
-from bench.tasks.catalog import TaskSource, describe_for_manager, runs_code_of_models, yaml_of
+from bench.tasks.catalog import UNSAFE, TaskSource, describe_for_manager, runs_code_of_models, yaml_of
 from bench.tasks.planned import PlannedTask
 from bench.tasks.spec import SEEDS, Limit, Seeds, TaskSpec
 from bench.transcripts import Questions, Transcript
@@ -100,10 +100,7 @@ class PreparedTask:
         settings["fewshot_as_multiturn"] = bool(spec.fewshot_as_multiturn)
         settings["system_instruction"] = spec.system_instruction
         if runs_code_of_models(source) and not unsafe_code:
-            raise InputError(
-                "the task runs code that the model writes; confirm_run_unsafe_code: true in 'score' "
-                "lets it, where that code can do no harm."
-            )
+            raise InputError(UNSAFE)
         with in_words(), self._surroundings.enter():
             self._task = prepare(*describe_for_manager(source), model, day, **settings)
             self._restore = self._surroundings.random_states()

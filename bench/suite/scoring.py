@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 
 from bench.suite.suite import ScoreSpec
-from bench.tasks.catalog import TaskSource
+from bench.tasks.catalog import UNSAFE, TaskSource, runs_code_of_models
 from bench.tasks.groups import Group, expand, match_names
 from bench.tasks.planned import PlannedGroup, PlannedTask
 from bench.tasks.spec import TaskSpec
@@ -32,7 +32,10 @@ class Wanted:
         self._groups: dict[str, PlannedGroup] = {}
         for spec in map(score.asked, score.tasks) if score else []:
             for part in self._named(spec):
-                self._add(part, spec, column=True)
+                if not self._is_refused(part):
+                    self._add(part, spec, column=True)
+        if score and not self._tasks:
+            raise InputError(f"score.tasks: nothing is left to score. {' '.join(self.notes)}")
 
     @property
     def tasks(self) -> list[PlannedTask]:
@@ -55,6 +58,16 @@ class Wanted:
         scored = [part for part in parts if isinstance(part, Group) and part.aggregation]
         inner = {name for group in scored for name in group.names}
         return [part for part in parts if part.name not in inner]
+
+    def _is_refused(self, part: Group | TaskSource) -> bool:
+        """Whether a task runs code that nobody has allowed; a note says so."""
+        assert self._score
+        if isinstance(part, Group) or self._score.confirm_run_unsafe_code:
+            return False
+        refused = runs_code_of_models(part)
+        if refused:
+            self.notes.append(f"{part.name} is not scored: {UNSAFE}")
+        return refused
 
     def _add(self, part: Group | TaskSource, spec: TaskSpec, column: bool) -> list[PlannedTask]:
         """Add a task or group with all that is in it; returns its single tasks."""

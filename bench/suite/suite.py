@@ -12,7 +12,7 @@ from bench.section import Section
 from bench.serving.spec import ServeSettings
 from bench.suite import files as suite_files
 from bench.suite.prune_spec import Matrix, PruneSpec
-from bench.tasks.presets import PRESETS
+from bench.tasks.presets import replace_presets
 from bench.tasks.spec import SEEDS, Limit, PromptSpec, Seed, Seeds, TaskSpec
 from replaceme.calibration import CalibrationData, check_data
 from replaceme.chat import USUAL_DAY, Day
@@ -115,9 +115,7 @@ class ScoreSpec(PromptSpec):
     @field_validator("tasks", mode="before")
     @classmethod
     def _presets(cls, tasks: Any) -> Any:
-        if not isinstance(tasks, list):
-            return tasks
-        return [entry for task in tasks for entry in PRESETS.get(str(task), [task])]
+        return replace_presets(tasks) if isinstance(tasks, list) else tasks
 
     @field_validator("tasks")
     @classmethod

@@ -167,6 +167,12 @@ def dataset_of(name: str, fingerprint: str | None) -> dict[str, str]:
     return {key: value for key, value in data.items() if isinstance(value, str)}
 
 
+UNSAFE = (
+    "the task runs code that the model writes; confirm_run_unsafe_code: true in 'score' lets it, where "
+    "that code can do no harm."
+)
+
+
 def runs_code_of_models(source: TaskSource) -> bool:
     """Whether lm-eval marks a task as unsafe, for it runs what a model writes."""
     config = task_yaml.read_whole(yaml_of(source)) | dict(source.overrides)

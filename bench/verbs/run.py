@@ -34,9 +34,12 @@ def run(
     retry_noisy: bool,
 ) -> None:
     """Run a suite; the same command again does only what is left."""
+    from bench.console import tell
     from bench.run.resume import Retry
 
     plan, folder = expand_suite(suite, only, out, limit)
+    for note in plan.notes:
+        tell(note)
     retry = Retry(failed=retry_failed, noisy=retry_noisy)
     sys.exit(EXIT_FAILED if run_plan(plan, folder, retry) else 0)
 

@@ -131,7 +131,11 @@ def test_unknown_task_names_the_nearest(
     refused: Refused, call: Call, write_suite: WriteSuite, task_folder: Path
 ) -> None:
     suite = write_suite(score={"tasks": ["colour"], "include_path": str(task_folder)})
-    refused(call("plan", suite), "unknown task 'colour'; did you mean 'colours'?", "presets (paper)")
+    refused(
+        call("plan", suite),
+        "unknown task 'colour'; did you mean 'colours'?",
+        "presets (paper, generative)",
+    )
 
 
 def test_missing_task_folder_is_named(refused: Refused, call: Call, write_suite: WriteSuite) -> None:
