@@ -12,6 +12,7 @@ from bench.verbs import (
     card,
     compare,
     history,
+    inspect,
     listing,
     pick,
     plan,
@@ -95,6 +96,7 @@ COMMANDS = (
     card.card,
     schema.schema,
     listing.list_names,
+    inspect.inspect,
     prune.prune,
     prune.apply,
 )

@@ -19,7 +19,6 @@ from pydantic_core import PydanticUndefined
 
 from bench.cli import main
 from bench.suite.suite import Suite
-from replaceme.architectures import support_table
 from replaceme.solvers import SOLVERS, Solver
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 MARK = re.compile(r"<!-- generated: (\w+) -->")
 PICTURES = ("results/demo/leaderboard.svg", "results/demo/charts")
+DECODERS = ROOT / "docs" / "decoders.json"
 COVERAGE = ROOT / "coverage.json"
 WORDS = {"int": "whole number", "str": "text", "float": "number", "bool": "true or false"}
 
@@ -220,11 +220,43 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+# ---- decoders
+
+
+def decoder_table() -> str:
+    """What is exact on each class that transformers generates text with."""
+    head = ("model type", "class", "removal", "diagonal", "transforms", "`refit`", "`reconstruct`")
+    keys = ("removal", "diagonal", "lstsq", "refit", "reconstruct")
+    rows = []
+    for name, said in read_decoders().items():
+        if said.get("removal") is True:
+            marks = ("✓" if said[key] is True else "–" for key in keys)
+            rows.append((f"`{name}`", said["class"], *marks))
+    return table(head, rows)
+
+
+def refusals() -> str:
+    """The classes that are not pruned, with the reason."""
+    rows = []
+    for name, said in read_decoders().items():
+        reason = said.get("refused") or said.get("unbuilt") or said["removal"]
+        if reason is not True:
+            rows.append((f"`{name}`", said["class"], escape(reason)))
+    return table(("model type", "class", "why not"), rows)
+
+
+def read_decoders() -> dict[str, dict[str, Any]]:
+    """What the tests found of every class, and hold it to."""
+    found: dict[str, dict[str, Any]] = json.loads(DECODERS.read_text("utf-8"))
+    return found
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "suite": suite_reference,
     "solvers": solver_reference,
     "commands": command_reference,
-    "families": support_table,
+    "families": decoder_table,
+    "refused": refusals,
     "coverage": coverage,
     "demo": demo_table,
     "workflow": workflow,

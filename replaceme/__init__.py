@@ -69,7 +69,7 @@ _LAZY = {
 }
 
 PUBLIC_MODULES = {
-    "replaceme.architectures": "what a decoder layer is, in each family",
+    "replaceme.architectures": "what a decoder layer is, as measured",
     "replaceme.calibration": "data set → token sequences → batches",
     "replaceme.chat": "chat templates as of a fixed day",
     "replaceme.checkpoint": "a model on disk, from its name to pruned checkpoints",
@@ -80,6 +80,7 @@ PUBLIC_MODULES = {
     "replaceme.edit": "what pruning changes, and how it is done to a loaded model",
     "replaceme.errors": "errors that a user can mend",
     "replaceme.facts": "what is measured of a fit",
+    "replaceme.inspection": "what is known of a model's layers, without its weights",
     "replaceme.io.contents": "which files of a folder are the model",
     "replaceme.io.editfile": "edits as files",
     "replaceme.io.files": "files written whole or not at all",

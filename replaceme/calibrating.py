@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from replaceme.architectures import architecture_of_model
 from replaceme.calibration import Batches
 from replaceme.compat.reference import ReferenceBatches, WholeState
-from replaceme.decoder import Decoder, without_dropout
+from replaceme.decoder import Decoder, name_of, without_dropout
 from replaceme.edit import Edit
 from replaceme.evaluation import HeldBack, Judgement
 from replaceme.report import Report, no_report, report_part
@@ -118,10 +119,11 @@ def calibrate(
             that does not fit the model.
     """
     start = time.perf_counter()
-    decoder = Decoder.of(model, after_norm=compat_reference)
     counts, given, solvers = list(dict.fromkeys(counts)), list(dict.fromkeys(blocks)), list(solvers)
+    architecture = architecture_of_model(model, name_of(model))
     for solver in solvers:
-        solver.check(decoder.architecture)
+        solver.check(architecture)
+    decoder = Decoder.of(model, after_norm=compat_reference)
     for count in counts:
         check_count(count, len(decoder.layers), num_blocks=selection.num_blocks)
     for variant in given:
@@ -138,6 +140,8 @@ def calibrate(
         evidence = Evidence(*distances, lambda blocks: judge.loss(Edit(blocks)))
         choices = {count: selection.choose(evidence, count) for count in counts}
     variants = [*given, *(choice.blocks for choice in choices.values())]
+    for variant in variants:
+        decoder.check_removal(variant)
     needs = Needs(
         frozenset(kind for solver in solvers for kind in solver.needs.moments),
         max((solver.needs.sample_tokens for solver in solvers), default=0),

@@ -102,13 +102,9 @@ class Checkpoint:
         Raises:
             InputError: its family is not supported, or a layer is missing.
         """
-        config, where, names = (
-            models.read_config(folder),
-            f"model {name!r}",
-            contents.tensor_names(folder),
-        )
-        architecture = architecture_of(config, where, names)
-        check_present(architecture, config, where, names)
+        config, where = models.read_config(folder), f"model {name!r}"
+        architecture = architecture_of(config, where, folder, trust_remote_code)
+        check_present(architecture, config, where, contents.tensor_names(folder))
         return cls(name, folder, architecture, layer_count(config), revision, trust_remote_code)
 
     def check_complete(self) -> None:

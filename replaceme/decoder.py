@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Proto
 import torch
 from torch import Tensor, nn
 
-from replaceme.architectures import Architecture, architecture_of
+from replaceme.architectures import Architecture, LayerKind, architecture_of_model
 from replaceme.calibration import Batch
 from replaceme.errors import InputError
 from replaceme.lengths import Lengths
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from replaceme.selection import Block
 
 
 P = ParamSpec("P")
@@ -50,9 +52,9 @@ class Inputs(Protocol):
 
 
 class Read(NamedTuple):
-    """What to keep of a module's call: its output, or its first input."""
+    """What to keep of the calls of modules: the sum of their outputs, or the first input of one."""
 
-    module: nn.Module
+    modules: tuple[nn.Module, ...]
     of_input: bool = False
 
 
@@ -61,6 +63,9 @@ class Call(NamedTuple):
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+
+
+UNLIKE = 0.1  # of a change: more than any dtype's rounding
 
 
 class _StoppedError(Exception):
@@ -86,26 +91,30 @@ class Decoder:
         Raises:
             InputError: the family is not supported.
         """
-        where = model.name_or_path or type(model).__name__
-        names = {name for name, _ in model.named_parameters()}
-        decoder = cls(model, architecture_of(model.config.to_dict(), where, names), after_norm)
-        if decoder.architecture.notice:
-            decoder.check_residual(where)
+        where = name_of(model)
+        decoder = cls(model, architecture_of_model(model, where), after_norm)
+        decoder.check(where)
         return decoder
+
+    def check_removal(self, blocks: tuple[Block, ...]) -> None:
+        """Refuse blocks without which the model cannot be loaded again, see
+        :func:`replaceme.removal.check_removal`.
+
+        Raises:
+            InputError: naming the blocks.
+        """
+        from replaceme.removal import check_removal
+
+        config, build = self.model.config, type(self.model)
+        check_removal(config, build, self.architecture, blocks, name_of(self.model))
 
     @property
     def layers(self) -> nn.ModuleList:
         return self.architecture.decoder_layers(self.model)
 
-    @cached_property
-    def multiplier(self) -> float:
-        """Factor of M in the residual stream."""
-        return self.architecture.multiplier(self.model.config.to_dict())
-
-    @cached_property
-    def parallel(self) -> bool:
-        """Whether attention and MLP of a layer read the same state."""
-        return self.architecture.is_parallel(self.model.config.to_dict())
+    def kind(self, layer: int) -> LayerKind:
+        """What a layer does."""
+        return self.architecture.kind(layer)
 
     @property
     def device(self) -> torch.device:
@@ -114,26 +123,46 @@ class Decoder:
 
     def output(self, layer: int) -> Read:
         """The residual stream after a layer."""
-        if self.after_norm and layer == len(self.layers) - 1:
-            return Read(self.model.get_submodule(self.architecture.final_norm))
-        return Read(self.layers[layer])
+        if self.after_norm and layer == len(self.layers) - 1 and self.architecture.final_norm:
+            return Read((self.model.get_submodule(self.architecture.final_norm),))
+        return Read((self.layers[layer],))
 
-    def mlp(self, layer: int) -> Read:
-        """M of a layer, without the residual multiplier."""
-        return Read(self.layers[layer].get_submodule(self.architecture.mlp))
+    def branch(self, layer: int) -> Read:
+        """M of a layer, without its factor.
 
-    def mlp_block(self, layer: int) -> nn.Module:
-        """The child of a layer that ends the MLP or is all of it; it treats every token by itself."""
-        return self.layers[layer].get_submodule(self.architecture.mlp.partition(".")[0])
+        Raises:
+            InputError: nothing is added last.
+        """
+        if not (adds := self.kind(layer).adds):
+            raise InputError(
+                f"layer {layer} of {self.architecture.title} has no branch that is added last."
+            )
+        return Read(tuple(self.layers[layer].get_submodule(name) for name in adds))
 
-    def mlp_input(self, layer: int) -> Read:
-        """H of a layer: the input of the projection that ends the MLP."""
-        return Read(self.layers[layer].get_submodule(self.architecture.mlp), of_input=True)
+    def tokenwise_block(self, layer: int) -> nn.Module | None:
+        """The child of a layer that is all of its last branch, if that treats every token by itself."""
+        kind = self.kind(layer)
+        children = {name.partition(".")[0] for name in kind.adds}
+        if not kind.tokenwise or len(children) != 1:
+            return None
+        return self.layers[layer].get_submodule(children.pop())
 
-    def attention_input(self, layer: int) -> Read:
-        """The input of the projection that ends the attention of a layer."""
-        module = self.layers[layer].get_submodule(self.architecture.attention_output)
-        return Read(module, of_input=True)
+    def input_of(self, layer: int, path: str) -> Read:
+        """The input of a module of a layer."""
+        return Read((self.layers[layer].get_submodule(path),), of_input=True)
+
+    def projection(self, layer: int) -> str:
+        """The matrix that ends the last branch of a layer.
+
+        Raises:
+            InputError: it does not end in a single one.
+        """
+        path = self.kind(layer).projection
+        if path is None:
+            raise InputError(
+                f"layer {layer} of {self.architecture.title} does not end in a single matrix."
+            )
+        return path
 
     def has_bias(self, layer: int, path: str) -> bool:
         return getattr(self.layers[layer].get_submodule(path), "bias", None) is not None
@@ -141,7 +170,11 @@ class Decoder:
     def feature_count(self, layer: int, path: str) -> int:
         """Inputs of a projection, and one for its bias."""
         weight = self.layers[layer].get_parameter(f"{path}.weight")
-        return weight.shape[0 if self.architecture.input_major else 1] + self.has_bias(layer, path)
+        return weight.shape[0 if self.is_input_major(layer, path) else 1] + self.has_bias(layer, path)
+
+    def is_input_major(self, layer: int, path: str) -> bool:
+        """Whether a projection's weight is (in, out) instead of (out, in)."""
+        return not isinstance(self.layers[layer].get_submodule(path), nn.Linear)
 
     def parameters(self, layer: int, path: str) -> dict[str, nn.Parameter]:
         """Weight and, where there is one, bias of a module of a layer, by name within the layer."""
@@ -189,23 +222,24 @@ class Decoder:
         return states[0], calls
 
     @cached_property
-    def _layers_return_tuples(self) -> bool:
-        """Whether a layer's call returns its states inside a tuple."""
-        seen: list[bool] = []
+    def _beside(self) -> tuple[Any, ...] | None:
+        """What a layer returns beside its states; ``None`` where it returns them alone."""
+        seen: list[Any] = []
         handle = self.layers[0].register_forward_hook(
-            lambda _module, _inputs, output: seen.append(isinstance(output, tuple))
+            lambda _module, _inputs, output: seen.append(output)
         )
         with torch.no_grad(), self._stop_at(1):
             self.model.base_model(
                 input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.device), use_cache=False
             )
         handle.remove()
-        return seen[0]
+        return tuple(seen[0][1:]) if isinstance(seen[0], tuple | list) else None
 
     @property
     def _wrap(self) -> Callable[[Tensor], Any]:
         """Puts states into what a layer returns."""
-        return (lambda states: (states,)) if self._layers_return_tuples else (lambda states: states)
+        beside = self._beside
+        return (lambda states: states) if beside is None else (lambda states: (states, *beside))
 
     @torch.no_grad()
     def step(self, layer: int, states: Tensor, call: Call) -> Tensor:
@@ -213,14 +247,16 @@ class Decoder:
         return first(self.layers[layer](states, *call.args, **call.kwargs))
 
     @torch.no_grad()
-    def attention(self, layer: int, states: Tensor, call: Call) -> tuple[Tensor, Tensor]:
-        """Input and output of the projection that ends a layer's attention; the rest does not run."""
-        module = self.layers[layer].get_submodule(self.architecture.attention_output)
+    def mix(self, layer: int, states: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+        """Input and output of the projection that ends what mixes tokens; the rest does not run."""
+        mixer = self.kind(layer).mixer
+        assert mixer is not None
+        module = self.layers[layer].get_submodule(mixer)
 
         def stop(*_: Any) -> None:
             raise _StoppedError
 
-        with capture({"in": Read(module, of_input=True), "out": Read(module)}) as seen:
+        with capture({"in": Read((module,), of_input=True), "out": Read((module,))}) as seen:
             handle = module.register_forward_hook(stop)
             try:
                 self.step(layer, states, call)
@@ -239,30 +275,57 @@ class Decoder:
             logits: Tensor = self.model(input_ids=unread, use_cache=False).logits
         return logits
 
-    def check_residual(self, where: str) -> None:
-        """Refuse a model recognised by structure whose layers do not add M to the residual stream.
+    @torch.no_grad()
+    def check(self, where: str) -> None:
+        """Refuse a model whose layers do not add what was measured on a small one of its class.
 
         Raises:
-            InputError: the state after the first layer is not the state before its MLP plus M.
+            InputError: the output of a layer does not follow that of its last branch.
         """
-        batch = Batch.of([[*range(min(8, self.model.config.vocab_size))]])
+
+        batch = Batch.of([[*range(min(8, self.model.config.get_text_config().vocab_size))]])
         states, calls = self.enter(batch)
-        attention = self.layers[0].get_submodule(self.architecture.attention_output)
-        reads = {"attention": Read(attention), "mlp": self.mlp(0)}
-        with capture(reads) as seen:
-            after = self.step(0, states, calls[0])
-        expected = states + seen["attention"] + seen["mlp"]
-        if not torch.allclose(expected.float(), after.float(), rtol=1e-2, atol=1e-3):
-            raise InputError(
-                f"{where}: the layers are named like Llama's but compute something else; supported are "
-                f"models whose layers add attention and MLP to the residual stream."
-            )
+        for kind in self.architecture.kinds:
+            number = kind.layers[0]
+            if kind.adds and not self._follows(number, states, calls[number]):
+                raise InputError(
+                    f"{where}: layer {number} does not add the output of {kind.adds[0]} to what it "
+                    f"returns, as a small model of its class does."
+                )
+
+    def _follows(self, layer: int, states: Tensor, call: Call) -> bool:
+        """Whether a layer's output moves with that of its last branch, times the factor."""
+        from replaceme.architectures.measure import changed_output
+
+        kind, after = self.kind(layer), self.step(layer, states, call).float()
+        noise = torch.randn_like(after) * max(float(after.std()), 1e-3)
+
+        def move(output: Tensor) -> Tensor:
+            return output + noise.reshape(output.shape).to(output)
+
+        with changed_output(self.layers[layer].get_submodule(kind.adds[0]), move):
+            change = self.step(layer, states, call).float() - after
+        expected = kind.factor * noise
+        return bool((change - expected).norm() <= UNLIKE * expected.norm())
+
+
+def name_of(model: PreTrainedModel) -> str:
+    """What a loaded model is called in messages."""
+    return model.name_or_path or type(model).__name__
 
 
 def first(output: Any) -> Tensor:
     """The states in a module's output, which may be a tuple that starts with them."""
-    states: Tensor = output[0] if isinstance(output, tuple) else output
+    states: Tensor = output[0] if isinstance(output, tuple | list) else output
     return states
+
+
+def sum_of(parts: list[Tensor]) -> Tensor:
+    """The sum of some states, in the shape of the first."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part.reshape(total.shape)
+    return total
 
 
 @contextmanager
@@ -271,8 +334,12 @@ def capture(reads: dict[Any, Read]) -> Iterator[dict[Any, Tensor]]:
     states: dict[Any, Tensor] = {}
 
     def of_output(key: Any) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            states[key] = first(output).clone()  # Falcon adds the attention to it in place
+        parts: dict[nn.Module, Tensor] = {}
+
+        def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
+            parts[module] = first(output).clone()  # Falcon adds the attention to it in place
+            if len(parts) == len(reads[key].modules):
+                states[key] = sum_of([parts.pop(member) for member in reads[key].modules])
 
         return hook
 
@@ -282,12 +349,14 @@ def capture(reads: dict[Any, Read]) -> Iterator[dict[Any, Tensor]]:
 
         return hook
 
-    handles = [
-        read.module.register_forward_pre_hook(of_input(key))
-        if read.of_input
-        else read.module.register_forward_hook(of_output(key))
-        for key, read in reads.items()
-    ]
+    handles = []
+    for key, read in reads.items():
+        hook = of_input(key) if read.of_input else of_output(key)
+        for module in read.modules:
+            register = (
+                module.register_forward_pre_hook if read.of_input else module.register_forward_hook
+            )
+            handles.append(register(hook))
     try:
         yield states
     finally:

@@ -13,7 +13,7 @@ from replaceme.selection import Block
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -37,39 +37,47 @@ class Edit:
 
     def changes(self, architecture: Architecture, layer: int, tensor: str) -> bool:
         """Whether a tensor of a decoder layer gets other values."""
-        merge = layer in self.transforms and architecture.merge_axis(tensor) is not None
-        return merge or (layer, tensor) in self.weights
+        merges = layer in self.transforms and architecture.kind(layer).merges(tensor)
+        return merges or (layer, tensor) in self.weights
 
     def changed(self, architecture: Architecture, layer: int, tensor: str, values: Tensor) -> Tensor:
         """The values of a tensor of a decoder layer after the edit, in its dtype."""
         if (layer, tensor) in self.weights:
             values = self.weights[layer, tensor].to(values).reshape(values.shape)
-        axis = architecture.merge_axis(tensor)
-        if layer in self.transforms and axis is not None:
-            values = merge_transform(values, self.transforms[layer], axis, architecture.norm_offset)
+        if layer in self.transforms:
+            kind, transform = architecture.kind(layer), self.transforms[layer]
+            if (axis := kind.merge_axis(tensor)) is not None:
+                return merge_transform(values, transform, axis)
+            if (offset := kind.scale_offset(tensor)) is not None:
+                return merge_diagonal(values, transform, offset)
         return values
 
 
-def merge_transform(
-    weight: Tensor, transform: Tensor, axis: Axis = -2, norm_offset: float = 0.0
-) -> Tensor:
+def merge_transform(weight: Tensor, transform: Tensor, axis: Axis = -2) -> Tensor:
     """The weights with which a projection's output x becomes x T.
 
     Args:
         weight: [(experts,) out, in] for axis -2 (Tᵀ W), [(experts,) in, out] or a bias for axis -1
-            (W T), [d] for ``scale``: a norm's weight, where T must be diagonal.
+            (W T).
         transform: [d, d] float64.
-        norm_offset: what the norm adds to its weight (1 in Gemma).
 
     Returns:
         The shape and dtype of ``weight``, computed in float64 and rounded once.
     """
     transform, exact = transform.to(weight.device), weight.to(transform.dtype)
-    if axis == "scale":
-        result = (exact + norm_offset) * transform.diagonal() - norm_offset
-    else:
-        result = transform.mT @ exact if axis == -2 else exact @ transform
+    result = transform.mT @ exact if axis == -2 else exact @ transform
     return result.to(weight.dtype)
+
+
+def merge_diagonal(weight: Tensor, transform: Tensor, offset: float = 0.0) -> Tensor:
+    """The weight [d] with which a norm's output x becomes x T, for a T [d, d] float64 that is diagonal.
+
+    Args:
+        offset: what the norm adds to the weight (1 in Gemma).
+    """
+    transform = transform.to(weight.device)
+    exact = weight.to(transform.dtype)
+    return ((exact + offset) * transform.diagonal() - offset).to(weight.dtype)
 
 
 def apply(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> None:
@@ -80,7 +88,7 @@ def apply(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> Non
     """
     layers = architecture.decoder_layers(model)
     kept = edit.kept(len(layers))
-    config = model.config.to_dict()
+    settings = _list_settings(model, kept)
     for layer, tensor, parameter in list_changed(model, architecture, edit):
         parameter.data = edit.changed(architecture, layer, tensor, parameter.data)
     for number in reversed(range(len(layers))):
@@ -90,13 +98,19 @@ def apply(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> Non
         for module in kept_layer.modules():
             if hasattr(module, "layer_idx"):
                 module.layer_idx = index  # type: ignore[assignment]
-    for key, value in _settings(config, kept).items():
-        setattr(model.config, key, value)
+    for config, key, value in settings:
+        setattr(config, key, value)
 
 
-def _settings(config: dict[str, Any], kept: list[int]) -> dict[str, Any]:
-    """What of a config is another without the layers that go."""
-    return {k: v for k, v in pruned_config(config, kept).items() if v != config.get(k)}
+def _list_settings(model: PreTrainedModel, kept: list[int]) -> list[tuple[PreTrainedConfig, str, Any]]:
+    """What of a model's config, and of that of its language model, is another without the layers that
+    go."""
+    found = []
+    for config in {id(part): part for part in (model.config, model.config.get_text_config())}.values():
+        said = config.to_dict()
+        pruned = pruned_config(said, kept)
+        found += [(config, key, pruned[key]) for key in pruned if pruned[key] != said.get(key)]
+    return [entry for entry in found if not isinstance(entry[2], dict)]
 
 
 def list_changed(
@@ -137,15 +151,15 @@ def edit_temporarily(
 def prune_temporarily(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> Iterator[None]:
     """The model pruned for as long as the context lasts, without a KV cache: its slots stay numbered as
     in the intact model."""
-    config = model.config.to_dict()
     with edit_temporarily(model, architecture, edit) as kept:
-        settings = _settings(config, kept) | {"use_cache": False}
-        own = {key: getattr(model.config, key) for key in settings}
+        text = model.config.get_text_config()
+        settings = [*_list_settings(model, kept), (text, "use_cache", False)]
+        own = [(config, key, getattr(config, key, None)) for config, key, _ in settings]
         with architecture.only_layers(model, kept):
             try:
-                for key, value in settings.items():
-                    setattr(model.config, key, value)
+                for config, key, value in settings:
+                    setattr(config, key, value)
                 yield
             finally:
-                for key, value in own.items():
-                    setattr(model.config, key, value)
+                for config, key, value in own:
+                    setattr(config, key, value)

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 
 from replaceme.calibration import Batches
-from replaceme.decoder import Decoder
+from replaceme.decoder import Decoder, Read
 from replaceme.divergence import Reference, log_probabilities, summarize
-from replaceme.edit import Edit, edit_temporarily
+from replaceme.edit import Edit, prune_temporarily
 from replaceme.facts import Divergence
 
 POSITIONS = 256  # whose logits are held at once
@@ -74,11 +74,12 @@ class HeldBack:
     def _run(self, edit: Edit) -> list[Ends]:
         """The sequences with the last states of an edited model; logits would be many more numbers."""
         found = []
-        with edit_temporarily(self.decoder.model, self.decoder.architecture, edit) as kept:
+        decoder = self.decoder
+        with prune_temporarily(decoder.model, decoder.architecture, edit):
+            last = len(decoder.layers) - 1
             for batch in self.batches:
-                states, calls = self.decoder.enter(batch)
-                for layer in kept:
-                    states = self.decoder.step(layer, states, calls[layer])
+                reads = {"last": Read((decoder.layers[last],))}
+                states = decoder.run(batch, reads, until=last + 1)["last"]
                 lengths = enumerate(batch.lengths.tolist())
                 found += [Ends(batch.ids[row, :size], states[row, :size]) for row, size in lengths]
         return found

@@ -125,19 +125,19 @@ def _diagnose(problem: Problem, edit: Edit) -> tuple[tuple[float, float], tuple[
 
 def _correction(decoder: Decoder, edit: Edit, block: Block, sample: TokenSample) -> Tensor | float:
     """What the edit adds to the state that leaves layer ``start-1``, [tokens, d]."""
-    layer, path = block.start - 1, decoder.architecture.mlp
+    layer = block.start - 1
     if layer in edit.transforms:
         mlp = sample.mlp.double()
         return mlp @ edit.transforms[layer].to(mlp) - mlp
     if sample.inputs is None or not any(key[0] == layer for key in edit.weights):
         return 0.0
     total: Tensor | float = 0.0
-    inputs = sample.inputs.double()
+    inputs, path = sample.inputs.double(), decoder.projection(layer)
     for name, parameter in decoder.parameters(layer, path).items():
         change = (edit.weights[layer, name].double() - parameter.data.double()).cpu()
         if parameter.dim() == 1:
             total = total + inputs[:, -1:] * change
         else:
-            rows = change if decoder.architecture.input_major else change.mT
+            rows = change if decoder.is_input_major(layer, path) else change.mT
             total = total + inputs[:, : len(rows)] @ rows
     return total

@@ -103,8 +103,7 @@ def prune_as_told(options: PruneOptions, watcher: Watcher | None = None) -> Prun
             overwrite=options.overwrite,
             confirm=partial(source.confirm, expected=expected, device=device),
         )
-    lines = [source.architecture.notice + "."] if source.architecture.notice else []
-    lines += tell_choice(variant, source.layers)
+    lines = tell_choice(variant, source.layers)
     lines += [notice] if notice else []
     lines += tell_fit(variant)
     lines += [] if options.transform_only else contents.left_line(source.folder)

@@ -177,9 +177,9 @@ def collect(
     ends = {block.end - 1 for block in totals}
     starts = {block.start - 1 for block in totals}
     reads: dict[Any, Read] = {i: decoder.output(i) for i in starts | ends}
-    reads |= {("mlp", i): decoder.mlp(i) for i in starts}
+    reads |= {("mlp", i): decoder.branch(i) for i in starts if decoder.kind(i).adds}
     if any(kind.of_input for kind in needs.moments):
-        reads |= {("input", i): decoder.mlp_input(i) for i in starts}
+        reads |= {("input", i): decoder.input_of(i, decoder.projection(i)) for i in starts}
     sample_tokens = min(max(needs.sample_tokens, DIAGNOSED_TOKENS), batches.counted)
     steps = len(batches)
     for step, batch in enumerate(batches, 1):
@@ -213,7 +213,12 @@ def features_of(decoder: Decoder, layer: int, path: str, states: Tensor) -> Tens
     """
     if decoder.has_bias(layer, path):
         states = nn.functional.pad(states, (0, 1), value=1.0)
-    return states if decoder.multiplier == 1.0 else states.float() * decoder.multiplier
+    return times(states, decoder.kind(layer).factor_of(path))
+
+
+def times(states: Tensor, factor: float) -> Tensor:
+    """States times a factor, float32 where it is not 1."""
+    return states if factor == 1.0 else states.float() * factor
 
 
 @dataclass
@@ -230,12 +235,14 @@ class _Features:
     grams: dict[Any, Tensor]
 
     def of(self, name: str) -> Tensor:
-        """M or H of the layer before the block, times the residual multiplier."""
+        """M or H of the layer before the block, times its factor; zeros where there is no M."""
         layer, decoder = self.block.start - 1, self.decoder
+        if (name, layer) not in self.states:
+            return torch.zeros_like(self.before)
         states = self.states[name, layer]
         if name == "input":
-            return features_of(decoder, layer, decoder.architecture.mlp, states)
-        return states if decoder.multiplier == 1.0 else states.float() * decoder.multiplier
+            return features_of(decoder, layer, decoder.projection(layer), states)
+        return times(states, decoder.kind(layer).factor)
 
     @property
     def before(self) -> Tensor:

@@ -24,9 +24,9 @@ from replaceme.architectures import (
 from replaceme.edit import Edit
 from replaceme.errors import InputError
 from replaceme.io import tensorfile
-from replaceme.io.contents import INDEX, NAMED, WEIGHTS, Stored, carried_files, tensor_names
+from replaceme.io.contents import INDEX, NAMED, WEIGHTS, Stored, carried_files
 from replaceme.io.matching import match, refuse_incomplete
-from replaceme.io.models import check_folder, read_config
+from replaceme.io.models import check_folder, encode_floats, read_config
 from replaceme.io.outfolder import PROVENANCE, check_apart, check_free, whole_folder
 from replaceme.io.tensorfile import FLOATS, Entry, Piece
 from replaceme.selection import check_blocks
@@ -72,7 +72,7 @@ def write_checkpoint(
     check_apart(source, out)
     check_folder(source, str(source))
     config = read_config(source)
-    architecture = architecture_of(config, str(source), tensor_names(source))
+    architecture = architecture_of(config, str(source), source, trust_remote_code)
     layers = layer_count(config)
     found = match(source, trust_remote_code)
     refuse_incomplete(str(source), found.missing, found.mismatched)
@@ -93,7 +93,7 @@ def write_checkpoint(
         for file in carried_files(source):
             (part / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source / file, part / file)
-        _write_json(part / "config.json", new_config)
+        _write_json(part / "config.json", encode_floats(new_config))
         if provenance is not None:
             (part / PROVENANCE).write_text(provenance.model_dump_json(indent=2) + "\n", "utf-8")
             (part / CARD).write_text(provenance.card(), "utf-8")
@@ -123,9 +123,12 @@ class _FileEdit:
             raise InputError(
                 f"{source}: the weights have no tensor {self.architecture.layers}.{min(missing)}.*"
             )
-        merges = {layer for layer, rest in inside if self.architecture.merge_axis(rest) is not None}
+        kind = self.architecture.kind
+        merges = {layer for layer, rest in inside if layer < self.layers and kind(layer).merges(rest)}
         lacking = [
-            f"{self.architecture.mlp} of layer {i}" for i in self.edit.transforms if i not in merges
+            f"{' and '.join(kind(i).adds) or 'output'} of layer {i}"
+            for i in self.edit.transforms
+            if i not in merges
         ]
         lacking += [f"{rest} of layer {i}" for i, rest in self.edit.weights if (i, rest) not in inside]
         if lacking:
@@ -143,12 +146,13 @@ class _FileEdit:
         values = self.edit.weights.get((layer, rest))
         if values is not None and list(values.shape) != shape:
             raise InputError(f"{where}, and its new values have {list(values.shape)}.")
-        axis, transform = self.architecture.merge_axis(rest), self.edit.transforms.get(layer)
-        if axis is None or transform is None:
+        transform = self.edit.transforms.get(layer)
+        if transform is None or not self.architecture.kind(layer).merges(rest):
             return
-        if shape[-1 if axis == "scale" else axis] != len(transform):
+        axis = self.architecture.kind(layer).merge_axis(rest)
+        if shape[-1 if axis is None else axis] != len(transform):
             raise InputError(f"{where}, and its transform {list(transform.shape)}.")
-        if axis == "scale" and bool((transform - transform.diagonal().diag()).any()):
+        if axis is None and bool((transform - transform.diagonal().diag()).any()):
             raise InputError(
                 f"{source}: {rest} is a norm, and only a diagonal transform can be merged into it."
             )

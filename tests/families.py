@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from replaceme.architectures import ARCHITECTURES
+from replaceme.architectures import Architecture, architecture_of_model
 
 WIDTH = 32
 LAYERS = 6
@@ -146,8 +146,8 @@ def small(model_type: str, **settings: Any) -> Any:
     return model
 
 
-def row(model: Any) -> Any:
-    return ARCHITECTURES[model.config.model_type]
+def measured(model: Any) -> Architecture:
+    return architecture_of_model(model, "the model")
 
 
 def stored_in(dtype: torch.dtype) -> Callable[[int, str, Tensor], Tensor]:

@@ -125,11 +125,11 @@ def _measure_shape(folder: Path, model: ModelSpec, layers: int) -> _Shape:
         if place is None:
             continue
         inside += size
-        axis = architecture.merge_axis(place[2])
-        if axis is not None or place[2].startswith(architecture.attention_output):
+        kind = architecture.kind(place[1])
+        if kind.merges(place[2]) or (kind.mixer and place[2].startswith(kind.mixer)):
             outputs += size
-        if axis is not None:
-            width = max(width, entry.shape[-1 if axis == "scale" else axis])
+        if kind.merges(place[2]):
+            width = max(width, entry.shape[kind.merge_axis(place[2]) or -1])
     return _Shape(total, inside // layers, LayerSize(outputs // layers, width))
 
 

@@ -153,10 +153,9 @@ class Fork:
                 stack.enter_context(replaced(changes))
                 if step.layer in memos:
                     stack.enter_context(memos[step.layer].reused(parameter for parameter, _ in changes))
-                elif step.layer == last:
-                    mlp = self.decoder.mlp_block(step.layer)
-                    run = partial(_run_at, mlp.forward, nodes)
-                    stack.enter_context(replace_forwards([mlp], run))
+                elif step.layer == last and (block := self.decoder.tokenwise_block(step.layer)):
+                    run = partial(_run_at, block.forward, nodes)
+                    stack.enter_context(replace_forwards([block], run))
                 after[step] = self.decoder.step(step.layer, states, calls[step.layer])
         return after
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 import click
 
 from bench.verbs.completion import complete_solvers
+from bench.verbs.model_options import TRUST_REMOTE_CODE
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -111,7 +112,7 @@ def prune(config: Path | None, **options: Any) -> None:
 @click.argument("model")
 @click.option("--out", type=FOLDER, required=True, help="Folder of the pruned checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at OUT.")
-@click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model.")
+@TRUST_REMOTE_CODE
 def apply(transform: Path, model: str, out: Path, overwrite: bool, trust_remote_code: bool) -> None:
     """Merge a TRANSFORM that 'prune --transform-only' saved into MODEL."""
     from replaceme.pruned_checkpoint import apply_edit

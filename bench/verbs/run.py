@@ -98,7 +98,6 @@ def _execute(plan: Plan, out: Path, retry: Retry, log: Path, records: list[Recor
             ledger.progress.reporter = reporter
             try:
                 run.execute()
-                interrupts.raise_pending()
             except Exception as error:
                 interrupts.raise_pending()
                 if not isinstance(error, InputError | OutputError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from replaceme.architectures import Architecture
+    from replaceme.architectures import LayerKind
     from replaceme.solvers.base import Problem, TransformSolver
 
 
@@ -119,11 +118,10 @@ class WholeState(Decoder):
     def of_decoder(cls, decoder: Decoder) -> WholeState:
         return cls(decoder.model, decoder.architecture, decoder.after_norm)
 
-    @cached_property
-    def multiplier(self) -> float:
-        return 1.0
+    def kind(self, layer: int) -> LayerKind:
+        return replace(super().kind(layer), factor=1.0)
 
-    def mlp(self, layer: int) -> Read:
+    def branch(self, layer: int) -> Read:
         return self.output(layer)
 
 
@@ -131,26 +129,28 @@ def transforms_in_turn(
     solver: TransformSolver, problem: Problem
 ) -> dict[Block, tuple[Tensor, dict[str, Any]]]:
     """Transform and notes of each block, fitted on the model as pruned so far."""
-    model, gone, edit = problem.decoder.model, 0, None
+    decoder, gone, edit = problem.decoder, 0, None
     found = {}
     for block in problem.blocks:
-        if edit is not None and problem.reload is not None:
-            model = problem.reload(edit)
-        elif edit is not None:
-            model = _save_and_load(model, problem.decoder.architecture, edit)
+        if edit is not None:
+            decoder = replace(
+                decoder,
+                model=problem.reload(edit) if problem.reload else _save_and_load(decoder, edit),
+                architecture=decoder.architecture.keeping(edit.kept(len(decoder.layers))),
+            )
         here = Block(block.start - gone, block.end - gone)
-        decoder = replace(problem.decoder, model=model)
         statistics = collect(decoder, problem.batches, [here], solver.needs)[here]
         found[block] = solver.transform(statistics, problem.seed)
         edit, gone = Edit((here,), {here.start - 1: found[block][0]}), gone + block.size
     return found
 
 
-def _save_and_load(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> PreTrainedModel:
+def _save_and_load(decoder: Decoder, edit: Edit) -> PreTrainedModel:
     """A copy of the model after an edit, rounded to bfloat16 as the published code saves it."""
+    model = decoder.model
     rounded = {id(p): nn.Parameter(p.data.bfloat16(), requires_grad=False) for p in model.parameters()}
     pruned = copy.deepcopy(model, rounded)
-    apply(pruned, architecture, edit)
+    apply(pruned, decoder.architecture, edit)
     for parameter in pruned.parameters():
         parameter.data = parameter.data.to(model.dtype)
     return pruned

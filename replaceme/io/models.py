@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
 import shutil
@@ -26,6 +27,7 @@ from replaceme.io.tensorfile import FLOATS, read_header
 PACKAGE_PREFIX = "package:"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 ADAPTER = "adapter_config.json"
+FLOAT = "__float__"
 GGUF_MAGIC = b"GGUF"
 
 
@@ -127,16 +129,46 @@ def cached_folder(source: str, revision: str | None = None) -> Path | None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a folder."""
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+    """``config.json`` of a folder; an infinity that transformers wrote as an object is a number."""
+    text = (folder / "config.json").read_text("utf-8")
+    config: dict[str, Any] = json.loads(text, object_hook=_decode_float)
     return config
 
 
-def check_folder(folder: Path, source: str) -> None:
-    """Refuse a folder that is not a whole safetensors checkpoint; reads only headers.
+def _decode_float(found: dict[str, Any]) -> Any:
+    return float(found[FLOAT]) if found.keys() == {FLOAT} else found
+
+
+def encode_floats(value: Any) -> Any:
+    """A config's value with numbers that JSON does not know as transformers writes them."""
+    if isinstance(value, dict):
+        return {key: encode_floats(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [encode_floats(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {FLOAT: "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"}
+    return value
+
+
+def fetch_config(source: str, revision: str | None = None) -> Path:
+    """The folder of a hub model's config, which alone is downloaded.
 
     Raises:
-        InputError: no or broken config, no safetensors, or a damaged weight file.
+        InputError: it cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(source, CONFIG, revision=revision)).parent
+    except Exception as error:
+        raise InputError(f"model {source!r} cannot be had from the hub: {told(error)}") from error
+
+
+def check_config(folder: Path, source: str) -> None:
+    """Refuse a folder without a config that transformers can read.
+
+    Raises:
+        InputError: there is none, or it is broken.
     """
     where = f"model {source!r}"
     if not (folder / "config.json").is_file():
@@ -148,6 +180,16 @@ def check_folder(folder: Path, source: str) -> None:
     if not isinstance(config, dict) or "model_type" not in config:
         raise InputError(f"{where}: {folder / 'config.json'} does not say its model_type.")
     _check_settings(config, f"{where}: {folder / 'config.json'}")
+
+
+def check_folder(folder: Path, source: str) -> None:
+    """Refuse a folder that is not a whole safetensors checkpoint; reads only headers.
+
+    Raises:
+        InputError: no or broken config, no safetensors, or a damaged weight file.
+    """
+    check_config(folder, source)
+    where = f"model {source!r}"
     if (folder / ADAPTER).is_file() and importlib.util.find_spec("peft"):
         raise InputError(
             f"{where}: {folder / ADAPTER} lies beside the weights, and peft is installed, with which "

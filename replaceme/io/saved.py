@@ -79,7 +79,8 @@ class SavedLayers:
             if values.shape == parameter.shape:
                 values = values.to(parameter.device)
                 return values.to(getattr(torch, self.cast)) if self.cast else values
-        merged = [t for i, t in self.entries if i == layer and self.architecture.merge_axis(t)]
+        kind = self.architecture.kind(layer)
+        merged = [t for i, t in self.entries if i == layer and kind.merge_axis(t)]
         dtypes = {getattr(torch, dtype) for tensor in merged if (dtype := self.dtype(layer, tensor))}
         if len(dtypes) != 1 or torch.promote_types(parameter.dtype, *dtypes) != parameter.dtype:
             raise InputError(

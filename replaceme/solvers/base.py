@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from replaceme.architectures import Architecture
+    from replaceme.architectures import Architecture, LayerKind
     from replaceme.calibration import Batches
     from replaceme.decoder import Decoder
     from replaceme.edit import Edit
@@ -73,6 +73,17 @@ class Solution(NamedTuple):
 
     edit: Edit
     notes: dict[str, Any]
+
+
+WITH_NORMS = (
+    "solvers that work are uidl, and lstsq or relative with diagonal: true, or cosine with "
+    "shape: diagonal"
+)
+
+
+def list_numbers(kind: LayerKind) -> str:
+    """Layers of a kind, for a message."""
+    return f"layer{'s' * (len(kind.layers) > 1)} {', '.join(map(str, kind.layers))}"
 
 
 class LayerSize(NamedTuple):
@@ -158,12 +169,17 @@ class TransformSolver(Solver):
         return gaps * size.width**2 * 8
 
     def check(self, architecture: Architecture) -> None:
-        if architecture.post_norm and not self.is_diagonal:
-            raise InputError(
-                f"solver {self.name!r}: in {architecture.title} the norm {architecture.mlp} follows the "
-                f"MLP, so that only a diagonal transform can be merged; solvers that work are uidl, and "
-                f"lstsq or relative with diagonal: true, or cosine with shape: diagonal."
-            )
+        for kind in architecture.kinds:
+            if kind.norm and not self.is_diagonal:
+                raise InputError(
+                    f"solver {self.name!r}: in {architecture.title} the norm {kind.norm} follows the "
+                    f"MLP, so that only a diagonal transform can be merged; {WITH_NORMS}."
+                )
+            if not (kind.norm or kind.outputs):
+                raise InputError(
+                    f"solver {self.name!r}: in {architecture.title} a transform cannot be merged into "
+                    f"{list_numbers(kind)}; uidl works."
+                )
 
     @abstractmethod
     def transform(self, statistics: BlockStatistics, seed: int = 42) -> tuple[Tensor, dict[str, Any]]:

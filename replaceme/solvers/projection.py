@@ -30,7 +30,7 @@ def correct_projection(
         else:
             inputs = len(correction) - decoder.has_bias(layer, path)
             part = correction[:inputs]
-            part = part if decoder.architecture.input_major else part.mT
+            part = part if decoder.is_input_major(layer, path) else part.mT
         exact = parameter.data.double() + part.to(parameter.device)
         changed[layer, name] = exact.to(parameter.dtype)
     return changed

@@ -123,8 +123,9 @@ class _Walk:
         if layer == len(self.decoder.layers):
             return False
         following = self.ends.get(layer, layer + 1)
-        if not self.decoder.parallel:
-            self._solve_attention(layer)
+        kind = self.decoder.kind(layer)
+        if kind.mixer and not kind.parallel:
+            self._solve_mixer(layer, kind.mixer)
         for stream in self.streams:
             stream.target = self._original(stream.original, stream.calls, layer, following)
         self._solve_output(layer)
@@ -145,35 +146,34 @@ class _Walk:
         with edit_temporarily(self.decoder.model, self.decoder.architecture, Edit(weights=own)):
             yield
 
-    def _solve_attention(self, layer: int) -> None:
-        path = self.decoder.architecture.attention_output
+    def _solve_mixer(self, layer: int, path: str) -> None:
         totals = _Totals()
         for stream in self.streams:
-            _, original = self._attention(layer, stream.original, stream)
-            inputs, pruned = self._attention(layer, stream.pruned, stream)
+            _, original = self._mix(layer, stream.original, stream)
+            inputs, pruned = self._mix(layer, stream.pruned, stream)
             totals.add(self._rows(stream, layer, [(path, inputs)]), stream.batch, pruned, original)
         self._solve(layer, [path], totals)
 
-    def _attention(self, layer: int, states: Tensor, stream: _Stream) -> tuple[Tensor, Tensor]:
-        """Input of the attention's output projection, and the residual stream after the attention."""
-        inputs, output = self.decoder.attention(layer, states, stream.calls[layer])
-        return inputs, states.to(output.device).float() + self.decoder.multiplier * output.float()
+    def _mix(self, layer: int, states: Tensor, stream: _Stream) -> tuple[Tensor, Tensor]:
+        """Input of the projection that ends what mixes tokens, and the residual stream behind it."""
+        inputs, output = self.decoder.mix(layer, states, stream.calls[layer])
+        factor = self.decoder.kind(layer).mixer_factor
+        return inputs, states.to(output.device).float() + factor * output.float()
 
     def _solve_output(self, layer: int) -> None:
         """The MLP's output projection, and the attention's with it where they are parallel."""
-        architecture = self.decoder.architecture
-        paths = [architecture.attention_output] * self.decoder.parallel + [architecture.mlp]
-        reads = {
-            architecture.attention_output: self.decoder.attention_input(layer),
-            architecture.mlp: self.decoder.mlp_input(layer),
-        }
         from replaceme.decoder import capture
+
+        kind = self.decoder.kind(layer)
+        paths = [kind.mixer] if kind.mixer and kind.parallel else []
+        paths.append(self.decoder.projection(layer))
+        reads = {path: self.decoder.input_of(layer, path) for path in paths}
 
         totals = _Totals()
         for stream in self.streams:
             with ExitStack() as stack:
                 stack.enter_context(self._put_weights(layer))
-                seen = stack.enter_context(capture({path: reads[path] for path in paths}))
+                seen = stack.enter_context(capture(reads))
                 pruned = self.decoder.step(layer, stream.pruned, stream.calls[layer])
             rows = self._rows(stream, layer, [(path, seen[path]) for path in paths])
             assert stream.target is not None

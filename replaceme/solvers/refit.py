@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from replaceme.errors import InputError
-from replaceme.solvers.base import LayerSize, Problem, Solution, Solver, join_notes
+from replaceme.solvers.base import (
+    WITH_NORMS,
+    LayerSize,
+    Problem,
+    Solution,
+    Solver,
+    join_notes,
+    list_numbers,
+)
 from replaceme.solvers.linear import solve_ridge
 from replaceme.solvers.projection import correct_projection
 
@@ -60,22 +68,27 @@ class Refit(Solver):
         for block in problem.blocks:
             moments = problem.statistics[block].moments[Kind(of_input=True, rows="geometric")]
             correction, notes[block] = solve_ridge(moments.gram.clone(), moments.cross, self.ridge)
-            path = problem.decoder.architecture.mlp
-            weights |= correct_projection(problem.decoder, block.start - 1, path, correction)
+            layer = block.start - 1
+            path = problem.decoder.projection(layer)
+            weights |= correct_projection(problem.decoder, layer, path, correction)
         return Solution(Edit(problem.blocks, weights=weights), join_notes(notes))
 
 
 def check_projections(solver: str, architecture: Architecture) -> None:
-    """Refuse families whose MLP does not end in one projection."""
-    reason: Any = None
-    if architecture.experts:
+    """Refuse models with layers whose last branch does not end in one matrix.
+
+    Raises:
+        InputError: naming what they end in, and the solvers that do work.
+    """
+    kind = next((kind for kind in architecture.kinds if not kind.projection), None)
+    if kind is None:
+        return
+    if kind.outputs:
         reason = (
             "has one MLP output projection for each expert; lstsq, relative and cosine fit a transform"
         )
-    elif architecture.post_norm:
-        reason = (
-            f"has the norm {architecture.mlp} after the MLP; solvers that work are uidl, and lstsq or "
-            f"relative with diagonal: true, or cosine with shape: diagonal"
-        )
-    if reason:
-        raise InputError(f"solver {solver!r} does not work on {architecture.title}, which {reason}.")
+    elif kind.norm:
+        reason = f"has the norm {kind.norm} after the MLP; {WITH_NORMS}"
+    else:
+        reason = f"has layers to which nothing is added last: {list_numbers(kind)}; uidl works"
+    raise InputError(f"solver {solver!r} does not work on {architecture.title}, which {reason}.")

@@ -156,9 +156,13 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
         {"model_type": "t5", "architectures": ["T5Model"], "is_encoder_decoder": True},
         "unsupported architecture 't5' (T5Model), an encoder-decoder model; supported are",
     ),
-    "mamba": (
-        {"model_type": "mamba", "architectures": ["MambaForCausalLM"]},
-        "unsupported architecture 'mamba' (MambaForCausalLM), a state-space model without attention",
+    "unknown": (
+        {"model_type": "frob", "architectures": ["FrobForCausalLM"]},
+        "unsupported architecture 'frob' (FrobForCausalLM); supported are the decoders that",
+    ),
+    "encoder": (
+        {"model_type": "bert", "architectures": ["BertLMHeadModel"]},
+        "its tokens see those that come after them, as in an encoder; supported are decoders",
     ),
 }
 

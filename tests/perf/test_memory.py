@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from replaceme import Block, Edit, write_checkpoint
-from replaceme.architectures import ARCHITECTURES
+from replaceme.architectures import architecture_of_model
 from replaceme.edit import apply
 
 pytestmark = pytest.mark.slow
@@ -62,7 +62,7 @@ def load_and_save(source: Path, out: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(source)
-    apply(model, ARCHITECTURES["llama"], EDIT)
+    apply(model, architecture_of_model(model, "SmolLM2"), EDIT)
     model.save_pretrained(out)
 
 

@@ -13,13 +13,23 @@ import torch
 from torch import Tensor
 
 import replaceme
-from replaceme.architectures import ARCHITECTURES, pruned_config
+from replaceme.architectures import TITLES, pruned_config
 from replaceme.calibration import Batch
 from replaceme.decoder import Decoder
 from replaceme.edit import Edit, apply
 from replaceme.selection import Block
 from replaceme.surgery import write_checkpoint
-from tests.families import ALL_SOLVERS, FAMILIES, LAYERS, WIDTH, Family, near_identity, row, small
+from tests.families import (
+    ALL_SOLVERS,
+    DIAGONAL,
+    FAMILIES,
+    LAYERS,
+    WIDTH,
+    Family,
+    measured,
+    near_identity,
+    small,
+)
 
 BLOCKS = (Block(2, 3), Block(4, 5))
 KEPT = [0, 1, 3, 5]
@@ -32,7 +42,7 @@ def reload(folder: Path) -> Any:
 
 
 def pruned(model: Any, edit: Edit) -> Any:
-    apply(model, row(model), edit)
+    apply(model, measured(model), edit)
     return model
 
 
@@ -42,12 +52,12 @@ def logits(model: Any, ids: Tensor) -> Tensor:
 
 
 def layers_of(model: Any) -> Any:
-    return row(model).decoder_layers(model)
+    return measured(model).decoder_layers(model)
 
 
 def transforms(family: Family) -> dict[int, Tensor]:
     """A T that the family allows for the layer before each block."""
-    diagonal = ARCHITECTURES[family.model_type].post_norm
+    diagonal = family in DIAGONAL.values()
     return {block.start - 1: near_identity(diagonal, block.start) for block in BLOCKS}
 
 
@@ -125,8 +135,24 @@ def short(checkpoint: Path, family: Family, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
-def test_every_row_is_tested() -> None:
-    assert {family.model_type for family in FAMILIES.values()} == ARCHITECTURES.keys()
+def test_every_family_with_a_title_is_tested() -> None:
+    assert {family.model_type for family in FAMILIES.values()} == TITLES.keys()
+
+
+def test_what_was_measured_is_what_is_known_of_the_family(family: Family, intact: Any) -> None:
+    kinds = measured(intact).kinds
+    assert {kind.factor for kind in kinds} == {family.multiplier}
+    ends = {kind.projection for kind in kinds}
+    if family in ALL_SOLVERS.values():
+        assert len(ends) == 1
+        assert {*kinds[0].outputs} >= {f"{kinds[0].projection}.weight"}
+        assert all(kind.mixer for kind in kinds)
+    elif family in DIAGONAL.values():
+        assert {kind.norm for kind in kinds} == {family.mlp}
+        assert not any(kind.outputs for kind in kinds)
+    else:
+        assert None in ends
+        assert all(kind.outputs for kind in kinds)
 
 
 def test_disk_equals_memory(family: Family, checkpoint: Path, short: Path, prompt: Tensor) -> None:
@@ -186,7 +212,7 @@ def test_settings_of_layers_follow_the_kept_layers(intact: Any, short: Path) -> 
 
 
 def test_decoder_steps_are_the_forward_of_the_model(intact: Any) -> None:
-    decoder = Decoder(intact, row(intact))
+    decoder = Decoder(intact, measured(intact))
     rows = [torch.randint(2, 512, (n,)).tolist() for n in (20, 11)]
     batch = Batch.of(rows)
     states, calls = decoder.enter(batch)

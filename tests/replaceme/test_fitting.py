@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 import replaceme
-from replaceme.architectures import ARCHITECTURES
 from replaceme.calibration import Batches
 from replaceme.edit import apply
 from replaceme.fitting import Fit
 from replaceme.selection import Block
 from replaceme.solvers import Solver, make_solver
 from replaceme.solvers.base import TransformSolver
+from tests.families import measured
 
 Make = Callable[..., Any]
 Sequences = list[list[int]]
@@ -74,7 +74,7 @@ def fitted(model: Any, sequences: Sequences, solver: Solver, *blocks: Block, hel
 
 def pruned(model: Any, fit: Fit) -> Any:
     copy = deepcopy(model)
-    apply(copy, ARCHITECTURES[model.config.model_type], fit.edit)
+    apply(copy, measured(model), fit.edit)
     return copy
 
 

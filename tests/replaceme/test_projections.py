@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 import replaceme
-from replaceme.architectures import ARCHITECTURES
 from replaceme.calibration import Batches
 from replaceme.edit import apply
 from replaceme.fitting import Fit
 from replaceme.selection import Block
 from replaceme.solvers import Reconstruct, Refit, Solver
+from tests.families import measured
 
 Sequences = list[list[int]]
 Make = Callable[..., Any]
@@ -233,7 +233,7 @@ def test_reconstruct_comes_closer_to_the_original_than_refit(llama: Any, few: Se
     errors = []
     for solver in (Refit(ridge=0.05), Reconstruct(ridge=0.05)):
         pruned = deepcopy(llama)
-        apply(pruned, ARCHITECTURES["llama"], fitted(llama, few, solver, block).edit)
+        apply(pruned, measured(pruned), fitted(llama, few, solver, block).edit)
         (got,) = read(pruned, few, Read(pruned.model.layers[-1], of_input=False))
         errors.append(float((got - wanted).norm() / wanted.norm()))
     assert errors[1] < 0.9 * errors[0]

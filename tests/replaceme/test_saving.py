@@ -21,12 +21,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from replaceme.architectures import ARCHITECTURES
 from replaceme.edit import Edit, apply
 from replaceme.errors import InputError, OutputError
 from replaceme.io.outfolder import check_free, whole_folder
 from replaceme.selection import Block
 from replaceme.surgery import write_checkpoint
+from tests.families import measured
 
 pytestmark = pytest.mark.slow
 
@@ -97,7 +97,7 @@ def test_sharded_checkpoint_stays_sharded_with_a_correct_index(
     assert ("lm_head.weight" in held) == (not tied)
     assert index["weight_map"] == held
     assert index["metadata"]["total_size"] == sum(t.nbytes for t in tensors_of(out).values())
-    apply(model, ARCHITECTURES["llama"], fitted)
+    apply(model, measured(model), fitted)
     again = reload(out)
     assert torch.equal(logits(again), logits(model))
     if tied:
@@ -114,14 +114,32 @@ def test_metadata_and_byte_order_of_the_files_are_kept(copy: Path, tmp_path: Pat
     assert size % 8 == 0
 
 
+OWN = """
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+class Own(LlamaForCausalLM):
+    config_class = OwnConfig
+    def __init__(self, config):
+        super().__init__(config)
+        self.register_buffer("counter", torch.arange(5))
+        for layer in self.model.layers:
+            layer.mlp.down_proj.register_buffer("flags", torch.tensor([False, False]))
+"""
+
+
 def test_tensors_that_are_not_floating_point_are_never_cast(copy: Path, tmp_path: Path) -> None:
-    """In a model with code of its own, which is not run, so that every tensor counts."""
-    config = json.loads((copy / "config.json").read_text()) | {"model_type": "own", "auto_map": {}}
+    """In a model with code of its own, and buffers there."""
+    names = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.Own"}
+    config = json.loads((copy / "config.json").read_text()) | {"model_type": "own", "auto_map": names}
     (copy / "config.json").write_text(json.dumps(config))
+    (copy / "own.py").write_text(OWN)
     weights, flags = copy / "model.safetensors", "mlp.down_proj.flags"
-    extra = {"counter": torch.arange(5), f"model.layers.6.{flags}": torch.tensor([True, False])}
+    extra = {f"model.layers.{layer}.{flags}": torch.tensor([layer == 6, False]) for layer in range(8)}
+    extra["counter"] = torch.arange(5)
     save_file(load_file(weights) | extra, weights, metadata={"format": "pt"})
-    write_checkpoint(copy, tmp_path / "out", CUT, None, dtype="bfloat16")
+    write_checkpoint(copy, tmp_path / "out", CUT, None, dtype="bfloat16", trust_remote_code=True)
     found = tensors_of(tmp_path / "out")
     assert torch.equal(found["counter"], extra["counter"])
     assert torch.equal(found[f"model.layers.4.{flags}"], extra[f"model.layers.6.{flags}"])

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import replaceme
-from replaceme.architectures import ARCHITECTURES, support_table
 from replaceme.calibration import Batches
 from replaceme.edit import Edit, apply
 from replaceme.errors import InputError
 from replaceme.selection import Block
 from replaceme.solvers import make_solver
+from tests.families import DIAGONAL, TRANSFORMS, measured
 
 Make = Callable[..., Any]
 BLOCK = Block(2, 3)
@@ -29,9 +29,9 @@ def calibrate(made: Make, model_type: str, name: str, **parameters: Any) -> Any:
 
 
 @pytest.mark.parametrize("solver", ["refit", "reconstruct"])
-@pytest.mark.parametrize("model_type", [name for name, row in ARCHITECTURES.items() if row.experts])
-def test_projections_of_experts_are_not_refitted(model_type: str, solver: str) -> None:
-    row = ARCHITECTURES[model_type]
+@pytest.mark.parametrize("model_type", [f.model_type for f in TRANSFORMS.values()])
+def test_projections_of_experts_are_not_refitted(made: Make, model_type: str, solver: str) -> None:
+    row = measured(made(model_type))
     message = (
         rf"solver '{solver}' does not work on {re.escape(row.title)}, which has one MLP output "
         rf"projection for each expert; lstsq, relative and cosine fit a transform\."
@@ -41,12 +41,14 @@ def test_projections_of_experts_are_not_refitted(model_type: str, solver: str) -
 
 
 @pytest.mark.parametrize("solver", ["lstsq", "relative", "cosine", "refit", "reconstruct"])
-@pytest.mark.parametrize("model_type", [name for name, row in ARCHITECTURES.items() if row.post_norm])
-def test_refusal_for_a_norm_after_the_mlp_names_it_and_what_works(model_type: str, solver: str) -> None:
-    row = ARCHITECTURES[model_type]
+@pytest.mark.parametrize("model_type", [f.model_type for f in DIAGONAL.values()])
+def test_refusal_for_a_norm_after_the_mlp_names_it_and_what_works(
+    made: Make, model_type: str, solver: str
+) -> None:
+    row = measured(made(model_type))
     with pytest.raises(InputError) as error:
         make_solver(solver).check(row)
-    assert f"the norm {row.mlp}" in str(error.value)
+    assert f"the norm {row.kinds[0].norm}" in str(error.value)
     assert row.title in str(error.value)
     assert "lstsq or relative with diagonal: true, or cosine with shape: diagonal" in str(error.value)
 
@@ -62,7 +64,7 @@ def test_calibration_refuses_a_solver_before_any_pass(made: Make, model_type: st
 
 
 @pytest.mark.parametrize("solver", ["lstsq", "relative", "cosine"])
-@pytest.mark.parametrize("model_type", [name for name, row in ARCHITECTURES.items() if row.post_norm])
+@pytest.mark.parametrize("model_type", [f.model_type for f in DIAGONAL.values()])
 def test_diagonal_works_where_a_norm_follows_the_mlp(made: Make, model_type: str, solver: str) -> None:
     settings: dict[str, Any] = {"diagonal": True}
     if solver == "cosine":
@@ -89,25 +91,6 @@ def test_transform_of_experts_is_what_the_pruned_model_computes(
         return torch.cat([h[layer + 1][0] for h in hidden]).double()
 
     wanted = state(BLOCK.end - 1)
-    apply(model, ARCHITECTURES[model_type], Edit(transforms=fit.edit.transforms))
+    apply(model, measured(model), Edit(transforms=fit.edit.transforms))
     got = state(BLOCK.start - 1)
     assert float((got - wanted).norm() / wanted.norm()) == pytest.approx(fit.relative_error[1], rel=1e-3)
-
-
-@pytest.mark.parametrize("model_type", ARCHITECTURES)
-def test_table_of_what_works_says_what_solvers_accept(model_type: str) -> None:
-    row = ARCHITECTURES[model_type]
-
-    def accepts(name: str, **parameters: Any) -> str:
-        try:
-            make_solver(name, **parameters).check(row)
-        except InputError:
-            return "–"
-        return "✓"
-
-    (line,) = (line for line in support_table().splitlines() if f"| `{model_type}` |" in line)
-    title, _, diagonal, transform, projections = (cell.strip() for cell in line.strip("|").split("|"))
-    assert title == row.title
-    assert {accepts("uidl"), *(accepts(n, diagonal=True) for n in ("lstsq", "relative"))} == {diagonal}
-    assert {accepts(name) for name in ("lstsq", "relative", "cosine")} == {transform}
-    assert {accepts(name) for name in ("refit", "reconstruct")} == {projections}

@@ -16,12 +16,21 @@ from bench.scoring import heads
 from bench.scoring.fork import Fork, obstacle
 from bench.scoring.heads import Answer
 from bench.scoring.trees import Request, TreeBatch, grow
-from replaceme.architectures import ARCHITECTURES
+from replaceme.architectures import TITLES
 from replaceme.decoder import Decoder
 from replaceme.edit import Edit
 from replaceme.selection import Block
 from replaceme.surgery import write_checkpoint
-from tests.families import ALL_SOLVERS, FAMILIES, Family, near_identity, row, small, stored_in
+from tests.families import (
+    ALL_SOLVERS,
+    DIAGONAL,
+    FAMILIES,
+    Family,
+    measured,
+    near_identity,
+    small,
+    stored_in,
+)
 
 LAST = 5
 TOLERANCE = 1e-4
@@ -43,7 +52,7 @@ def other_weights(model: Any, places: list[tuple[int, str]]) -> dict[tuple[int, 
     return {
         (layer, f"{path}.{name}"): values + 0.1 * torch.randn(values.shape, generator=generator)
         for layer, path in places
-        for name, values in row(model)
+        for name, values in measured(model)
         .decoder_layers(model)[layer]
         .get_submodule(path)
         .named_parameters()
@@ -55,8 +64,9 @@ def edits_of(model: Any, family: Family) -> Edits:
 
     They share starts of different lengths, and end at different layers.
     """
-    diagonal = row(model).post_norm
-    attention, mlp = row(model).attention_output, row(model).mlp
+    diagonal = family in DIAGONAL.values()
+    first = measured(model).kinds[0]
+    attention, mlp = first.mixer or "self_attn.o_proj", first.projection
     places = [(3, attention), (5, attention)]
     if family in ALL_SOLVERS.values():
         places += [(1, mlp), (3, mlp), (5, mlp)]
@@ -172,7 +182,7 @@ def close(got: list[Answer], wanted: list[Answer], tolerance: float) -> None:
 
 
 def test_every_family_without_alibi_is_forked() -> None:
-    assert {FAMILIES[name].model_type for name in FORKED} == ARCHITECTURES.keys()
+    assert {FAMILIES[name].model_type for name in FORKED} == TITLES.keys()
     assert set(FAMILIES) - set(FORKED) == {"falcon-sequential"}
 
 
@@ -227,7 +237,7 @@ def state(model: Any) -> dict[str, Any]:
         name: (module.__dict__.get("forward"), *module._forward_hooks, *module._forward_pre_hooks)
         for name, module in model.named_modules()
     }
-    return {"weights": weights, "modules": modules, "layers": len(row(model).decoder_layers(model))}
+    return {"weights": weights, "modules": modules, "layers": len(measured(model).decoder_layers(model))}
 
 
 def same(model: Any, before: dict[str, Any]) -> None:
@@ -255,7 +265,7 @@ def test_model_is_afterwards_what_it_was_where_a_layer_fails(name: str, inside: 
     model = small(family.model_type, **family.settings)
     decoder = Decoder.of(model)
     fork = Fork.of(decoder, edits_of(model, family), stored_in(torch.float32))
-    modules = decoder.layers if inside == "a layer" else [*map(decoder.mlp_block, range(LAST + 1))]
+    modules = decoder.layers if inside == "a layer" else [*map(decoder.tokenwise_block, range(LAST + 1))]
     before, batch = state(model), batch_of(questions())
     wanted = fork.answers(batch)
     same(model, before)

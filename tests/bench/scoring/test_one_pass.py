@@ -29,14 +29,13 @@ from bench.scoring.trees import TreeBatch
 from bench.store import Store
 from bench.tasks.catalog import find_task
 from bench.tasks.spec import TaskSpec
-from replaceme.architectures import ARCHITECTURES
 from replaceme.edit import Edit
 from replaceme.errors import InputError
 from replaceme.io.loading import load
 from replaceme.selection import Block
 from replaceme.surgery import write_checkpoint
 from tests.bench.test_run import stable
-from tests.families import FAMILIES, small
+from tests.families import FAMILIES, measured, small
 
 pytestmark = pytest.mark.slow
 
@@ -213,16 +212,16 @@ def step(value: float, bits: int) -> float:
 
 
 def edits_of(model: Any) -> dict[str, Edit]:
-    row = ARCHITECTURES[model.config.model_type]
+    kind = measured(model).kinds[0]
     generator = torch.Generator().manual_seed(1)
 
     def near(values: Tensor) -> Tensor:
         return values + 0.05 * torch.randn(values.shape, generator=generator, dtype=values.dtype)
 
-    paths = [row.attention_output, *([] if row.experts else [row.mlp])]
+    paths = [kind.mixer or "self_attn.o_proj", *([kind.projection] if kind.projection else [])]
     weights = {
         (layer, f"{path}.weight"): near(
-            row.decoder_layers(model)[layer].get_submodule(path).weight.data.float()
+            measured(model).decoder_layers(model)[layer].get_submodule(path).weight.data.float()
         )
         for layer in (1, 4)
         for path in paths

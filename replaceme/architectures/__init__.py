@@ -1,0 +1,33 @@
+"""What a decoder layer is: measured on the model, with the few things that cannot be."""
+
+from replaceme.architectures.architecture import Architecture, Axis, LayerKind
+from replaceme.architectures.families import TITLES
+from replaceme.architectures.per_layer import (
+    EXTRA_LAYERS,
+    OUTPUT_MATRICES,
+    check_present,
+    layer_count,
+    pruned_config,
+)
+from replaceme.architectures.recognise import (
+    Build,
+    architecture_of,
+    architecture_of_model,
+    build_model,
+)
+
+__all__ = [
+    "EXTRA_LAYERS",
+    "OUTPUT_MATRICES",
+    "TITLES",
+    "Architecture",
+    "Axis",
+    "Build",
+    "LayerKind",
+    "architecture_of",
+    "architecture_of_model",
+    "build_model",
+    "check_present",
+    "layer_count",
+    "pruned_config",
+]

@@ -1,0 +1,142 @@
+"""What the pruner must know of a model's decoder layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Axis = Literal[-1, -2]
+
+
+@dataclass(frozen=True)
+class LayerKind:
+    """What decoder layers that are built alike do; the names are relative to a layer.
+
+    M is what the last branch of a layer adds to the residual stream, without ``factor``: the sum of
+    what the modules ``adds`` return.
+
+    Attributes:
+        layers: numbers of the layers.
+        adds: the modules; empty: nothing was found that is added last.
+        factor: of M in the residual stream.
+        outputs: tensors that M is linear in, names in memory and in files, ``*`` for an expert's number,
+            each with the axis of its outputs: -2 (…, out, in), -1 (…, in, out) and a bias (…, out).
+            Merging a transform into all of them transforms M.
+        projection: the module that M is the output of, where it is a single matrix.
+        norm: the norm that M passes last.
+        scales: its tensors, which take a diagonal transform, each with what the norm adds to it.
+        mixer: the projection that ends the attention, or whatever else mixes tokens, where the stream
+            behind it is the one before plus ``mixer_factor`` times its output.
+        parallel: that projection and M's branch read the same state.
+        tokenwise: M of a token depends on this token alone.
+    """
+
+    layers: tuple[int, ...]
+    adds: tuple[str, ...] = ()
+    factor: float = 1.0
+    outputs: dict[str, Axis] = field(default_factory=dict, hash=False)
+    projection: str | None = None
+    norm: str | None = None
+    scales: dict[str, float] = field(default_factory=dict, hash=False)
+    mixer: str | None = None
+    mixer_factor: float = 1.0
+    parallel: bool = False
+    tokenwise: bool = True
+
+    def factor_of(self, path: str) -> float:
+        """What the output of one of the two projections is multiplied by in the residual stream."""
+        return self.mixer_factor if path == self.mixer else self.factor
+
+    def merge_axis(self, tensor: str) -> Axis | None:
+        """The axis of a tensor's outputs where a whole transform is merged into it."""
+        return next((axis for name, axis in self._patterns if name.fullmatch(tensor)), None)
+
+    def scale_offset(self, tensor: str) -> float | None:
+        """What the last norm adds to a tensor that takes a diagonal transform; ``None`` for others."""
+        return self.scales.get(tensor)
+
+    def merges(self, tensor: str) -> bool:
+        """Whether merging a transform changes a tensor."""
+        return self.merge_axis(tensor) is not None or self.scale_offset(tensor) is not None
+
+    @cached_property
+    def _patterns(self) -> list[tuple[re.Pattern[str], Axis]]:
+        return [
+            (re.compile(re.escape(name).replace(r"\*", r"\d+")), axis)
+            for name, axis in self.outputs.items()
+        ]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model's decoder.
+
+    Attributes:
+        title: the family, for people.
+        layers: path of the list of decoder layers, also a prefix of tensor names.
+        kinds: what its layers do; each layer is of one.
+        final_norm: norm after the last layer.
+        stored_layers: prefix of tensor names in files, where it is another than ``layers``.
+    """
+
+    title: str
+    layers: str
+    kinds: tuple[LayerKind, ...]
+    final_norm: str | None = None
+    stored_layers: str | None = None
+
+    @cached_property
+    def _kind_of(self) -> dict[int, LayerKind]:
+        return {layer: kind for kind in self.kinds for layer in kind.layers}
+
+    def kind(self, layer: int) -> LayerKind:
+        """What a layer of the intact model does."""
+        return self._kind_of[layer]
+
+    def keeping(self, numbers: Sequence[int]) -> Architecture:
+        """That of the model with some of its layers alone, which are numbered anew."""
+        place = {number: index for index, number in enumerate(numbers)}
+        kinds = [
+            replace(kind, layers=tuple(place[number] for number in kind.layers if number in place))
+            for kind in self.kinds
+        ]
+        return replace(self, kinds=tuple(kind for kind in kinds if kind.layers))
+
+    def decoder_layers(self, model: nn.Module) -> nn.ModuleList:
+        return model.get_submodule(self.layers)  # type: ignore[return-value]
+
+    @contextmanager
+    def only_layers(self, model: nn.Module, numbers: Iterable[int]) -> Iterator[None]:
+        """The model with some of its decoder layers for as long as the context lasts."""
+        from torch import nn
+
+        parent_name, _, name = self.layers.rpartition(".")
+        parent, layers = model.get_submodule(parent_name), self.decoder_layers(model)
+        setattr(parent, name, nn.ModuleList([layers[number] for number in numbers]))
+        try:
+            yield
+        finally:
+            setattr(parent, name, layers)
+
+    def split(self, tensor: str) -> tuple[str, int, str] | None:
+        """(prefix, layer, rest) of a tensor's name inside a decoder layer, else ``None``.
+
+        Some files leave out the first part of the path (``h.0.…`` for ``transformer.h.0.…``).
+        """
+        match = self._layer_tensor.fullmatch(tensor)
+        return (match[1], int(match[2]), match[3]) if match else None
+
+    @cached_property
+    def _layer_tensor(self) -> re.Pattern[str]:
+        first, _, rest = self.layers.partition(".")
+        names = [rf"(?:{re.escape(first)}\.)?{re.escape(rest)}\." if rest else rf"{re.escape(first)}\."]
+        if self.stored_layers:
+            names.append(rf"{re.escape(self.stored_layers)}\.")
+        return re.compile(rf"({'|'.join(names)})(\d+)\.(.+)")

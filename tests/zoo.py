@@ -1,0 +1,104 @@
+"""Every class that transformers generates text with, as small models with random weights."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from replaceme.architectures import Architecture, architecture_of, architecture_of_model
+from replaceme.architectures.small import shrink
+from replaceme.errors import InputError
+from replaceme.inspection import judge
+
+LAYERS = 6
+TOO_LARGE = 50_000_000  # parameters of a model that is not small
+# What a config must say beyond its own defaults, for a model of its class to be built at all.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "cohere_compass_text": {
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}
+    },
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
+    "hunyuan_v1_dense": {"head_dim": 8},
+    "hunyuan_v1_moe": {"head_dim": 8},
+    "ministral": {"head_dim": 8},
+    "nemotron": {"num_key_value_heads": 2, "head_dim": 8},
+    "nemotron_h": {"layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"] * 2},
+    "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention"] * 2, "num_hidden_layers": LAYERS},
+}
+KEEP_COUNT = {"gpt_neo", "zamba", "zamba2", "lfm2_moe", "prophetnet"}  # something beside says it too
+UNBUILT = {
+    "blt": "two models of bytes and patches, with one between them",
+    "cohere_compass_text": "its config makes no model with its own defaults",
+    "dbrx": "its config cannot be read again",
+    "qwen4_exp": "its config makes no model with its own defaults",
+    "qwen4_exp_text": "its config makes no model with its own defaults",
+    "reformer": "its layers run forward and backward on two streams",
+    "xmod": "needs the language to be said at every call",
+    "emu3": "its text model is not loaded by AutoModelForCausalLM once it is saved",
+    "gemma3n": "needs the package timm",
+    "gemma4_assistant": "drafts for Gemma 4, and has no embeddings of its own",
+    "gemma4_unified_assistant": "drafts for Gemma 4, and has no embeddings of its own",
+    "musicgen": "made of three models, of which its config names none by default",
+    "musicgen_melody": "made of three models, of which its config names none by default",
+}
+
+
+def model_types() -> list[str]:
+    return [*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
+
+
+def config_of(model_type: str) -> Any:
+    """A small config with a few layers of each kind."""
+    kind = CONFIG_MAPPING[model_type]
+    settings = dict(SETTINGS.get(model_type, {}))
+    usual = kind(**settings)
+    text = usual.get_text_config()
+    if text is usual and model_type not in KEEP_COUNT and not getattr(usual, "layer_types", None):
+        for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
+            if isinstance(getattr(usual, key, None), int):
+                settings[key] = LAYERS
+                break
+    return shrink(kind(**settings))
+
+
+def build(config: Any) -> Any:
+    return AutoModelForCausalLM.from_config(config)
+
+
+def width_of(config: Any) -> int:
+    return int(config.get_text_config().hidden_size)
+
+
+def measured(model: Any) -> Architecture:
+    return architecture_of_model(model, "the model")
+
+
+def describe(model_type: str) -> dict[str, Any]:
+    """What the table of decoders says of a class: what is exact on it, or why it is refused."""
+    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]
+    said = {"class": name if isinstance(name, str) else name[0]}
+    if model_type in UNBUILT:
+        return said | {"unbuilt": UNBUILT[model_type]}
+    config = config_of(model_type)
+    try:
+        architecture = architecture_of(config.to_dict(), model_type)
+    except InputError as error:
+        return said | {"refused": str(error).removeprefix(f"{model_type}: ")}
+    found = judge(config, build, architecture, model_type)
+    reasons = {"removal": found.removal, "diagonal": found.diagonal}
+    reasons |= {key: found.solvers[key] for key in ("lstsq", "refit", "reconstruct")}
+    said |= {key: _shorten(reason) for key, reason in reasons.items()}
+    return said | {"kinds": len(architecture.kinds)}
+
+
+def _shorten(reason: str | None) -> Any:
+    return reason or True
+
+
+if __name__ == "__main__":
+    entries = {model_type: describe(model_type) for model_type in model_types()}
+    print(json.dumps(entries, indent=1, ensure_ascii=False))
