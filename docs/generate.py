@@ -30,6 +30,14 @@ MARK = re.compile(r"<!-- generated: (\w+) -->")
 PICTURES = ("results/demo/leaderboard.svg", "results/demo/charts")
 DECODERS = ROOT / "docs" / "decoders.json"
 COVERAGE = ROOT / "coverage.json"
+KINDS = {
+    "llama": "Attention and MLP",
+    "granitemoeshared": "Experts with a shared one beside them, and a residual multiplier",
+    "qwen3_5_text": "A hybrid: linear attention, and full attention in every fourth layer",
+    "gemma3_text": "A norm behind the MLP",
+    "mamba2": "State-space layers alone",
+    "jamba": "A hybrid whose config says what a layer is by its number",
+}
 WORDS = {"int": "whole number", "str": "text", "float": "number", "bool": "true or false"}
 
 
@@ -225,8 +233,17 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def decoder_table() -> str:
     """What is exact on each class that transformers generates text with."""
-    head = ("model type", "class", "removal", "diagonal", "transforms", "`refit`", "`reconstruct`")
-    keys = ("removal", "diagonal", "lstsq", "refit", "reconstruct")
+    head = (
+        "model type",
+        "class",
+        "removal",
+        "diagonal",
+        "transforms",
+        "`refit`",
+        "`reconstruct`",
+        "one pass",
+    )
+    keys = ("removal", "diagonal", "lstsq", "refit", "reconstruct", "one pass")
     rows = []
     for name, said in read_decoders().items():
         if said.get("removal") is True:
@@ -245,6 +262,21 @@ def refusals() -> str:
     return table(("model type", "class", "why not"), rows)
 
 
+def inspections() -> str:
+    """What ``inspect`` prints of models of different kinds, each the config that is its class's own."""
+    from click.testing import CliRunner
+    from transformers import CONFIG_MAPPING
+
+    parts = []
+    for model_type, kind in KINDS.items():
+        with CliRunner().isolated_filesystem():
+            CONFIG_MAPPING[model_type]().save_pretrained(model_type)
+            printed = CliRunner().invoke(main, ["inspect", model_type], env={"COLUMNS": "140"})
+        text = "\n".join(line.rstrip() for line in printed.output.splitlines())
+        parts.append(f"{kind}:\n\n```text\n{text}\n```")
+    return "\n\n".join(parts)
+
+
 def read_decoders() -> dict[str, dict[str, Any]]:
     """What the tests found of every class, and hold it to."""
     found: dict[str, dict[str, Any]] = json.loads(DECODERS.read_text("utf-8"))
@@ -257,6 +289,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "commands": command_reference,
     "families": decoder_table,
     "refused": refusals,
+    "inspections": inspections,
     "coverage": coverage,
     "demo": demo_table,
     "workflow": workflow,

@@ -91,6 +91,8 @@ def apply(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> Non
     settings = _list_settings(model, kept)
     for layer, tensor, parameter in list_changed(model, architecture, edit):
         parameter.data = edit.changed(architecture, layer, tensor, parameter.data)
+    for parameter, values in _shorten_along(model, architecture, kept, len(layers)):
+        parameter.data = values
     for number in reversed(range(len(layers))):
         if number not in kept:
             del layers[number]
@@ -100,6 +102,29 @@ def apply(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> Non
                 module.layer_idx = index  # type: ignore[assignment]
     for config, key, value in settings:
         setattr(config, key, value)
+
+
+def _shorten_along(
+    model: PreTrainedModel, architecture: Architecture, kept: list[int], count: int
+) -> list[tuple[torch.nn.Parameter, Tensor]]:
+    """The tensors outside the layers that have a part for each, with the parts that stay."""
+    own = dict(model.named_parameters()) if architecture.along else {}
+    return [
+        (own[name], keep_parts(own[name].data, axis, kept, count))
+        for name, axis in architecture.along.items()
+        if name in own
+    ]
+
+
+def keep_parts(values: Tensor, axis: int, kept: list[int], count: int) -> Tensor:
+    """Some of the ``count`` equal parts of a tensor along an axis, one behind the other."""
+    if len(kept) == count:
+        return values
+    import torch
+
+    numbers = torch.tensor(kept, device=values.device)
+    parts: Tensor = values.unflatten(axis, (count, -1)).index_select(axis, numbers)
+    return parts.flatten(axis, axis + 1)
 
 
 def _list_settings(model: PreTrainedModel, kept: list[int]) -> list[tuple[PreTrainedConfig, str, Any]]:
@@ -155,11 +180,18 @@ def prune_temporarily(model: PreTrainedModel, architecture: Architecture, edit: 
         text = model.config.get_text_config()
         settings = [*_list_settings(model, kept), (text, "use_cache", False)]
         own = [(config, key, getattr(config, key, None)) for config, key, _ in settings]
+        count = len(architecture.decoder_layers(model))
+        along = _shorten_along(model, architecture, kept, count)
+        whole = [(parameter, parameter.data) for parameter, _ in along]
         with architecture.only_layers(model, kept):
             try:
                 for config, key, value in settings:
                     setattr(config, key, value)
+                for parameter, values in along:
+                    parameter.data = values
                 yield
             finally:
+                for parameter, values in whole:
+                    parameter.data = values
                 for config, key, value in own:
                     setattr(config, key, value)

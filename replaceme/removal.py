@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from replaceme.architectures import Architecture, pruned_config
-from replaceme.architectures.small import build_small
+from replaceme.architectures import Architecture, build_small, pruned_config
 from replaceme.edit import Edit, apply
 from replaceme.errors import InputError, told
+from replaceme.io.quiet import silence
 from replaceme.selection import Block
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def check_removal(
     cut = ", ".join(f"{block.start}:{block.end}" for block in blocks)
     try:
         caches = takes_cache(build_small(config, build))
-        memory, again = prune_small(config, build, architecture, blocks)
+        with silence():
+            memory, again = prune_small(config, build, architecture, blocks)
         one, two = (_logits(model) for model in (memory, again))
     except RuntimeError as error:
         if "state_dict" not in str(error):

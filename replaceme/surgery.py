@@ -21,7 +21,7 @@ from replaceme.architectures import (
     layer_count,
     pruned_config,
 )
-from replaceme.edit import Edit
+from replaceme.edit import Edit, keep_parts
 from replaceme.errors import InputError
 from replaceme.io import tensorfile
 from replaceme.io.contents import INDEX, NAMED, WEIGHTS, Stored, carried_files
@@ -165,12 +165,28 @@ class _FileEdit:
     def piece(self, entry: Entry, data: BinaryIO) -> Piece:
         """A tensor that stays, as it stands in the pruned checkpoint."""
         place = self.architecture.split(entry.name)
+        if place is None and entry.name in self.architecture.along:
+            return self._shorten(entry, data)
         if place is None:
             return self._piece(entry, entry.name, data, None)
         prefix, layer, rest = place
         name = f"{prefix}{self.kept.index(layer)}.{rest}"
         changes = self.edit.changes(self.architecture, layer, rest)
         return self._piece(entry, name, data, (layer, rest) if changes else None)
+
+    def _shorten(self, entry: Entry, data: BinaryIO) -> Piece:
+        """A tensor outside the layers with the parts of those that stay."""
+        axis = self.architecture.along[entry.name]
+        shape = list(entry.shape)
+        shape[axis] = shape[axis] // self.layers * len(self.kept)
+        dtype = self.dtype or FLOATS[entry.dtype][0]
+
+        def change(values: Tensor) -> Tensor:
+            import torch
+
+            return keep_parts(values, axis, self.kept, self.layers).to(getattr(torch, dtype))
+
+        return tensorfile.changed(entry, entry.name, data, change, dtype, shape)
 
     def _piece(self, entry: Entry, name: str, data: BinaryIO, changed: tuple[int, str] | None) -> Piece:
         if entry.dtype not in FLOATS or not (changed or self.dtype):

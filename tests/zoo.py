@@ -8,8 +8,9 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from bench.scoring.forkable import find_obstacle
 from replaceme.architectures import Architecture, architecture_of, architecture_of_model
-from replaceme.architectures.small import shrink
+from replaceme.architectures.small import build_small, shrink
 from replaceme.errors import InputError
 from replaceme.inspection import judge
 
@@ -91,6 +92,8 @@ def describe(model_type: str) -> dict[str, Any]:
     found = judge(config, build, architecture, model_type)
     reasons = {"removal": found.removal, "diagonal": found.diagonal}
     reasons |= {key: found.solvers[key] for key in ("lstsq", "refit", "reconstruct")}
+    if not found.removal:
+        reasons["one pass"] = find_obstacle(build_small(config, build))
     said |= {key: _shorten(reason) for key, reason in reasons.items()}
     return said | {"kinds": len(architecture.kinds)}
 

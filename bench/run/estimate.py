@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from bench.records import Record
 from bench.run.costs import ENGINE
 from bench.run.resume import list_tasks_left
-from bench.run.sizes import WRITING
+from bench.run.sizes import WRITING, count_shared
 from bench.scoring.answering import AnsweringLM
 from bench.scoring.answers import Answers
 from bench.scoring.fork import Fork, Step, count_steps
@@ -125,7 +125,8 @@ class _OneLayer:
         self, task: PlannedTask, prepared: PreparedTask, cells: dict[Cell, Record | None]
     ) -> Estimate:
         requests = self.lm.requests(prepared.instances)
-        prompts = [len(self.lm.tok_encode(prompt)) for prompt, _ in prepared.texts_asked]
+        asked = [self.lm.tok_encode(prompt) for prompt, _ in prepared.texts_asked]
+        prompts = [len(tokens) for tokens in asked]
         written = prepared.count_written(self.lm.max_gen_toks)
         trees = self.sweep.trees(requests)
         routes = [
@@ -139,7 +140,8 @@ class _OneLayer:
         layers = sum(layer_count(self.config) - cell.layers for cell in cells)
         seconds = tokens * steps * per_token + predictions * per_prediction
         if prompts:
-            seconds += (sum(prompts) + WRITING * written) * layers * per_token
+            read = sum(prompts) - (len(prompts) - 1) * count_shared(asked)
+            seconds += (read + WRITING * written) * layers * per_token
             seconds += ENGINE * len({cell.layers for cell in cells})
         return Estimate(
             next(iter(cells)).model.name,

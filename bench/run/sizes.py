@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
 
 from replaceme.checkpoint import Checkpoint
 from replaceme.io import contents
@@ -16,8 +17,14 @@ if TYPE_CHECKING:
 CHARACTERS = 4  # of a token
 GENERATED = 64  # tokens of a text that is generated, about
 DECODING = 20.0  # tokens of a prompt that take as long as one that is generated
-WRITING = 4.0  # the same where an engine writes many texts at once
+WRITING = 1.0  # the same where an engine writes many texts at once
 USUAL = 1.4e-11  # seconds of a multiplication and addition: two cores of a server, float32
+
+
+def count_shared(sequences: Sequence[Any]) -> int:
+    """How many characters of texts, or tokens of sequences, all begin with."""
+    first, last = min(sequences), max(sequences)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
 
 
 @dataclass(frozen=True)
@@ -71,12 +78,15 @@ class TaskSize:
     def of(cls, task: PreparedTask) -> TaskSize:
         """By the characters of its requests."""
         contexts: set[str] = set()
+        prompts = [prompt for prompt, _ in task.texts_asked]
+        shared = count_shared(prompts) if prompts else 0  # which an engine keeps
+        written = min(GENERATED, task.count_written(GENERATED) / max(1, len(prompts)))
         answers = apart = texts = 0.0
         for instance in task.instances:
             *before, last = (part for part in instance.args if isinstance(part, str))
             if instance.request_type == "generate_until":  # its one text is the context
                 before, length = [last], GENERATED * DECODING
-                texts += instance.repeats * (len(last) / CHARACTERS + GENERATED * WRITING)
+                texts += instance.repeats * ((len(last) - shared) / CHARACTERS + written * WRITING)
             else:
                 length = len(last) / CHARACTERS
             contexts.update(before)

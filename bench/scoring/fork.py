@@ -19,12 +19,13 @@ from torch import Tensor
 
 from bench.scoring.heads import Answer, read_answers
 from bench.scoring.trees import TreeBatch
+from replaceme.architectures import layer_count
 from replaceme.decoder import Call, Decoder, first, replace_forwards
 from replaceme.edit import Edit, list_changed
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -215,8 +216,13 @@ def _at(nodes: Tensor, states: Tensor) -> Tensor:
     return states.reshape(-1, states.shape[-1])[nodes.to(states.device)]
 
 
-def _run_at(forward: Callable[..., Any], nodes: Tensor, states: Tensor) -> Any:
-    """A module that treats every token by itself, run at some nodes; the rest is 0."""
+def _run_at(forward: Callable[..., Any], nodes: Tensor, states: Tensor, *others: Any) -> Any:
+    """A module that treats every token by itself, run at some nodes; the rest is 0.
+
+    One that is called with more than the states is run whole.
+    """
+    if others:
+        return forward(states, *others)
     chosen = _at(nodes, states)
     output = forward(chosen[None] if states.ndim == 3 else chosen)
     found = first(output)
@@ -228,25 +234,15 @@ def _run_at(forward: Callable[..., Any], nodes: Tensor, states: Tensor) -> Any:
 
 def sliding_window(config: PreTrainedConfig) -> int | None:
     """How many tokens a layer with sliding-window attention sees, if a model has such layers."""
-    return config.sliding_window if SLIDING in attention_kinds(config) else None
+    return config.get_text_config().sliding_window if SLIDING in attention_kinds(config) else None
 
 
 def attention_kinds(config: PreTrainedConfig) -> list[str]:
     """The kind of attention of each layer, in the names of transformers."""
+    config = config.get_text_config()
     kinds = getattr(config, "layer_types", None)
     windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    return kinds or [SLIDING if windowed else FULL] * config.num_hidden_layers
-
-
-def obstacle(model: PreTrainedModel) -> str | None:
-    """Why the variants of a model cannot be forked exactly, or ``None`` where they can."""
-    if not type(model).__module__.startswith("transformers."):
-        return "its class is not part of transformers, and may not take masks of trees"
-    if getattr(model.config, "alibi", False):
-        return "its ALiBi counts places in the sequence, not in the request"
-    if unknown := {*attention_kinds(model.config)} - {FULL, SLIDING}:
-        return f"its layers have {' and '.join(sorted(unknown))}"
-    return None
+    return kinds or [SLIDING if windowed else FULL] * layer_count(config.to_dict())
 
 
 @contextmanager

@@ -11,7 +11,8 @@ import numpy as np
 
 from bench.scoring.answering import AnsweringLM
 from bench.scoring.answers import Answers
-from bench.scoring.fork import Fork, obstacle, replaced
+from bench.scoring.fork import Fork, replaced
+from bench.scoring.forkable import find_obstacle
 from bench.scoring.generation.texts import Text
 from bench.scoring.heads import Answer
 from bench.scoring.sweep import Sweep
@@ -66,7 +67,7 @@ class OnePass:
         if saved_in:
             _round(model, saved_in)
         self.edits = edits
-        self.obstacle = obstacle(model) or saved.obstacle(dtype)
+        self.obstacle = find_obstacle(model) or saved.obstacle(dtype)
         self.lm = AnsweringLM(model, tokenizer=tokenizer, batch_size=batch_size)
         try:
             fork = Fork.of(decoder, {} if self.obstacle else edits, saved.unedited)

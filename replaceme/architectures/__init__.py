@@ -15,6 +15,7 @@ from replaceme.architectures.recognise import (
     architecture_of_model,
     build_model,
 )
+from replaceme.architectures.small import build_small
 
 __all__ = [
     "EXTRA_LAYERS",
@@ -27,6 +28,7 @@ __all__ = [
     "architecture_of",
     "architecture_of_model",
     "build_model",
+    "build_small",
     "check_present",
     "layer_count",
     "pruned_config",

@@ -84,6 +84,8 @@ class Architecture:
         kinds: what its layers do; each layer is of one.
         final_norm: norm after the last layer.
         stored_layers: prefix of tensor names in files, where it is another than ``layers``.
+        along: tensors outside the layers that hold an equal part for each of them, such as per-layer
+            embeddings, with the axis of the parts; names in memory and in files.
     """
 
     title: str
@@ -91,6 +93,7 @@ class Architecture:
     kinds: tuple[LayerKind, ...]
     final_norm: str | None = None
     stored_layers: str | None = None
+    along: dict[str, int] = field(default_factory=dict, hash=False)
 
     @cached_property
     def _kind_of(self) -> dict[int, LayerKind]:

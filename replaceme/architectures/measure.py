@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from replaceme.architectures.architecture import Architecture, Axis, LayerKind
+from replaceme.architectures.per_layer import pruned_config
 from replaceme.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,7 +53,29 @@ def measure(model: PreTrainedModel, title: str, where: str) -> Architecture:
     for numbers in kinds.values():
         call = calls[numbers[0]]
         found.append(_Layer(layers[numbers[0]], call).measure(tuple(numbers)))
-    return Architecture(title, path, tuple(found), final_norm)
+    return Architecture(
+        title, path, tuple(found), final_norm, along=_find_along(model, path, len(layers))
+    )
+
+
+def _find_along(model: PreTrainedModel, path: str, count: int) -> dict[str, int]:
+    """Tensors outside the layers that are smaller by a layer's part where there is one layer less."""
+    try:
+        said = pruned_config(model.config.to_dict(), [*range(count - 1)])
+        with torch.device("meta"):
+            shorter = type(model)(type(model.config).from_dict(said))
+    except Exception:  # a class that has no such model; what is removed is tried anyway
+        return {}
+    shapes = {name: tensor.shape for name, tensor in shorter.named_parameters()}
+    along = {}
+    for name, tensor in model.named_parameters():
+        shape = shapes.get(name, tensor.shape)
+        if name.startswith(f"{path}.") or len(shape) != tensor.ndim:
+            continue
+        parts = [a for a in range(tensor.ndim) if shape[a] * count == tensor.shape[a] * (count - 1)]
+        if shape != tensor.shape and len(parts) == 1:
+            along[name] = parts[0]
+    return along
 
 
 def _built(layer: nn.Module) -> Any:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
 
-VERSION = 2  # of what is measured; older ones that were kept are measured again
+VERSION = 3  # of what is measured; older ones that were kept are measured again
 Build = Callable[["PreTrainedConfig"], "PreTrainedModel"]
 
 
@@ -126,10 +127,8 @@ def _measure(config: PreTrainedConfig, build: Build, where: str) -> Architecture
 
 def _key(config: Mapping[str, Any]) -> str:
     """Equal for configs of models whose layers are alike but for sizes that do not count."""
-    import transformers
-
     said = {key: value for key, value in shrunk(dict(config)).items() if key not in UNIMPORTANT}
-    content = [VERSION, transformers.__version__, said]
+    content = [VERSION, metadata.version("transformers"), said]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
@@ -172,6 +171,7 @@ def _keep(key: str, found: Architecture) -> None:
 
 def name_in_files(model: PreTrainedModel, found: Architecture) -> Architecture:
     """The architecture with the names and axes that tensors have in the files of a checkpoint."""
+    import torch
     from transformers.core_model_loading import revert_weight_conversion
 
     stored: dict[str, Tensor] = revert_weight_conversion(model, model.state_dict())
@@ -194,7 +194,13 @@ def name_in_files(model: PreTrainedModel, found: Architecture) -> Architecture:
             for place in {name: None} | _places(layer.get_parameter(name), -1, inside)
         }
         kinds.append(replace(kind, outputs=outputs, scales=scales))
-    return replace(found, kinds=tuple(kinds), stored_layers=prefixes[1] if len(prefixes) > 1 else None)
+    stored_layers = prefixes[1] if len(prefixes) > 1 else None
+    along = {
+        place: axis
+        for name, axis in found.along.items()
+        for place in {name, *(n for n, t in stored.items() if torch.equal(t, model.get_parameter(name)))}
+    }
+    return replace(found, kinds=tuple(kinds), stored_layers=stored_layers, along=along)
 
 
 def _prefixes(model: PreTrainedModel, found: Architecture, stored: dict[str, Tensor]) -> list[str]:

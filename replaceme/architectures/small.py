@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from replaceme.io.quiet import silence
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -60,7 +62,7 @@ def build_small(
     usual = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with silence(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = build(shrink(config)).float().eval()
             for parameter in model.parameters():

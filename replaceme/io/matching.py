@@ -6,10 +6,7 @@ and tied tensors need no rule here, and nothing of the weights is read.
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from replaceme.errors import InputError, told
 from replaceme.io.contents import CONFIG, Stored, stored_tensors, weight_files
 from replaceme.io.models import read_config
+from replaceme.io.quiet import silence
 from replaceme.io.tensorfile import read_header, tensor_of
 
 if TYPE_CHECKING:
@@ -120,7 +118,7 @@ def _match(folder: Path, trust_remote_code: bool, _state: tuple[Any, ...]) -> Ma
     asked: set[str] = set()
     slices = {name: _Slice(tensor, asked) for name, tensor in stored.items()}
     try:
-        with _silence():
+        with silence():
             model, found = _loaded_on_meta(folder, slices, trust_remote_code)
     except Exception as error:
         if "auto_map" in read_config(folder):  # code that only works with values
@@ -197,19 +195,3 @@ def _equal(one: Stored, other: Stored) -> bool:
 def _values(tensor: Stored) -> Tensor:
     with tensor.file.open("rb") as data:
         return tensor_of(tensor.entry, data)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Without transformers' own reports on what it loads."""
-    from transformers.utils import logging as reports
-
-    level, bars = reports.get_verbosity(), reports.is_progress_bar_enabled()
-    reports.set_verbosity(logging.CRITICAL)
-    reports.disable_progress_bar()
-    try:
-        yield
-    finally:
-        reports.set_verbosity(level)
-        if bars:
-            reports.enable_progress_bar()

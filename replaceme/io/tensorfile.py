@@ -102,13 +102,20 @@ def copied(entry: Entry, name: str, data: BinaryIO) -> Piece:
 
 
 def changed(
-    entry: Entry, name: str, data: BinaryIO, change: Callable[[Tensor], Tensor], dtype: str
+    entry: Entry,
+    name: str,
+    data: BinaryIO,
+    change: Callable[[Tensor], Tensor],
+    dtype: str,
+    shape: list[int] | None = None,
 ) -> Piece:
-    """The tensor under another name, sent through ``change``, which keeps its shape.
+    """The tensor under another name, sent through ``change``.
 
     Args:
         dtype: torch name of the dtype that ``change`` returns.
+        shape: of what it returns; ``None``: that of the tensor.
     """
+    shape = shape or entry.shape
     short = SHORT_NAMES[dtype]
 
     def read() -> bytes:
@@ -117,7 +124,7 @@ def changed(
         result = change(tensor_of(entry, data)).contiguous().reshape(-1)
         return result.view(torch.uint8).numpy().tobytes()
 
-    return Piece(name, short, entry.shape, math.prod(entry.shape) * FLOATS[short][1], read)
+    return Piece(name, short, shape, math.prod(shape) * FLOATS[short][1], read)
 
 
 def write(file: Path, pieces: list[Piece], metadata: dict[str, str]) -> None:

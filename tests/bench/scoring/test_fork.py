@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from bench.scoring import heads
-from bench.scoring.fork import Fork, obstacle
+from bench.scoring.fork import Fork
+from bench.scoring.forkable import find_obstacle
 from bench.scoring.heads import Answer
 from bench.scoring.trees import Request, TreeBatch, grow
 from replaceme.architectures import TITLES
@@ -425,8 +426,8 @@ def test_model_that_cannot_be_forked_says_why(
 ) -> None:
     family = FAMILIES[name]
     model = small(family.model_type, **family.settings)
-    assert obstacle(changed(model) if changed else model) == reason
+    assert find_obstacle(changed(model) if changed else model) == reason
 
 
 def test_families_of_transformers_have_no_obstacle(case: Case) -> None:
-    assert obstacle(case.fork.decoder.model) is None
+    assert find_obstacle(case.fork.decoder.model) is None
