@@ -112,7 +112,9 @@ def _size_files(model: ModelSpec, folder: Path, cells: Iterable[Cell]) -> tuple[
 
 
 def _measure_shape(folder: Path, model: ModelSpec, layers: int) -> _Shape:
-    architecture = Checkpoint.read(model.id, folder).architecture
+    architecture = Checkpoint.read(
+        model.id, folder, model.revision, model.trust_remote_code
+    ).architecture
     total = inside = outputs = width = 0
     for tensor in contents.stored_tensors(folder).values():
         entry, size = tensor.entry, tensor.bytes

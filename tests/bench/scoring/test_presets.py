@@ -76,6 +76,7 @@ def test_gsm8k_counts_answers_in_the_strict_form_after_eight_examples(tmp_path: 
 
 
 def test_ifeval_counts_prompts_all_of_whose_instructions_are_followed(tmp_path: Path) -> None:
+    pytest.importorskip("langdetect", reason="lm_eval[ifeval] is not installed")
     rows = [{"key": i, "prompt": f"Say {i}."} | order for i, order in enumerate(ORDERS)]
     model = answering(["no comma here", "All Capitals", "one, two. That is all."])
     found = score("ifeval", rows, tmp_path, model)
