@@ -80,6 +80,7 @@ PUBLIC_MODULES = {
     "replaceme.edit": "what pruning changes, and how it is done to a loaded model",
     "replaceme.errors": "errors that a user can mend",
     "replaceme.facts": "what is measured of a fit",
+    "replaceme.hooks": "modules and parameters that are something else for a while",
     "replaceme.inspection": "what is known of a model's layers, without its weights",
     "replaceme.io.contents": "which files of a folder are the model",
     "replaceme.io.editfile": "edits as files",

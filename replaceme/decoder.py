@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from replaceme.architectures import Architecture, LayerKind, architecture_of_model
 from replaceme.calibration import Batch
 from replaceme.errors import InputError
+from replaceme.hooks import changed_output, first
 from replaceme.lengths import Lengths
 
 if TYPE_CHECKING:
@@ -282,7 +283,6 @@ class Decoder:
         Raises:
             InputError: the output of a layer does not follow that of its last branch.
         """
-
         batch = Batch.of([[*range(min(8, self.model.config.get_text_config().vocab_size))]])
         states, calls = self.enter(batch)
         for kind in self.architecture.kinds:
@@ -295,10 +295,9 @@ class Decoder:
 
     def _follows(self, layer: int, states: Tensor, call: Call) -> bool:
         """Whether a layer's output moves with that of its last branch, times the factor."""
-        from replaceme.architectures.measure import changed_output
-
         kind, after = self.kind(layer), self.step(layer, states, call).float()
-        noise = torch.randn_like(after) * max(float(after.std()), 1e-3)
+        chance = torch.Generator().manual_seed(0)
+        noise = torch.randn(after.shape, generator=chance).to(after) * max(float(after.std()), 1e-3)
 
         def move(output: Tensor) -> Tensor:
             return output + noise.reshape(output.shape).to(output)
@@ -312,12 +311,6 @@ class Decoder:
 def name_of(model: PreTrainedModel) -> str:
     """What a loaded model is called in messages."""
     return model.name_or_path or type(model).__name__
-
-
-def first(output: Any) -> Tensor:
-    """The states in a module's output, which may be a tuple that starts with them."""
-    states: Tensor = output[0] if isinstance(output, tuple | list) else output
-    return states
 
 
 def sum_of(parts: list[Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from replaceme.architectures import Architecture, Axis, pruned_config
+from replaceme.hooks import other_values
 from replaceme.selection import Block
 
 if TYPE_CHECKING:
@@ -159,17 +160,12 @@ def edit_temporarily(
     Yields:
         Numbers of the layers that stay.
     """
-    whole = [
-        (parameter, parameter.data, edit.changed(architecture, layer, tensor, parameter.data))
+    changes = [
+        (parameter, edit.changed(architecture, layer, tensor, parameter.data))
         for layer, tensor, parameter in list_changed(model, architecture, edit)
     ]
-    try:
-        for parameter, _, values in whole:
-            parameter.data = values
+    with other_values(changes):
         yield edit.kept(len(architecture.decoder_layers(model)))
-    finally:
-        for parameter, values, _ in whole:
-            parameter.data = values
 
 
 @contextmanager
@@ -182,16 +178,11 @@ def prune_temporarily(model: PreTrainedModel, architecture: Architecture, edit: 
         own = [(config, key, getattr(config, key, None)) for config, key, _ in settings]
         count = len(architecture.decoder_layers(model))
         along = _shorten_along(model, architecture, kept, count)
-        whole = [(parameter, parameter.data) for parameter, _ in along]
-        with architecture.only_layers(model, kept):
+        with architecture.only_layers(model, kept), other_values(along):
             try:
                 for config, key, value in settings:
                     setattr(config, key, value)
-                for parameter, values in along:
-                    parameter.data = values
                 yield
             finally:
-                for parameter, values in whole:
-                    parameter.data = values
                 for config, key, value in own:
                     setattr(config, key, value)

@@ -45,10 +45,11 @@ def check_removal(
     """
     cut = ", ".join(f"{block.start}:{block.end}" for block in blocks)
     try:
-        caches = takes_cache(build_small(config, build))
+        small = build_small(config, build)
+        caches = takes_cache(small)
         with silence():
-            memory, again = prune_small(config, build, architecture, blocks)
-        one, two = (_logits(model) for model in (memory, again))
+            again = prune_and_reload(small, architecture, blocks)
+        one, two = (_logits(model) for model in (small, again))
     except RuntimeError as error:
         if "state_dict" not in str(error):
             raise
@@ -82,21 +83,17 @@ def takes_cache(model: PreTrainedModel) -> bool:
     return bool((rest - wanted).abs().max() < CACHED * wanted.abs().max())
 
 
-def prune_small(
-    config: PreTrainedConfig,
-    build: Callable[[PreTrainedConfig], PreTrainedModel],
-    architecture: Architecture,
-    blocks: tuple[Block, ...],
-) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """A small model pruned in memory, and one built from the pruned config with the same weights."""
-    model = build_small(config, build)
+def prune_and_reload(
+    model: PreTrainedModel, architecture: Architecture, blocks: tuple[Block, ...]
+) -> PreTrainedModel:
+    """Prune a model in memory; returns one built from the pruned config, with the same weights."""
     edit = Edit(blocks)
     kept = edit.kept(len(architecture.decoder_layers(model)))
     said = pruned_config(model.config.to_dict(), kept)
     apply(model, architecture, edit)
     again = type(model)(type(model.config).from_dict(said)).float().eval()
     again.load_state_dict(model.state_dict())
-    return model, again
+    return again
 
 
 def _logits(model: PreTrainedModel) -> Tensor:

@@ -20,8 +20,9 @@ from torch import Tensor
 from bench.scoring.heads import Answer, read_answers
 from bench.scoring.trees import TreeBatch
 from replaceme.architectures import layer_count
-from replaceme.decoder import Call, Decoder, first, replace_forwards
+from replaceme.decoder import Call, Decoder, replace_forwards
 from replaceme.edit import Edit, list_changed
+from replaceme.hooks import first, other_values
 
 if TYPE_CHECKING:
     from torch import nn
@@ -151,7 +152,7 @@ class Fork:
         for step in steps:
             changes = self.changed.get(step, [])
             with ExitStack() as stack:
-                stack.enter_context(replaced(changes))
+                stack.enter_context(other_values(changes))
                 if step.layer in memos:
                     stack.enter_context(memos[step.layer].reused(parameter for parameter, _ in changes))
                 elif step.layer == last and (block := self.decoder.tokenwise_block(step.layer)):
@@ -243,16 +244,3 @@ def attention_kinds(config: PreTrainedConfig) -> list[str]:
     kinds = getattr(config, "layer_types", None)
     windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
     return kinds or [SLIDING if windowed else FULL] * layer_count(config.to_dict())
-
-
-@contextmanager
-def replaced(changes: list[tuple[nn.Parameter, Tensor]]) -> Iterator[None]:
-    """Parameters with other values for as long as the context lasts."""
-    own = [parameter.data for parameter, _ in changes]
-    try:
-        for parameter, values in changes:
-            parameter.data = values
-        yield
-    finally:
-        for (parameter, _), values in zip(changes, own, strict=True):
-            parameter.data = values

@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.scoring.answering import AnsweringLM
 from bench.scoring.answers import Answers
-from bench.scoring.fork import Fork, replaced
+from bench.scoring.fork import Fork
 from bench.scoring.forkable import find_obstacle
 from bench.scoring.generation.texts import Text
 from bench.scoring.heads import Answer
@@ -22,6 +22,7 @@ from replaceme.decoder import Decoder
 from replaceme.divergence import summarize
 from replaceme.edit import Edit, prune_temporarily
 from replaceme.errors import InputError
+from replaceme.hooks import other_values
 from replaceme.io import loading
 from replaceme.io.saved import SavedLayers
 
@@ -109,7 +110,7 @@ class OnePass:
         fork = self.sweep.fork
         removal = Edit(self.edits[name].blocks)
         with (
-            replaced(fork.changes(name)),
+            other_values(fork.changes(name)),
             prune_temporarily(self.lm.model, fork.decoder.architecture, removal),
         ):
             return self.lm.answers(requests, 1)

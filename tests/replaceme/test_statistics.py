@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from replaceme.calibration import Batches
-from replaceme.decoder import Decoder, first
+from replaceme.decoder import Decoder
+from replaceme.hooks import first
 from replaceme.selection import Block
 from replaceme.solvers.linear import solve_ridge
 from replaceme.statistics import (

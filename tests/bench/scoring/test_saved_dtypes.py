@@ -18,10 +18,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from bench.scoring.answers import Answers
-from bench.scoring.fork import replaced
 from bench.scoring.one_pass import OnePass
 from bench.store import Store
 from replaceme.edit import Edit, prune_temporarily
+from replaceme.hooks import other_values
 from replaceme.io import loading
 from replaceme.selection import Block
 from replaceme.surgery import write_checkpoint
@@ -103,7 +103,10 @@ def test_scored_tensors_are_those_of_the_checkpoint_bit_by_bit(
         write_checkpoint(source, tmp_path / name, edit, None, dtype=cast)
         theirs = AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=dtype).state_dict()
         removal = Edit(edit.blocks)
-        with replaced(fork.changes(name)), prune_temporarily(model, fork.decoder.architecture, removal):
+        with (
+            other_values(fork.changes(name)),
+            prune_temporarily(model, fork.decoder.architecture, removal),
+        ):
             ours = model.state_dict()
             assert ours.keys() == theirs.keys()
             for key, values in theirs.items():
