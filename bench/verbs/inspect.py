@@ -37,7 +37,7 @@ def inspect(model: str, revision: str | None, trust_remote_code: bool, as_json: 
         click.echo(json.dumps(asdict(found), indent=1))
         return
     with output() as console:
-        console.print(_headline(found))
+        console.print(_headline(found), markup=False)
         console.print(_layers(found))
         console.print(_solvers(found))
 
@@ -76,6 +76,7 @@ def _targets(kind: LayerKind) -> str:
 
 def _solvers(found: Inspection) -> Table:
     from rich.table import Table
+    from rich.text import Text
 
     from bench.render.escape import visible
 
@@ -84,7 +85,7 @@ def _solvers(found: Inspection) -> Table:
     if any(found.solvers.values()):
         rows["diagonal transforms"] = found.diagonal
     for name, reason in rows.items():
-        table.add_row(name, "no" if reason else "yes", visible(reason or ""))
+        table.add_row(name, "no" if reason else "yes", Text(visible(reason or "")))
     return table
 
 

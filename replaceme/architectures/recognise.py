@@ -44,8 +44,8 @@ def architecture_of(
             those of a decoder.
     """
     _refuse(config, where)
-    known = _recall(_key(config))
-    if known is not None:
+    key = _key(config)
+    if (known := _recall(key)) is not None:
         return known
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
@@ -63,7 +63,7 @@ def architecture_of(
             f"{where}: unsupported architecture {_name(config)}; supported are the decoders that "
             f"transformers has, and others with their own code where trust_remote_code is set."
         )
-    return _measure(own, partial(build_model, trust_remote_code=trust_remote_code), where)
+    return _measure(own, partial(build_model, trust_remote_code=trust_remote_code), where, key)
 
 
 def architecture_of_model(model: PreTrainedModel, where: str) -> Architecture:
@@ -72,9 +72,10 @@ def architecture_of_model(model: PreTrainedModel, where: str) -> Architecture:
     Raises:
         InputError: see :func:`architecture_of`.
     """
-    _refuse(model.config.to_dict(), where)
-    known = _recall(_key(model.config.to_dict()))
-    return known or _measure(model.config, type(model), where)
+    said = model.config.to_dict()
+    _refuse(said, where)
+    key = _key(said)
+    return _recall(key) or _measure(model.config, type(model), where, key)
 
 
 def build_model(config: PreTrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -108,7 +109,8 @@ def _name(config: Mapping[str, Any]) -> str:
     return f"{model_type} ({classes})" if classes else model_type
 
 
-def _measure(config: PreTrainedConfig, build: Build, where: str) -> Architecture:
+def _measure(config: PreTrainedConfig, build: Build, where: str, key: str) -> Architecture:
+    """Measure a small model, and keep what was found under a key."""
     from replaceme.architectures.measure import measure
 
     said = config.to_dict()
@@ -121,7 +123,7 @@ def _measure(config: PreTrainedConfig, build: Build, where: str) -> Architecture
         ) from error
     found = name_in_files(model, measure(model, title, where))
     if type(model).__module__.startswith("transformers."):
-        _keep(_key(said), found)
+        _keep(key, found)
     return found
 
 

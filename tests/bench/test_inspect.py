@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,3 +95,30 @@ def test_a_hub_model_is_known_by_its_config(call: Call, tiny: Path, tmp_path: Pa
 def test_numbers_of_layers_are_told_in_runs() -> None:
     assert list_layers((0, 1, 2, 4, 6, 7)) == "0–2, 4, 6–7"
     assert list_layers(tuple(range(0, 40, 2))) == "0, 2, 4, 6, 8, 10, … (20)"
+
+
+ASK = """
+import json, sys
+from pathlib import Path
+from replaceme.architectures import architecture_of
+architecture_of(json.loads(Path(sys.argv[1]).read_text()), "the model")
+print("torch" in sys.modules, "transformers" in sys.modules)
+"""
+
+
+def test_what_was_measured_once_is_known_without_torch(tiny: Path, tmp_path: Path) -> None:
+    """So that plans of a model on this machine start at once."""
+    environment = os.environ | {"REPLACEME_CACHE": str(tmp_path)}
+    command = [sys.executable, "-c", ASK, str(tiny / "config.json")]
+    said = [
+        subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True
+        ).stdout.split()
+        for _ in range(2)
+    ]
+    assert said == [["True", "True"], ["False", "False"]]
+
+
+def test_a_name_in_brackets_is_printed_as_it_is(call: Call, tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "[bold]model")
+    assert "[bold]model: " in call("inspect", "[bold]model", cwd=tmp_path).stdout
