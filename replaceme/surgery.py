@@ -126,7 +126,7 @@ class _FileEdit:
         kind = self.architecture.kind
         merges = {layer for layer, rest in inside if layer < self.layers and kind(layer).merges(rest)}
         lacking = [
-            f"{' and '.join(kind(i).adds) or 'output'} of layer {i}"
+            f"{' and '.join(kind(i).adds if 0 <= i < self.layers else ()) or 'output'} of layer {i}"
             for i in self.edit.transforms
             if i not in merges
         ]

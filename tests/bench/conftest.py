@@ -360,3 +360,23 @@ def commit(tmp_path: Path) -> Callable[[str], str]:
         return git("rev-parse", "HEAD")
 
     return commit
+
+
+@pytest.fixture
+def zero_positions(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From its call on, one pass answers as a model that does not heed the positions it is given."""
+
+    def shift() -> None:
+        import torch
+
+        from bench.scoring.trees import TreeBatch
+
+        init = TreeBatch.__init__
+
+        def without(self: TreeBatch, trees: Any) -> None:
+            init(self, trees)
+            self.positions = torch.zeros_like(self.positions)
+
+        monkeypatch.setattr(TreeBatch, "__init__", without)
+
+    return shift

@@ -61,7 +61,7 @@ def published_activations(model: Any, batches: Batches, block: Block) -> TokenSa
     """A pass of its own for one cell, all activations kept."""
     decoder, parts = Decoder.of(model), []
     reads = {
-        "mlp": decoder.mlp(block.start - 1),
+        "mlp": decoder.branch(block.start - 1),
         "before": decoder.output(block.start - 1),
         "after": decoder.output(block.end - 1),
     }

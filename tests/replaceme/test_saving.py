@@ -274,6 +274,21 @@ def test_values_of_another_shape_are_refused(tiny: Path, tmp_path: Path, edit: E
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        Edit((BLOCK,), {99: torch.eye(64).double()}),
+        Edit((BLOCK,), {-1: torch.eye(64).double()}),
+        Edit((BLOCK,), weights={(99, DOWN): torch.eye(64)}),
+    ],
+    ids=["transform", "transform before the first", "weight"],
+)
+def test_edit_of_a_layer_that_the_model_lacks_is_refused(tiny: Path, tmp_path: Path, edit: Edit) -> None:
+    with pytest.raises(InputError, match=r"the weights have no tensor .* of layer (99|-1)\."):
+        write_checkpoint(tiny, tmp_path / "out", edit, None)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("layer", [2, 6])
 def test_tensor_of_a_dtype_that_cannot_be_changed_is_named(
     copy: Path, fitted: Edit, tmp_path: Path, layer: int

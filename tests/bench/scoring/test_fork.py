@@ -429,5 +429,15 @@ def test_model_that_cannot_be_forked_says_why(
     assert find_obstacle(changed(model) if changed else model) == reason
 
 
+def test_model_that_does_not_heed_positions_is_found_on_a_small_one(
+    zero_positions: Callable[[], None],
+) -> None:
+    zero_positions()
+    assert (
+        find_obstacle(small("llama"))
+        == "a small model of its class answers otherwise in one pass than request by request"
+    )
+
+
 def test_families_of_transformers_have_no_obstacle(case: Case) -> None:
     assert find_obstacle(case.fork.decoder.model) is None

@@ -25,7 +25,6 @@ from bench.records import Task
 from bench.scoring.answers import Answers
 from bench.scoring.one_pass import OnePass
 from bench.scoring.tasks import PreparedTask, TaskScore
-from bench.scoring.trees import TreeBatch
 from bench.store import Store
 from bench.tasks.catalog import find_task
 from bench.tasks.spec import TaskSpec
@@ -712,21 +711,15 @@ def test_run_killed_while_scoring_keeps_answers_and_ends_with_the_same_records(
     assert kept_again == kept[4:]
 
 
-def zero_positions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a model would compute that does not heed the positions it is given."""
-    init = TreeBatch.__init__
-
-    def without(self: TreeBatch, trees: Any) -> None:
-        init(self, trees)
-        self.positions = torch.zeros_like(self.positions)
-
-    monkeypatch.setattr(TreeBatch, "__init__", without)
-
-
 def test_wrong_answers_send_a_task_checkpoint_by_checkpoint(
-    run: Runs, pruned: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+    run: Runs,
+    pruned: Path,
+    finished: Path,
+    zero_positions: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    zero_positions(monkeypatch)
+    monkeypatch.setattr("bench.scoring.forkable._try_small", lambda _model: None)
+    zero_positions()
     out, result = run(pruned)
     assert result.returncode == 0, result.stderr
     wanted = scores(finished)

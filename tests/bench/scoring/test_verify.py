@@ -15,7 +15,7 @@ import yaml
 from bench.scoring.answers import Answers
 from bench.scoring.heads import Answer
 from bench.scoring.one_pass import OnePass
-from bench.scoring.trees import Request, TreeBatch
+from bench.scoring.trees import Request
 from bench.scoring.verify import REQUESTS, TOKENS, Agreement, check, sample
 from bench.store import Store
 from replaceme.edit import Edit
@@ -47,17 +47,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def shift_positions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a model would compute that does not heed the positions it is given."""
-    init = TreeBatch.__init__
-
-    def without(self: TreeBatch, trees: Any) -> None:
-        init(self, trees)
-        self.positions = torch.zeros_like(self.positions)
-
-    monkeypatch.setattr(TreeBatch, "__init__", without)
 
 
 # ---- the command
@@ -156,11 +145,13 @@ def test_wrong_answers_are_told_and_exit_with_1(
     call_here: Call,
     suite: Path,
     verified: tuple[Path, subprocess.CompletedProcess[str]],
+    zero_positions: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
     shutil.copytree(verified[0], tmp_path / "out")
-    shift_positions(monkeypatch)
+    monkeypatch.setattr("bench.scoring.forkable._try_small", lambda _model: None)
+    zero_positions()
     result = call_here("verify", suite, "--cell", "tiny/2/lstsq", "--out", tmp_path / "out")
     assert result.returncode == 1
     assert float(rows(result)["colours"].split()[2]) > 1e-3
@@ -366,8 +357,8 @@ def test_check_compares_the_weights_that_a_checkpoint_in_half_precision_holds(
     assert max(abs(a.loglikelihood - b.loglikelihood) for a, b in pairs) > 1e-3
 
 
-def test_check_finds_wrong_answers_wrong(one_pass: OnePass, monkeypatch: pytest.MonkeyPatch) -> None:
-    shift_positions(monkeypatch)
+def test_check_finds_wrong_answers_wrong(one_pass: OnePass, zero_positions: Callable[[], None]) -> None:
+    zero_positions()
     found = check(one_pass, "transform", requests_of(*range(1, 10)))
     assert not found.agree
     assert found.difference > 1e-3
@@ -375,7 +366,7 @@ def test_check_finds_wrong_answers_wrong(one_pass: OnePass, monkeypatch: pytest.
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_check_in_half_precision_judges_in_float32(
-    tiny: Path, one_pass: OnePass, dtype: str, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, one_pass: OnePass, dtype: str, zero_positions: Callable[[], None]
 ) -> None:
     half = OnePass(
         tiny,
@@ -395,7 +386,7 @@ def test_check_in_half_precision_judges_in_float32(
     after = half.lm.model.state_dict()
     assert all(torch.equal(values, after[name]) for name, values in before.items())
     assert {values.dtype for values in after.values()} == {getattr(torch, dtype)}
-    shift_positions(monkeypatch)
+    zero_positions()
     assert not check(half, "more", requests_of(*range(1, 10))).agree
 
 
