@@ -82,6 +82,7 @@ PUBLIC_MODULES = {
     "replaceme.facts": "what is measured of a fit",
     "replaceme.hooks": "modules and parameters that are something else for a while",
     "replaceme.inspection": "what is known of a model's layers, without its weights",
+    "replaceme.io.auto": "which class of transformers a checkpoint is loaded with",
     "replaceme.io.contents": "which files of a folder are the model",
     "replaceme.io.editfile": "edits as files",
     "replaceme.io.files": "files written whole or not at all",

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from replaceme.architectures import Architecture, Axis, pruned_config
+from replaceme.architectures import Architecture, Axis, is_numbered, pruned_config
 from replaceme.hooks import other_values
 from replaceme.selection import Block
 
@@ -136,7 +136,8 @@ def _list_settings(model: PreTrainedModel, kept: list[int]) -> list[tuple[PreTra
         said = config.to_dict()
         pruned = pruned_config(said, kept)
         found += [(config, key, pruned[key]) for key in pruned if pruned[key] != said.get(key)]
-    return [entry for entry in found if not isinstance(entry[2], dict)]
+    found = [entry for entry in found if is_numbered(entry[2]) or not isinstance(entry[2], dict)]
+    return sorted(found, key=lambda entry: is_numbered(entry[2]))  # they need the number of layers
 
 
 def list_changed(
@@ -149,6 +150,12 @@ def list_changed(
         for tensor, parameter in layers[layer].named_parameters():
             if edit.changes(architecture, layer, tensor):
                 yield layer, tensor, parameter
+
+
+def _setting(config: PreTrainedConfig, key: str) -> Any:
+    """A setting of a config as it can be set again."""
+    said = config.to_dict().get(key)
+    return said if is_numbered(said) else getattr(config, key, None)
 
 
 @contextmanager
@@ -175,7 +182,7 @@ def prune_temporarily(model: PreTrainedModel, architecture: Architecture, edit: 
     with edit_temporarily(model, architecture, edit) as kept:
         text = model.config.get_text_config()
         settings = [*_list_settings(model, kept), (text, "use_cache", False)]
-        own = [(config, key, getattr(config, key, None)) for config, key, _ in settings]
+        own = [(config, key, _setting(config, key)) for config, key, _ in settings]
         count = len(architecture.decoder_layers(model))
         along = _shorten_along(model, architecture, kept, count)
         with architecture.only_layers(model, kept), other_values(along):

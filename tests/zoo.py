@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import CONFIG_MAPPING
+from transformers.models.auto import modeling_auto
 
 from bench.scoring.forkable import find_obstacle
 from replaceme.architectures import Architecture, architecture_of, architecture_of_model
 from replaceme.architectures.small import build_small, shrink
 from replaceme.errors import InputError
 from replaceme.inspection import judge
+from replaceme.io.auto import auto_class
 
 LAYERS = 6
 TOO_LARGE = 50_000_000  # parameters of a model that is not small
@@ -28,6 +29,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ministral": {"head_dim": 8},
     "nemotron": {"num_key_value_heads": 2, "head_dim": 8},
     "nemotron_h": {"layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"] * 2},
+    "qwen2_5_omni_thinker": {"vision_start_token_id": 126},
+    "qwen3_omni_moe_thinker": {"vision_start_token_id": 126},
     "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention"] * 2, "num_hidden_layers": LAYERS},
 }
 KEEP_COUNT = {"gpt_neo", "zamba", "zamba2", "lfm2_moe", "prophetnet"}  # something beside says it too
@@ -45,15 +48,52 @@ UNBUILT = {
     "gemma4_unified_assistant": "drafts for Gemma 4, and has no embeddings of its own",
     "musicgen": "made of three models, of which its config names none by default",
     "musicgen_melody": "made of three models, of which its config names none by default",
+    "chameleon": "its config makes no model with its own defaults",
+    "cohere_compass": "its config makes no model with its own defaults",
+    "deepseek_ocr2": "its config makes no model with its own defaults",
+    "emu3 with images": "its config makes no model with its own defaults",
+    "ernie4_5_vl_moe": "its config makes no model with its own defaults",
+    "fast_vlm": "needs the package timm",
+    "fun_asr_nano": "its config makes no small model",
+    "glm5_next": "its config makes no small model",
+    "granite4_vision": "its config makes no model with its own defaults",
+    "hunyuan_vl": "its config makes no model with its own defaults",
+    "inkling_mm_model": "its config makes no small model",
+    "kyutai_speech_to_text": "its config makes no small model",
+    "shieldgemma2": "its tensors are saved under names that its class does not load",
+    "perception_lm": "needs the package timm",
+    "qwen3_omni_moe": "its config makes no model with its own defaults",
+    "qwen4_exp with images": "its config makes no model with its own defaults",
+    "step3p7": "its config makes no model with its own defaults",
+    "vision-encoder-decoder": "made of two models, of which its config names none by default",
 }
 
 
-def model_types() -> list[str]:
-    return [*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
+BESIDE_TEXT = " with images"  # in the name of the second class of a model type
 
 
-def config_of(model_type: str) -> Any:
+def classes() -> dict[str, str]:
+    """Names of the classes, each by its model type."""
+    found = {key: value if isinstance(value, str) else value[0] for key, value in _text().items()}
+    for mapping in (
+        modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+    ):
+        for model_type, name in mapping.items():
+            if model_type not in found:
+                found[model_type] = name
+            elif found[model_type] != name:
+                found[model_type + BESIDE_TEXT] = name
+    return found
+
+
+def _text() -> dict[str, Any]:
+    return dict(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+def config_of(name: str) -> Any:
     """A small config with a few layers of each kind."""
+    model_type = name.removesuffix(BESIDE_TEXT)
     kind = CONFIG_MAPPING[model_type]
     settings = dict(SETTINGS.get(model_type, {}))
     usual = kind(**settings)
@@ -63,11 +103,11 @@ def config_of(model_type: str) -> Any:
             if isinstance(getattr(usual, key, None), int):
                 settings[key] = LAYERS
                 break
-    return shrink(kind(**settings))
+    return shrink(kind(**settings, architectures=[classes()[name]]))
 
 
 def build(config: Any) -> Any:
-    return AutoModelForCausalLM.from_config(config)
+    return auto_class(config).from_config(config)
 
 
 def width_of(config: Any) -> int:
@@ -80,8 +120,7 @@ def measured(model: Any) -> Architecture:
 
 def describe(model_type: str) -> dict[str, Any]:
     """What the table of decoders says of a class: what is exact on it, or why it is refused."""
-    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]
-    said = {"class": name if isinstance(name, str) else name[0]}
+    said = {"class": classes()[model_type]}
     if model_type in UNBUILT:
         return said | {"unbuilt": UNBUILT[model_type]}
     config = config_of(model_type)
@@ -103,5 +142,5 @@ def _shorten(reason: str | None) -> Any:
 
 
 if __name__ == "__main__":
-    entries = {model_type: describe(model_type) for model_type in model_types()}
+    entries = {model_type: describe(model_type) for model_type in classes()}
     print(json.dumps(entries, indent=1, ensure_ascii=False))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from bench.records import Record
 from bench.run.costs import ENGINE
@@ -31,6 +31,7 @@ from bench.tasks.planned import PlannedTask
 from replaceme.architectures import layer_count, pruned_config
 from replaceme.decoder import Decoder
 from replaceme.io import loading, models
+from replaceme.io.auto import auto_class
 from replaceme.selection import Block
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class _OneLayer:
         own = loading.checkpoint_dtype(found) if found else loading.declared_dtype(whole)
         dtype = plan.suite.score.dtype or loading.fast_dtype(model.dtype or own or "float32", device)
         small = type(config).from_dict(pruned_config(whole, [0]))
-        layer = AutoModelForCausalLM.from_config(small, dtype=getattr(torch, dtype)).eval()
+        layer = auto_class(config).from_config(small, dtype=getattr(torch, dtype)).eval()
         layer.to("cuda" if device == "auto" else device)
         lm = AnsweringLM(layer, tokenizer=AutoTokenizer.from_pretrained(source, **named), batch_size=1)
         return cls(whole, lm, Sweep(Fork(Decoder.of(layer), {}, {}), Answers()))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from bench.scoring.answering import AnsweringLM
 from bench.scoring.generation.texts import Text
 from bench.scoring.tasks import PreparedTask, TaskScore
+from replaceme.io.auto import auto_class
 from replaceme.io.loading import load_tokenizer
 
 
@@ -24,7 +25,7 @@ class UnloadedScorer:
         """
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            model = auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
         tokenizer = load_tokenizer(folder, trust_remote_code)
         self.lm = AnsweringLM(model, tokenizer=tokenizer, batch_size=1)
 

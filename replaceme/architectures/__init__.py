@@ -6,6 +6,7 @@ from replaceme.architectures.per_layer import (
     EXTRA_LAYERS,
     OUTPUT_MATRICES,
     check_present,
+    is_numbered,
     layer_count,
     pruned_config,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "build_model",
     "build_small",
     "check_present",
+    "is_numbered",
     "layer_count",
     "pruned_config",
 ]

@@ -83,7 +83,7 @@ class Architecture:
         layers: path of the list of decoder layers, also a prefix of tensor names.
         kinds: what its layers do; each layer is of one.
         final_norm: norm after the last layer.
-        stored_layers: prefix of tensor names in files, where it is another than ``layers``.
+        stored_layers: prefixes of tensor names in files, where they are others than ``layers``.
         along: tensors outside the layers that hold an equal part for each of them, such as per-layer
             embeddings, with the axis of the parts; names in memory and in files.
     """
@@ -92,7 +92,7 @@ class Architecture:
     layers: str
     kinds: tuple[LayerKind, ...]
     final_norm: str | None = None
-    stored_layers: str | None = None
+    stored_layers: tuple[str, ...] = ()
     along: dict[str, int] = field(default_factory=dict, hash=False)
 
     @cached_property
@@ -140,6 +140,5 @@ class Architecture:
     def _layer_tensor(self) -> re.Pattern[str]:
         first, _, rest = self.layers.partition(".")
         names = [rf"(?:{re.escape(first)}\.)?{re.escape(rest)}\." if rest else rf"{re.escape(first)}\."]
-        if self.stored_layers:
-            names.append(rf"{re.escape(self.stored_layers)}\.")
+        names += [rf"{re.escape(prefix)}\." for prefix in self.stored_layers]
         return re.compile(rf"({'|'.join(names)})(\d+)\.(.+)")

@@ -56,8 +56,9 @@ def measure(model: PreTrainedModel, title: str, where: str) -> Architecture:
 
 def _find_along(model: PreTrainedModel, path: str, count: int) -> dict[str, int]:
     """Tensors outside the layers that are smaller by a layer's part where there is one layer less."""
+    kept = [i for i in range(count) if i != count // 2]
     try:
-        said = pruned_config(model.config.to_dict(), [*range(count - 1)])
+        said = pruned_config(model.config.to_dict(), kept)
         with torch.device("meta"):
             shorter = type(model)(type(model.config).from_dict(said))
     except Exception:  # a class that has no such model; what is removed is tried anyway

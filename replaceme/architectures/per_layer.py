@@ -41,7 +41,7 @@ def layer_count(config: Mapping[str, Any]) -> int:
     Raises:
         InputError: it declares none.
     """
-    settings = text_settings(config)
+    settings = text_settings(_write_out_count(config))
     for key in COUNTS:
         if isinstance(count := settings.get(key), int):
             return count
@@ -51,13 +51,27 @@ def layer_count(config: Mapping[str, Any]) -> int:
     raise InputError(f"the config of {config.get('model_type')!r} has no {' or '.join(COUNTS)}.")
 
 
+def _write_out_count(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with the number of its language model's layers, which many that hold such a model leave
+    to the defaults of its class."""
+    inner, said = config.get(TEXT), dict(config)
+    if _declares(config) or not isinstance(inner, Mapping) or _declares(inner):
+        return said
+    from transformers import CONFIG_MAPPING
+
+    if (kind := config.get("model_type")) in CONFIG_MAPPING:
+        usual = CONFIG_MAPPING[kind].from_dict(dict(config)).get_text_config().to_dict()
+        said[TEXT] = {**inner, **{key: usual[key] for key in COUNTS if key in usual}}
+    return said
+
+
 def pruned_config(config: dict[str, Any], kept: list[int]) -> dict[str, Any]:
     """A copy of a config dictionary with the layers ``kept`` alone, per-layer settings included.
 
     What transformers would derive from the number of a layer is written out before it changes.
     """
-    pruned = dict(config)
-    inner = config.get(TEXT)
+    pruned = _write_out_count(config)
+    inner = pruned.get(TEXT)
     if isinstance(inner, Mapping) and _declares(inner) and layer_count(inner) == layer_count(config):
         pruned[TEXT] = _prune_settings(dict(inner), kept)
     return _prune_settings(pruned, kept) if _declares(config) else pruned
@@ -96,11 +110,22 @@ def _prune_settings(config: dict[str, Any], kept: list[int]) -> dict[str, Any]:
             pruned[key] = value * (len(kept) / count) ** 0.5
         elif _runs_along_layers(key, value, count):
             pruned[key] = [value[i] for i in kept]
+        elif is_numbered(value):
+            pruned[key] = {str(kept.index(int(i))): v for i, v in value.items() if int(i) in kept}
         elif key.endswith("_pattern") and isinstance(value, str) and len(value) == count:
             pruned[key] = "".join(value[i] for i in kept)
     for key in PATTERNS:
         pruned.pop(key, None)
     return pruned
+
+
+def is_numbered(value: Any) -> bool:
+    """Whether a setting is a dictionary with what is different in some layers, by their numbers."""
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(str(key).isdecimal() and isinstance(part, Mapping) for key, part in value.items())
+    )
 
 
 def _runs_along_layers(key: str, value: Any, count: int) -> bool:

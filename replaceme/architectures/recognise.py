@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from importlib import metadata
@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from replaceme.architectures.architecture import Architecture, Axis, LayerKind
 from replaceme.architectures.families import REFUSED, TITLES
+from replaceme.architectures.per_layer import layer_count
 from replaceme.architectures.small import build_small, shrunk
 from replaceme.errors import InputError, OutputError, told
+from replaceme.io.auto import auto_class, known_classes
 from replaceme.io.files import write_atomically
 from replaceme.io.models import cache_folder
+from replaceme.io.quiet import silence
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
 
-VERSION = 3  # of what is measured; older ones that were kept are measured again
+VERSION = 4  # of what is measured; older ones that were kept are measured again
 Build = Callable[["PreTrainedConfig"], "PreTrainedModel"]
 
 
@@ -47,12 +50,12 @@ def architecture_of(
     key = _key(config)
     if (known := _recall(key)) is not None:
         return known
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     model_type = str(config.get("model_type"))
     if model_type in CONFIG_MAPPING and "auto_map" not in config:
         own: PreTrainedConfig = CONFIG_MAPPING[model_type].from_dict(dict(config))
-        if type(own) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        if not known_classes(own):
             raise InputError(
                 f"{where}: {_name(config)} is no language model that transformers generates with."
             )
@@ -80,9 +83,8 @@ def architecture_of_model(model: PreTrainedModel, where: str) -> Architecture:
 
 def build_model(config: PreTrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
     """A model with random weights, of the class that transformers has for a config."""
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    model: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
+    return model
 
 
 def _refuse(config: Mapping[str, Any], where: str) -> None:
@@ -121,7 +123,17 @@ def _measure(config: PreTrainedConfig, build: Build, where: str, key: str) -> Ar
         raise InputError(
             f"{where}: a small model of {_name(said)} cannot be built: {told(error)}"
         ) from error
-    found = name_in_files(model, measure(model, title, where))
+    try:
+        with silence():
+            found = name_in_files(model, measure(model, title, where))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{where}: {_name(said)} does not answer to text alone: {told(error)}"
+        ) from error
+    if layer_count(said) != len(found.decoder_layers(model)):
+        raise InputError(f"{where}: the config of {_name(said)} does not say how many layers it has.")
     if type(model).__module__.startswith("transformers."):
         _keep(key, found)
     return found
@@ -135,7 +147,7 @@ def _key(config: Mapping[str, Any]) -> str:
 
 
 UNIMPORTANT = {
-    *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"),
+    *("_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "id2label", "label2id"),
     *("rms_norm_eps", "layer_norm_eps", "rope_theta", "rope_scaling", "rope_parameters"),
 }
@@ -157,6 +169,7 @@ def _read(file: Path) -> Architecture | None:
             LayerKind(**kind | {"layers": tuple(kind["layers"]), "adds": tuple(kind["adds"])})
             for kind in said.pop("kinds")
         )
+        said["stored_layers"] = tuple(said["stored_layers"])
         return Architecture(**said, kinds=kinds)
     except (OSError, ValueError, TypeError, KeyError):
         return None
@@ -174,9 +187,8 @@ def _keep(key: str, found: Architecture) -> None:
 def name_in_files(model: PreTrainedModel, found: Architecture) -> Architecture:
     """The architecture with the names and axes that tensors have in the files of a checkpoint."""
     import torch
-    from transformers.core_model_loading import revert_weight_conversion
 
-    stored: dict[str, Tensor] = revert_weight_conversion(model, model.state_dict())
+    stored = _stored_tensors(model)
     prefixes = [found.layers, *_prefixes(model, found, stored)]
     kinds = []
     for kind in found.kinds:
@@ -196,17 +208,31 @@ def name_in_files(model: PreTrainedModel, found: Architecture) -> Architecture:
             for place in {name: None} | _places(layer.get_parameter(name), -1, inside)
         }
         kinds.append(replace(kind, outputs=outputs, scales=scales))
-    stored_layers = prefixes[1] if len(prefixes) > 1 else None
     along = {
         place: axis
         for name, axis in found.along.items()
         for place in {name, *(n for n, t in stored.items() if torch.equal(t, model.get_parameter(name)))}
     }
-    return replace(found, kinds=tuple(kinds), stored_layers=stored_layers, along=along)
+    return replace(found, kinds=tuple(kinds), stored_layers=tuple(prefixes[1:]), along=along)
+
+
+def _stored_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The tensors of a model by the names that they have in files, written today and before."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import revert_weight_conversion
+
+    today: dict[str, Tensor] = revert_weight_conversion(model, model.state_dict())
+    model._weight_conversions = get_model_conversion_mapping(model)
+    before: dict[str, Tensor] = revert_weight_conversion(model, model.state_dict())
+    del model._weight_conversions
+    return before | today
 
 
 def _prefixes(model: PreTrainedModel, found: Architecture, stored: dict[str, Tensor]) -> list[str]:
-    """What stands for the path of the decoder layers in files, where it is something else."""
+    """What stands for the path of the decoder layers in files, where it is something else.
+
+    Told by values, which no two tensors share.
+    """
     import torch
 
     layer = found.decoder_layers(model)[0]
@@ -216,7 +242,30 @@ def _prefixes(model: PreTrainedModel, found: Architecture, stored: dict[str, Ten
             prefix = name.removesuffix(f".0.{rest}")
             if prefix not in (name, found.layers) and torch.equal(values, tensor.data):
                 others[prefix] = True
-    return [*others][:1]
+    others |= dict.fromkeys(_released_prefixes(model, found), True)
+    return [*others]
+
+
+RELEASED = (
+    *("model.layers", "language_model.layers", "language_model.model.layers"),
+    *("model.language_model.layers", "model.language_model.model.layers"),
+    *("model.text_model.layers", "text_model.layers", "thinker.model.layers"),
+)  # what the layers are called in files that releases have, by one layout or another
+
+
+def _released_prefixes(model: PreTrainedModel, found: Architecture) -> Iterator[str]:
+    """Those that transformers renames to the path of the decoder layers when it loads files."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    transforms = get_model_conversion_mapping(model)
+    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
+    rest, _ = next(found.decoder_layers(model)[0].named_parameters())
+    states = model.state_dict()
+    for prefix in RELEASED:
+        name, _ = rename_source_key(f"{prefix}.0.{rest}", renamings, [], model.base_model_prefix, states)
+        if prefix != found.layers and name == f"{found.layers}.0.{rest}":
+            yield prefix
 
 
 def _places(parameter: Tensor, axis: Axis, inside: dict[str, Tensor]) -> dict[str, Axis]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from replaceme.architectures.per_layer import is_numbered
 from replaceme.io.quiet import silence
 
 if TYPE_CHECKING:
@@ -100,7 +101,11 @@ def shrunk(config: dict[str, Any]) -> dict[str, Any]:
     return small | _shrink_state_space(config)
 
 
-def _shrink_value(key: str, value: Any) -> Any:
+def _shrink_value(key: Any, value: Any) -> Any:
+    if is_numbered(value):
+        return {
+            number: {k: _shrink_otherwise(k, v) for k, v in own.items()} for number, own in value.items()
+        }
     if isinstance(value, dict):
         if "rope_type" in value or "rope_theta" in value:
             return _plain_rope(value)
@@ -111,21 +116,27 @@ def _shrink_value(key: str, value: Any) -> Any:
         )
     if key in SIZES and isinstance(value, list):
         return [_shrink_value(key, part) for part in value]
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, int) or not isinstance(key, str):
         return value
     if key in CHOSEN:
         return min(value, 2)
     if key.endswith(("_token_id", "_token_index")):
-        return min(value, 5)
+        return min(value, VOCABULARY - 1)
     return SIZES.get(key, value)
+
+
+def _shrink_otherwise(key: Any, value: Any) -> Any:
+    """A size that some layers have, and others not."""
+    small = _shrink_value(key, value)
+    return 2 * small if small != value and isinstance(value, int) else small
 
 
 def _plain_rope(rope: dict[str, Any]) -> dict[str, Any]:
     """Rotary embeddings without what stretches them, which no layer depends on."""
     plain = {key: value for key, value in rope.items() if key not in STRETCHED}
-    if "mrope_section" in rope:
-        plain["mrope_section"] = [2, 1, 1]
-    return {"rope_type": "default", **plain}
+    half = int(HEAD * rope.get("partial_rotary_factor", 1)) // 2
+    sections = [half - 2 * (half // 3), half // 3, half // 3]  # of time, height and width
+    return {"rope_type": "default", **plain, "mrope_section": sections}
 
 
 def _shrink_state_space(config: dict[str, Any]) -> dict[str, Any]:

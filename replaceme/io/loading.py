@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replaceme.errors import InputError
+from replaceme.io.auto import auto_class
 from replaceme.io.contents import weight_files
 from replaceme.io.matching import cannot_load, refuse_incomplete
 from replaceme.io.models import read_config
@@ -47,14 +48,15 @@ def load(
         InputError: transformers cannot load the folder, or not without code that comes with it, or not
             into the memory of the device, or it would fill a part of it with random numbers.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
     tokenizer = load_tokenizer(folder, trust_remote_code)
     if sum(file.stat().st_size for file in weight_files(folder)) >= LARGE:
         gc.collect()  # a model that nobody uses any more lives on in circles of references, all of it
     try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         with without_progress_bars():
-            model, found = AutoModelForCausalLM.from_pretrained(
+            model, found = auto_class(config).from_pretrained(
                 folder,
                 dtype=dtype or "auto",
                 device_map=device if device != "cpu" or four_bits else None,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replaceme.errors import InputError, told
+from replaceme.io.auto import auto_class
 from replaceme.io.contents import CONFIG, Stored, stored_tensors, weight_files
 from replaceme.io.models import read_config
 from replaceme.io.quiet import silence
@@ -158,11 +159,11 @@ def _loaded_on_meta(
     folder: Path, slices: dict[str, _Slice], trust_remote_code: bool
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        empty = auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
     return type(empty).from_pretrained(
         None,
         config=config,

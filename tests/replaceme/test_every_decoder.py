@@ -36,7 +36,7 @@ HANDS_ON = {"zaya"}  # its layers hand on more than states, which layers left ou
 CLOSE = {"rtol": 1e-3, "atol": 3e-4}  # of logits about 1, float32
 
 
-@pytest.fixture(scope="module", params=zoo.model_types())
+@pytest.fixture(scope="module", params=zoo.classes())
 def model_type(request: pytest.FixtureRequest) -> str:
     return request.param
 
