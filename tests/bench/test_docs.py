@@ -130,12 +130,16 @@ def test_readme_shows_the_demo_as_it_was_measured() -> None:
     lines = behind.partition("<!-- end -->")[0].splitlines()[2:]
     assert len(lines) == len(measured)
     for line in lines:
-        label, cut, average, relative, loss, *_ = (cell.strip() for cell in line.strip("|").split("|"))
+        label, cut, average, relative, loss, _, *texts = (
+            cell.strip() for cell in line.strip("|").split("|")
+        )
         values = measured[label.rstrip(" ★!"), int(cut)]["values"]
         error = values["average"]["stderr"]
         assert average == f"{values['average']['number']:.1f} ± {error:.1f}"
         assert relative == f"{values['rp']['number']:.1f}"
         assert loss == f"{values['loss']['number']:.3f}"
+        tasks = ("task:demo_profiles", "task:demo_sums")
+        assert texts == [f"{values[task]['number']:.1f}" for task in tasks]
 
 
 def test_families_page_has_the_table_of_what_works(generated: ModuleType) -> None:
