@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 MARK = re.compile(r"<!-- generated: (\w+) -->")
 PICTURES = ("results/demo/leaderboard.svg", "results/demo/charts")
 DECODERS = ROOT / "docs" / "decoders.json"
+SERVED = ROOT / "docs" / "served.json"
 COVERAGE = ROOT / "coverage.json"
 KINDS = {
     "llama": "Attention and MLP",
@@ -262,6 +263,16 @@ def refusals() -> str:
     return table(("model type", "class", "why not"), rows)
 
 
+def served_table() -> str:
+    """What vLLM says of small pruned models, or why it does not run them."""
+    said: dict[str, Any] = json.loads(SERVED.read_text("utf-8"))
+    found = {True: "the tokens of transformers", False: "other tokens"}
+    rows = [
+        (f"`{name}`", found[how] if isinstance(how, bool) else escape(how)) for name, how in said.items()
+    ]
+    return table(("model type", "vLLM's greedy tokens"), rows)
+
+
 def inspections() -> str:
     """What ``inspect`` prints of models of different kinds, each the config that is its class's own."""
     from click.testing import CliRunner
@@ -289,6 +300,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "commands": command_reference,
     "families": decoder_table,
     "refused": refusals,
+    "served": served_table,
     "inspections": inspections,
     "coverage": coverage,
     "demo": demo_table,
