@@ -23,7 +23,7 @@ import yaml
 if TYPE_CHECKING:
     from bench.records import Record
 
-DEMO = Path(__file__).parents[2] / "results" / "demo"
+DEMO = Path(__file__).parent / "samples" / "demo"
 COLOURS = ["red", "blue", "green", "white", "black", "brown"]
 
 

@@ -23,7 +23,7 @@ from tests.bench import cells
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 Refused = Callable[..., None]
-DEMO = Path(__file__).parents[2] / "results" / "demo"
+DEMO = Path(__file__).parent / "samples" / "demo"
 CELL = "SmolLM2-135M-Instruct/6/refit"
 
 

@@ -17,7 +17,7 @@ from bench.store import Store
 from bench.tasks.identity import TaskIdentity
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
-DEMO = Path(__file__).parents[2] / "results" / "demo"
+DEMO = Path(__file__).parent / "samples" / "demo"
 
 
 @pytest.fixture

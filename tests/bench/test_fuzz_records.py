@@ -21,7 +21,7 @@ from tests.bench.fuzzing import NASTY, at, damaged, ends_well, fuzz, json_bytes,
 
 pytestmark = pytest.mark.slow
 
-DEMO = Path(__file__).parents[2] / "results" / "demo"
+DEMO = Path(__file__).parent / "samples" / "demo"
 STEMS = [
     "smollm2-135m-instruct-baseline-21893115",
     "smollm2-135m-instruct-6-lstsq-a6f4bc6d",

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 Call = Callable[..., subprocess.CompletedProcess[str]]
 Refused = Callable[..., None]
 Content = dict[str, Any]
-DEMO = Path(__file__).parents[2] / "results" / "demo"
+DEMO = Path(__file__).parent / "samples" / "demo"
 FILTERS = [
     {
         "name": name,

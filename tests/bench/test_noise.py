@@ -36,7 +36,7 @@ from bench.suite import matrix, suite
 from tests.bench import cells
 
 SAMPLES = Path(__file__).parent / "samples"
-DEMO = Path(__file__).parents[2] / "results" / "demo"
+DEMO = Path(__file__).parent / "samples" / "demo"
 QUIET: dict[str, Any] = {
     "other_cpu_share": [0.01, -0.005, 0.01],
     "own_cpu_share": [0.97, 0.98, 0.97],

@@ -26,7 +26,7 @@ from replaceme.options import PruneOptions, read_options
 from replaceme.recipe import LOCAL
 from tests.bench import cells
 
-DEMO = Path(__file__).parents[2] / "results" / "demo"
+DEMO = Path(__file__).parent / "samples" / "demo"
 
 
 def rendered(records: list[Record]) -> str:

@@ -37,7 +37,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-DEMO = Path(__file__).parents[2] / "results" / "demo"
+DEMO = Path(__file__).parent / "samples" / "demo"
 WATCH = "window.ran = []; for (const name of ['alert', 'prompt', 'confirm', 'open']) "
 WATCH += "window[name] = (text) => window.ran.push(text);"
 

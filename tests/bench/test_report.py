@@ -18,7 +18,7 @@ from bench.render.formats import FORMATS, suffix
 from bench.serving import ServingResult
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
-DEMO = Path(__file__).parents[2] / "results" / "demo"
+DEMO = Path(__file__).parent / "samples" / "demo"
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from bench.store import Store, read_record
 from replaceme.recipe import STEPS, Identity, PruneStep, Step, digest
 from tests.bench import cells
 
-DEMO = Path(__file__).parents[2] / "results" / "demo" / "records"
+DEMO = Path(__file__).parents[1] / "bench" / "samples" / "demo" / "records"
 
 
 class Rounding(Step):
