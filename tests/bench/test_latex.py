@@ -20,7 +20,6 @@ from bench.records import Failure, Record
 from bench.render.formats import FORMATS, latex
 from bench.store import Store
 
-ROOT = Path(__file__).parents[2]
 COMMANDS = {
     *("centering", "caption", "label", "small", "footnotesize", "setlength", "tabcolsep", "sbox"),
     *("toprule", "midrule", "bottomrule", "addlinespace", "multicolumn", "textit", "textbf", "\\"),
@@ -55,7 +54,7 @@ COMMANDS = {
 
 @pytest.fixture
 def records() -> list[Record]:
-    return list(Store(ROOT / "results" / "demo").all().values())
+    return list(Store(Path(__file__).parent / "samples" / "demo").all().values())
 
 
 def nodes_in(node: Any) -> list[Any]:

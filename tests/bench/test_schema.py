@@ -183,7 +183,7 @@ def test_every_solver_is_named_with_its_parameters() -> None:
 
 def contents() -> dict[str, dict[str, Any]]:
     """The demo's records as this release writes them."""
-    found = Store(ROOT / "results" / "demo").all()
+    found = Store(Path(__file__).parent / "samples" / "demo").all()
     assert len(found) == 16
     return {stem: json.loads(record.model_dump_json()) for stem, record in found.items()}
 
