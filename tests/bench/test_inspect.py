@@ -101,6 +101,8 @@ ASK = """
 import json, sys
 from pathlib import Path
 from replaceme.architectures import architecture_of
+
+pytestmark = pytest.mark.slow
 architecture_of(json.loads(Path(sys.argv[1]).read_text()), "the model")
 print("torch" in sys.modules, "transformers" in sys.modules)
 """

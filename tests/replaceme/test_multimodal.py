@@ -19,6 +19,8 @@ from replaceme.selection import Block
 from replaceme.surgery import write_checkpoint
 from tests import zoo
 
+pytestmark = pytest.mark.slow
+
 BLOCK = Block(2, 4)
 # The path of the language model's layers in the released files: google/gemma-3-4b-it,
 # Qwen/Qwen2.5-VL-7B-Instruct, Qwen/Qwen3-VL-8B-Instruct, mistralai/Mistral-Small-3.1-24B-Instruct-2503,

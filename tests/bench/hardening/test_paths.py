@@ -19,6 +19,8 @@ from replaceme.io.files import write_atomically
 from tests.bench.fuzzing import control_characters, ends_well
 from tests.bench.test_fuzz_files import edit_bytes
 
+pytestmark = pytest.mark.slow
+
 Call = Callable[..., subprocess.CompletedProcess[str]]
 WriteSuite = Callable[..., Path]
 Refused = Callable[..., None]
