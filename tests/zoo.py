@@ -16,7 +16,6 @@ from replaceme.inspection import judge
 from replaceme.io.auto import auto_class
 
 LAYERS = 6
-TOO_LARGE = 50_000_000  # parameters of a model that is not small
 # What a config must say beyond its own defaults, for a model of its class to be built at all.
 SETTINGS: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {
@@ -74,21 +73,17 @@ BESIDE_TEXT = " with images"  # in the name of the second class of a model type
 
 def classes() -> dict[str, str]:
     """Names of the classes, each by its model type."""
-    found = {key: value if isinstance(value, str) else value[0] for key, value in _text().items()}
+    found: dict[str, str] = {}
     for mapping in (
+        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
         modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
     ):
-        for model_type, name in mapping.items():
-            if model_type not in found:
-                found[model_type] = name
-            elif found[model_type] != name:
+        for model_type, names in mapping.items():
+            name = names if isinstance(names, str) else names[0]
+            if found.setdefault(model_type, name) != name:
                 found[model_type + BESIDE_TEXT] = name
     return found
-
-
-def _text() -> dict[str, Any]:
-    return dict(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
 def config_of(name: str) -> Any:
