@@ -620,6 +620,7 @@ def test_two_record_files_are_compared_whatever_their_cells_are(demo: Callable[.
     assert (one.losses, one.gains) == ((scores[1] < scores[0]).sum(), (scores[1] > scores[0]).sum())
 
 
+@pytest.mark.slow
 def test_git_revision_is_compared_with_the_work_tree(
     demo: Callable[..., Any],
     commit: Callable[[str], str],
@@ -755,6 +756,7 @@ def workflow() -> dict[str, Any]:
     return content
 
 
+@pytest.mark.slow
 def test_workflow_fails_a_pull_request_on_a_regression_alone(
     demo: Callable[..., Any], commit: Callable[[str], str], tmp_path: Path
 ) -> None:

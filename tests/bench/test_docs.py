@@ -142,6 +142,7 @@ def test_readme_shows_the_demo_as_it_was_measured() -> None:
         assert texts == [f"{values[task]['number']:.1f}" for task in tasks]
 
 
+@pytest.mark.slow
 def test_families_page_has_the_table_of_what_works(generated: ModuleType) -> None:
     page = generated.fill((ROOT / "docs/families.md").read_text("utf-8"))
     for name, said in generated.read_decoders().items():
@@ -235,6 +236,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lm_eval_names")
 @pytest.mark.parametrize("command", ON_RESULTS)
 def test_command_that_reads_results_or_suites_runs(

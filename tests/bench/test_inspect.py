@@ -16,6 +16,8 @@ from transformers import CONFIG_MAPPING
 
 from bench.verbs.inspect import list_layers
 
+pytestmark = pytest.mark.slow
+
 Call = Callable[..., subprocess.CompletedProcess[str]]
 SOLVERS = ("uidl", "lstsq", "relative", "cosine", "refit", "reconstruct")
 
@@ -101,8 +103,6 @@ ASK = """
 import json, sys
 from pathlib import Path
 from replaceme.architectures import architecture_of
-
-pytestmark = pytest.mark.slow
 architecture_of(json.loads(Path(sys.argv[1]).read_text()), "the model")
 print("torch" in sys.modules, "transformers" in sys.modules)
 """

@@ -25,6 +25,8 @@ from bench.records import Record
 from bench.store import Store
 from tests.bench import cells
 
+pytestmark = pytest.mark.slow
+
 PAGE_STYLE = Path(__file__).parents[2] / "bench" / "page" / "assets" / "page.css"
 
 

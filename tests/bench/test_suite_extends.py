@@ -473,6 +473,7 @@ def test_declared_layers_that_are_wrong_are_refused(write_suite: WriteSuite, tin
     assert "2 layers cannot be removed from a model of 2" in said
 
 
+@pytest.mark.slow
 def test_models_with_matrices_of_their_own_are_run(
     call_here: Call, write_suite: WriteSuite, save_model: Callable[..., Path], tmp_path: Path
 ) -> None:

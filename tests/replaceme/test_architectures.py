@@ -31,6 +31,8 @@ from tests.families import (
     small,
 )
 
+pytestmark = pytest.mark.slow
+
 BLOCKS = (Block(2, 3), Block(4, 5))
 KEPT = [0, 1, 3, 5]
 

@@ -10,6 +10,8 @@ from bench.tasks.catalog import find_task
 from replaceme.errors import InputError
 from tests.bench.fuzzing import ends_well, in_time
 
+pytestmark = pytest.mark.slow
+
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))
 BOMBS = {
     "laughs": LAUGHS,

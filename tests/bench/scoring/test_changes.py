@@ -23,6 +23,8 @@ from replaceme.edit import Edit
 from replaceme.selection import Block
 from replaceme.surgery import write_checkpoint
 
+pytestmark = pytest.mark.slow
+
 EDITS = {
     "baseline": Edit(),
     "removal": Edit((Block(1, 2),)),

@@ -33,6 +33,8 @@ from tests.families import (
     stored_in,
 )
 
+pytestmark = pytest.mark.slow
+
 LAST = 5
 TOLERANCE = 1e-4
 FORKED = [name for name in FAMILIES if not FAMILIES[name].settings.get("alibi")]
