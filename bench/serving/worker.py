@@ -1,9 +1,6 @@
-"""The process that runs the engine: `python -m bench.serving.worker SPEC.json RESULT.json`."""
+"""What a process does that measures an engine; see `bench.serving.forkserver`."""
 
 import os
-import signal
-import sys
-import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -23,11 +20,14 @@ if TYPE_CHECKING:
 Prompts = list[dict[str, list[int]]]
 
 
+def import_engine() -> None:
+    """Import what takes long, before workers are forked."""
+    import vllm  # noqa: F401
+
+
 def main(spec_file: Path, result_file: Path) -> None:
     """Measure what `spec_file` asks for and write a `ServingResult` to `result_file`."""
-    threading.Thread(target=die_with_parent, daemon=True).start()
     spec = WorkerSpec.model_validate_json(spec_file.read_bytes())
-    prepare_environment(spec.settings.cpu_threads)
     with result_file.open("w") as file:
         for result in run(spec.checkpoints, spec.settings):
             print(result.model_dump_json(), file=file, flush=True)
@@ -268,14 +268,3 @@ def _open_gpus(count: int) -> Gpus | None:
         pynvml.nvmlInit()
         return Gpus(pynvml, [pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}") for uuid in uuids])
     return None
-
-
-def die_with_parent() -> None:
-    """Wait for the parent to close its end of our standard input, then end the whole process group."""
-    while os.read(0, 1):
-        pass
-    os.killpg(os.getpgrp(), signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))

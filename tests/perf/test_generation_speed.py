@@ -103,10 +103,10 @@ def write_all(
             asked.append(Asked(requests=task.requests, file=file, lacking=lacking, sampled=False))
         texts = Texts(tmp_path / "texts.jsonl", {})
         logs = tmp_path / "logs"
-        engines = Engines(texts, logs, lambda _: None, dtype="float32", kv_cache_bytes=MEMORY)
-        for folders in shapes:
-            variants = [Variant(stem=n, folder=f, asked=asked) for n, f in folders.items()]
-            engines.answer(variants)
+        with Engines(texts, logs, lambda _: None, dtype="float32", kv_cache_bytes=MEMORY) as engines:
+            for folders in shapes:
+                variants = [Variant(stem=n, folder=f, asked=asked) for n, f in folders.items()]
+                engines.answer(variants)
         assert not engines.outcome.errors
         return engines.outcome
 

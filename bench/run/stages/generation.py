@@ -86,15 +86,17 @@ class GenerationScoring:
 
         scope = {"dtype": self.scores.dtype, "engine": engine_version(), "device": device_name()}
         texts = Texts(self.ledger.texts_file(self.scores.cells[0]), scope)
-        engines = Engines(
-            texts,
-            self.ledger.out / "logs",
-            self.ledger.progress.share,
-            dtype=self.scores.dtype,
-            kv_cache_bytes=min(KV_CACHE_BYTES, psutil.virtual_memory().available // 4),
-            trust_remote_code=self.scores.model.trust_remote_code,
-        )
-        with tempfile.TemporaryDirectory(prefix="requests-", dir=texts.path.parent) as folder:
+        with (
+            Engines(
+                texts,
+                self.ledger.out / "logs",
+                self.ledger.progress.share,
+                dtype=self.scores.dtype,
+                kv_cache_bytes=min(KV_CACHE_BYTES, psutil.virtual_memory().available // 4),
+                trust_remote_code=self.scores.model.trust_remote_code,
+            ) as engines,
+            tempfile.TemporaryDirectory(prefix="requests-", dir=texts.path.parent) as folder,
+        ):
             files = {task: _write_requests(asking[task], Path(folder)) for task in asking}
             for cells in self._list_shapes([*asking]):
                 self._write_shape(cells, asking, files, engines)

@@ -8,7 +8,15 @@ from bench import records
 from bench.run.checkpoints import Checkpoints
 from bench.run.costs import serving_of
 from bench.run.ledger import Ledger
-from bench.serving import ServingError, ServingIdentity, ServingResult, measure
+from bench.serving import (
+    ServeSettings,
+    ServingError,
+    ServingIdentity,
+    ServingResult,
+    Workers,
+    measure,
+    prepare_workers,
+)
 from bench.suite.matrix import Cell, serving_identity
 from replaceme.io import models
 
@@ -25,14 +33,15 @@ class ServeStage:
         self.measured: dict[Cell, list[ServingResult]] = {}  # and not recorded yet
 
     def execute(self) -> None:
-        for cell in self.cells:
-            if "serve" in self.ledger.list_due(cell):
-                with self.ledger.stage(cell, "serve") as record:
-                    record.serving = self._measure(cell)
+        if (settings := self.ledger.plan.suite.serve) is None:
+            return
+        with prepare_workers(settings) as workers:
+            for cell in self.cells:
+                if "serve" in self.ledger.list_due(cell):
+                    with self.ledger.stage(cell, "serve") as record:
+                        record.serving = self._measure(cell, settings, workers)
 
-    def _measure(self, cell: Cell) -> records.Serving:
-        settings = self.ledger.plan.suite.serve
-        assert settings is not None
+    def _measure(self, cell: Cell, settings: ServeSettings, workers: Workers) -> records.Serving:
         folder = self.checkpoints.provide(cell, self.source)
         identity = serving_identity(models.read_config(folder), settings, cell.stem)
         for record in self.ledger.records.values():
@@ -41,17 +50,15 @@ class ServeStage:
         if error := self.errors.get(identity):
             raise error
         try:
-            processes = self._serve(cell)
+            processes = self._serve(cell, settings, workers)
         except ServingError as error:
             self.errors[identity] = error
             raise
         return records.Serving(identity=identity, measured_on=cell.name, processes=processes)
 
-    def _serve(self, cell: Cell) -> list[ServingResult]:
+    def _serve(self, cell: Cell, settings: ServeSettings, workers: Workers) -> list[ServingResult]:
         """Measure a checkpoint in as many engine processes as the suite wants; each of them measures all
         that are still to be measured of its shape, where each is measured by itself."""
-        settings = self.ledger.plan.suite.serve
-        assert settings is not None
         if cell in self.measured:
             return self.measured.pop(cell)
         alike = [cell, *(self._list_alike(cell) if settings.per_checkpoint else [])]
@@ -62,7 +69,7 @@ class ServeStage:
         logs.mkdir(parents=True, exist_ok=True)
         for process in range(1, settings.processes + 1):
             log = logs / f"serve-{cell.stem}.{process}.log"
-            results.append(measure(folders, settings, log, logs))
+            results.append(measure(folders, settings, log, logs, workers))
             self.ledger.progress.share(process / settings.processes)
         self.measured |= {other: list(found) for other, *found in zip(alike, *results, strict=True)}
         return self.measured.pop(cell)

@@ -6,11 +6,11 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from bench.scoring.generation.job import Job, Variant
 from bench.scoring.generation.texts import Texts, read_entries
-from bench.serving.launch import ServingError, explain_failure, run_worker
+from bench.serving.workers import ServingError, Workers, explain_failure
 
 TEXT = b'"text":'  # in an entry that is a text, and in no other: quotes inside a text are escaped
 STALL = 1800.0  # seconds without a finished text after which an engine is taken to hang
@@ -81,6 +81,13 @@ class Engines:
         self.texts, self.logs, self.report, self.settings = texts, logs, report, settings
         self.stall = stall
         self.outcome = Outcome()
+        self.workers = Workers("bench.scoring.generation.worker")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.workers.close()
 
     def answer(self, variants: list[Variant]) -> Outcome:
         """Have variants of one shape answer what they are asked.
@@ -124,9 +131,7 @@ class Engines:
             file = Path(scratch, "job.json")
             file.write_text(job.model_dump_json())
             try:
-                status = run_worker(
-                    "bench.scoring.generation.worker", [file], log, self.stall, has_moved
-                )
+                status = self.workers.run([file], log, self.stall, has_moved)
             except ServingError as error:
                 return error.reason
         return f"{explain_failure(status, log)} (log: {log.name})" if status else None

@@ -1,4 +1,4 @@
-"""The process that runs the engine: ``python -m bench.scoring.generation.worker JOB.json``.
+"""What a process does that has an engine write; see :mod:`bench.serving.forkserver`.
 
 What comes of it is appended to the job's file of texts: each text, ``{"variant", "loaded", "seconds"}``
 for each variant, and ``{"variant", "asked", "error"}`` or ``{"variant", "refused"}`` where it could not.
@@ -6,21 +6,21 @@ for each variant, and ``{"variant", "asked", "error"}`` or ``{"variant", "refuse
 
 from __future__ import annotations
 
-import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from bench.scoring.generation.job import Asked, Job, Variant, read_requests
 from bench.scoring.generation.texts import write_entry
-from bench.serving.worker import die_with_parent, prepare_environment
+
+
+def import_engine() -> None:
+    """Import what takes long, before workers are forked."""
+    import bench.scoring.generation.engine  # noqa: F401
 
 
 def main(job_file: Path) -> None:
     """Answer what a job asks for."""
-    threading.Thread(target=die_with_parent, daemon=True).start()
-    prepare_environment()
     job = Job.model_validate_json(job_file.read_bytes())
     Answering(job).execute()
 
@@ -85,7 +85,3 @@ class Answering:
 
     def _note(self, variant: Variant, **entry: Any) -> None:
         write_entry(self.job.texts, variant=variant.stem, **entry)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

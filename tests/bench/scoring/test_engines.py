@@ -55,16 +55,11 @@ def answer(tmp_path: Path) -> Callable[..., tuple[Outcome, Texts]]:
             lacking = [*range(len(requests))]
             asked.append(Asked(requests=name, file=file, lacking=lacking, sampled=False))
         texts = Texts(tmp_path / "texts.jsonl", {"dtype": "float32"})
-        engines = Engines(
-            texts,
-            tmp_path / "logs",
-            settings.pop("report", lambda _: None),
-            dtype="float32",
-            kv_cache_bytes=2**27,
-            **settings,
-        )
+        report = settings.pop("report", lambda _: None)
+        more = {"dtype": "float32", "kv_cache_bytes": 2**27} | settings
         variants = [Variant(stem=folder.name, folder=folder, asked=asked) for folder in folders]
-        return engines.answer(variants), texts
+        with Engines(texts, tmp_path / "logs", report, **more) as engines:
+            return engines.answer(variants), texts
 
     return answer
 

@@ -49,6 +49,35 @@ TASKS: dict[str, dict[str, Any]] = {
         ],
     },
 }
+BOTH = '''
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask
+
+COLOURS = ["red", "blue", "green", "white"]
+WRITING = {"do_sample": False, "max_gen_toks": 12, "until": ["."]}
+
+
+class Both(ConfigurableTask):
+    """Which colour a model prefers, and which it names."""
+
+    def construct_requests(self, doc, ctx, **kwargs):
+        kwargs.pop("apply_chat_template", None)
+        kwargs.pop("chat_template", None)
+        choices = [(ctx, f" {colour}") for colour in COLOURS]
+        asked = [Instance("loglikelihood", doc, pair, i, **kwargs) for i, pair in enumerate(choices)]
+        return [*asked, Instance("generate_until", doc, (ctx, WRITING), len(choices), **kwargs)]
+
+    def process_results(self, doc, results):
+        *choices, text = results
+        chosen = COLOURS[max(range(4), key=lambda i: choices[i][0])]
+        return {"preferred": chosen == doc["answer"], "named": chosen in text, "length": len(text)}
+
+    def aggregation(self):
+        return {name: lambda values: sum(values) / len(values) for name in self.higher_is_better()}
+
+    def higher_is_better(self):
+        return {"preferred": True, "named": True, "length": True}
+'''
 CHAT = {"task": "chat", "apply_chat_template": True, "fewshot_as_multiturn": True}
 REFERENCE = """
 import importlib.metadata, json, sys
@@ -92,6 +121,9 @@ def write_tasks(folder: Path, items: int) -> Path:
             "metadata": {"version": 1},
         }
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(shared | settings))
+    (folder / "both.py").write_text(BOTH)
+    written = yaml.safe_dump(shared | {"task": "both"})
+    (folder / "both.yaml").write_text(written + "class: !function both.Both\n")
     return folder
 
 
@@ -106,7 +138,10 @@ def written(
     folder = tmp_path_factory.mktemp("texts")
     changes = {
         "prune": {"layers": [2, 4], "solvers": ["uidl", "lstsq", "reconstruct"]},
-        "score": {"tasks": ["tell", "loop", "long", "vote", CHAT], "include_path": str(tasks)},
+        "score": {
+            "tasks": ["tell", "loop", "long", "vote", "both", CHAT],
+            "include_path": str(tasks),
+        },
     }
     (folder / "suite.yaml").write_text(yaml.safe_dump(small_suite | changes))
     result = call("run", folder / "suite.yaml", "--out", folder / "out")
@@ -168,6 +203,21 @@ def test_sampled_texts_are_those_of_a_fresh_engine(written: Path, refer: Refer) 
     stems = [stem for stem in sorted(Store(written).all()) if "reconstruct" in stem]
     assert len(stems) == 2
     check_equal(written, refer, ["vote"], False, stems)
+
+
+def test_a_task_that_asks_for_choices_and_texts_is_scored_as_by_lm_eval_with_vllm(
+    written: Path, refer: Refer
+) -> None:
+    records = Store(written).all()
+    stems = sorted(records)
+    found = refer([(folder_of(written, stem, records[stem]), ["both"], False) for stem in stems])
+    for stem, (texts, metrics) in zip(stems, found, strict=True):
+        kept = read_texts(written, stem, "both")
+        assert [resps[4] for _, _, resps, _ in kept] == [resps[4] for _, _, resps, _ in texts]
+        assert labelled(records[stem], "both") == {
+            key: value for key, value in metrics.items() if "_stderr" not in key
+        }
+    assert len({record.quality["both"].metrics["named"].value for record in records.values()}) > 1
 
 
 def test_chats_are_those_of_lm_eval_with_vllm(written: Path, refer: Refer) -> None:
