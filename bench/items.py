@@ -14,7 +14,7 @@ class Answer:
     """What one cell answered to an item.
 
     Attributes:
-        text: that it wrote, or the choice that it finds likeliest.
+        text: the choice that it finds likeliest, and what it wrote.
         extracted: filter → what was made of it.
         scores: metric, with its filter where it has one → score.
     """
@@ -55,7 +55,7 @@ def read_items(folder: Path, stem: str, task: str) -> dict[int, Item]:
         answer = items[number].answer
         label, several = str(entry.get("filter", "none")), entry.get("metrics", [])
         if writes(entry):
-            answer.extracted[label] = _plain(entry.get("filtered_resps"))
+            answer.extracted[label] = _read_extracted(entry)
         for metric in several:
             score = entry.get(metric)
             if isinstance(score, int | float):
@@ -64,8 +64,15 @@ def read_items(folder: Path, stem: str, task: str) -> dict[int, Item]:
 
 
 def writes(entry: dict[str, Any]) -> bool:
-    """Whether an item asks for a text, and not how likely some are."""
-    return isinstance(_arguments(entry, 0).get("arg_1"), dict)
+    """Whether an item asks for a text, and not only how likely some are."""
+    return bool(_split(entry)[1])
+
+
+def _split(entry: dict[str, Any]) -> tuple[list[int], list[int]]:
+    """The requests of an item for a likelihood, and those for a text, by their places."""
+    places = range(len(entry.get("resps") or ()))
+    texts = [place for place in places if isinstance(_arguments(entry, place).get("arg_1"), dict)]
+    return [place for place in places if place not in texts], texts
 
 
 def _arguments(entry: dict[str, Any], request: int) -> dict[str, Any]:
@@ -79,23 +86,35 @@ def _first_request(entry: dict[str, Any]) -> str:
 
 def _read_target(entry: dict[str, Any]) -> str:
     """The right answer; of choices that are named by number, the choice."""
-    target = str(entry.get("target", ""))
-    choices = [_arguments(entry, i).get("arg_1") for i in range(len(entry.get("arguments", {})))]
-    if target.isdigit() and int(target) < len(choices) and not writes(entry):
-        return str(choices[int(target)])
+    target, choices = str(entry.get("target", "")), _split(entry)[0]
+    if target.isdigit() and int(target) < len(choices):
+        return str(_arguments(entry, choices[int(target)]).get("arg_1"))
     return target
 
 
 def _read_text(entry: dict[str, Any]) -> str:
-    answers = entry.get("resps") or [[]]
-    if writes(entry):
-        return _plain(answers[0])
+    """The likeliest choice, and what was written, on lines of their own."""
+    choices, texts = _split(entry)
+    answers = [entry["resps"][place] for place in texts]
+    return _plain([*([_read_choice(entry, choices)] if choices else []), *answers])
+
+
+def _read_choice(entry: dict[str, Any], choices: list[int]) -> str:
+    answers = [entry["resps"][place] for place in choices]
     likelihoods = [
         float(answer[0][0]) if isinstance(answer[0], list) else float(answer[0]) for answer in answers
     ]
     best = max(range(len(likelihoods)), key=likelihoods.__getitem__)
-    choice = _arguments(entry, best).get("arg_1", "")
+    choice = _arguments(entry, choices[best]).get("arg_1", "")
     return f"{choice} (log-likelihood {likelihoods[best]:.2f})"
+
+
+def _read_extracted(entry: dict[str, Any]) -> str:
+    """What a filter made of the texts."""
+    made, texts = entry.get("filtered_resps"), _split(entry)[1]
+    if isinstance(made, list) and len(made) == len(entry["resps"]):
+        made = [made[place] for place in texts]
+    return _plain(made)
 
 
 def _plain(value: Any) -> str:

@@ -60,6 +60,9 @@ WRITING = {"do_sample": False, "max_gen_toks": 12, "until": ["."]}
 class Both(ConfigurableTask):
     """Which colour a model prefers, and which it names."""
 
+    def __init__(self, config):
+        super().__init__(config={key: value for key, value in config.items() if key != "class"})
+
     def construct_requests(self, doc, ctx, **kwargs):
         kwargs.pop("apply_chat_template", None)
         kwargs.pop("chat_template", None)
@@ -255,9 +258,20 @@ def test_texts_are_read_beside_the_intact_models(
     item = call("show", "tiny/2/uidl", "tell", "--results", written, "--item", 3)
     for part in ("Box 3 is white, and", "target", "white", "strict-match", "flexible-extract", "intact"):
         assert part in item.stdout
+    both = call("show", "tiny/2/uidl", "both", "--results", written, "--item", 3).stdout
+    assert "(log-likelihood -" in both
+    assert kept_text(written, "both", 3) in both
     wrong = call("show", "tiny/2/uidI", "tell", "--results", written)
     assert wrong.returncode == 2
     assert "has no cell 'tiny/2/uidI'; did you mean 'tiny/2/uidl'?" in wrong.stderr
+
+
+def kept_text(out: Path, task: str, item: int) -> str:
+    """The beginning of what tiny/2/uidl wrote to an item."""
+    stem = next(stem for stem, record in Store(out).all().items() if record.name == "tiny/2/uidl")
+    (resps,) = (resps for number, _, resps, _ in read_texts(out, stem, task) if number == item)
+    ((text,),) = [resp for resp in resps if isinstance(resp[0], str)]
+    return str(text).strip()[:3]
 
 
 def test_table_and_page_show_what_texts_are_like(
@@ -268,6 +282,7 @@ def test_table_and_page_show_what_texts_are_like(
     assert table.count(",100,24,") == 7
     page = call("report", written, "--format", "html").stdout
     assert page.count("<summary>Texts of tell</summary>") == 7
+    assert page.count("<summary>Texts of both</summary>") == 7
     assert "texts are not those of the intact model" in page
 
 
