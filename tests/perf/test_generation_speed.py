@@ -3,7 +3,7 @@
 By default a few items and two variants, which only shows that everything runs. The figures in
 ``results/perf/`` are from
 
-    pytest tests/perf/test_generation_speed.py --perf-items 30 -n0 \\
+    pytest tests/perf/test_generation_speed.py --perf-items 100 -n0 -k "not lm_eval" \\
         --benchmark-json results/perf/generation.json
 """
 
