@@ -128,6 +128,7 @@ def calibrate(
         check_count(count, len(decoder.layers), num_blocks=selection.num_blocks)
     for variant in given:
         check_blocks(variant, len(decoder.layers))
+        decoder.check_removal(variant)
     if compat_reference:
         batches = ReferenceBatches.of(batches)
     else:
@@ -137,11 +138,9 @@ def calibrate(
     if counts:
         distances = layer_distances(decoder, fitted, report_part(report, 0.0, 0.5))
         judge = HeldBack(decoder, fitted.evenly(HELD_BACK_TOKENS))
-        evidence = Evidence(*distances, lambda blocks: judge.loss(Edit(blocks)))
+        evidence = Evidence(*distances, lambda blocks: judge.loss(Edit(blocks)), decoder.check_removal)
         choices = {count: selection.choose(evidence, count) for count in counts}
     variants = [*given, *(choice.blocks for choice in choices.values())]
-    for variant in variants:
-        decoder.check_removal(variant)
     needs = Needs(
         frozenset(kind for solver in solvers for kind in solver.needs.moments),
         max((solver.needs.sample_tokens for solver in solvers), default=0),

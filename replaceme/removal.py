@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TOKENS = 12
 OTHERWISE = (
     "it is another model when it is loaded again: what a layer is depends on its number, or on the "
-    "number of all, in a way that the config cannot say; other layers may do."
+    "number of all, in a way that the config cannot say; other layers, or fewer, may do."
 )
 CACHED = 5e-3  # of the largest logit: some classes compute one way with a cache and another without
 TOLERANCE = 1e-4  # of logits about 1
@@ -63,7 +63,7 @@ def check_removal(
     if caches and not takes_cache(again):
         raise InputError(
             f"{where}: without the layers {cut} it does not generate: none stays of a kind that its "
-            f"cache needs; other layers may do."
+            f"cache needs; other layers, or fewer, may do."
         )
 
 

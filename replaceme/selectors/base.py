@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from replaceme.selection import Block, Choice
+from replaceme.errors import InputError
+from replaceme.selection import Block, Choice, candidates, check_count, is_free, merge_adjacent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,19 +25,24 @@ class Evidence:
         at_all: the same, mean over all tokens.
         loss: nats per token of the model without some blocks, which are given in ascending order and
             do not touch; ``None`` where the texts are too short to tell.
+        check_removal: raises InputError where the model cannot be without some blocks, given likewise.
     """
 
     at_last: Tensor
     at_all: Tensor
     loss: Callable[[tuple[Block, ...]], float | None]
+    check_removal: Callable[[tuple[Block, ...]], None]
 
-    def distances(self, tokens: Literal["last", "all"]) -> Tensor:
-        """Those at the last tokens, or those at all of them."""
-        return self.at_last if tokens == "last" else self.at_all
+    def distance(self, block: Block, tokens: Literal["last", "all"]) -> float:
+        """Of the states before and after a block, at the last tokens or at all of them."""
+        distances = self.at_last if tokens == "last" else self.at_all
+        return float(distances[block.start - 1, block.end - 1])
 
 
 class Selector(ABC):
     """A way to choose which layers go. A new one is a file in this folder.
+
+    One block is taken after the other, each from those that can be removed besides the ones before.
 
     Attributes:
         name: as a suite names it.
@@ -54,9 +61,60 @@ class Selector(ABC):
     rank: ClassVar[int] = 100
 
     @abstractmethod
+    def score(
+        self, evidence: Evidence, taken: tuple[Block, ...], blocks: Iterable[Block]
+    ) -> Iterable[tuple[float, Block]]:
+        """The blocks that may come next, the best first.
+
+        Args:
+            taken: the blocks taken before.
+            blocks: those that can be removed besides them, the closest first; whether one can is tried
+                out on a small model when the iteration comes to it.
+
+        Returns:
+            Each with what is minimised, of all that is taken together with it.
+        """
+
     def choose(self, evidence: Evidence, count: int, num_blocks: int = 1) -> Choice:
         """The blocks to remove, ``count`` layers in ``num_blocks`` blocks of the same size.
 
+        Those that touch are made one. The runner-up differs in the last that was taken.
+
         Raises:
-            InputError: there is no room for so many.
+            InputError: ``count`` does not fit the model, there is no room for so many blocks, or none
+                can be removed.
         """
+        check_count(count, len(evidence.at_all), num_blocks=num_blocks)
+        taken: tuple[Block, ...] = ()
+        found: list[tuple[tuple[Block, ...], float]] = []
+        for _ in range(num_blocks):
+            removable = self._list_removable(evidence, taken, count // num_blocks)
+            scored = islice(self.score(evidence, taken, removable), 2)
+            found = [((*taken, block), score) for score, block in scored]
+            taken = found[0][0]
+        (blocks, score), *others = [(merge_adjacent(each), score) for each, score in found]
+        if not others:
+            return Choice(blocks, score, None, None)
+        return Choice(blocks, score, *others[0])
+
+    def _list_removable(
+        self, evidence: Evidence, taken: tuple[Block, ...], size: int
+    ) -> Iterator[Block]:
+        """Blocks of ``size`` layers that can be removed besides those taken, the closest first.
+
+        Raises:
+            InputError: there are none; with the reason why the closest cannot.
+        """
+        free = [block for block in candidates(len(evidence.at_all), size) if is_free(block, taken)]
+        if not free:
+            raise InputError(f"there is no room for {len(taken) + 1} blocks of {size} layers.")
+        refusals = []
+        for block in sorted(free, key=lambda block: evidence.distance(block, self.tokens)):
+            try:
+                evidence.check_removal(merge_adjacent((*taken, block)))
+            except InputError as error:
+                refusals.append(error)
+            else:
+                yield block
+        if len(refusals) == len(free):
+            raise InputError(f"no block of {size} layers can be removed. {refusals[0]}")

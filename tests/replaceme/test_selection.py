@@ -19,12 +19,26 @@ from replaceme.selection import (
     check_count,
     merge_adjacent,
 )
-from replaceme.selectors import Selection
-from replaceme.selectors.angular import closest_blocks
-from replaceme.selectors.perplexity import lowest_loss_blocks
+from replaceme.selectors import SELECTORS, Evidence, Selection, Selector
+from replaceme.selectors.angular import Angular
+from replaceme.selectors.perplexity import Perplexity
+from tests import families
 
 Make = Callable[..., Any]
 LAYERS = 9
+
+
+def evidence(
+    distances: Tensor, loss: Callable[[tuple[Block, ...]], float] = lambda _: 0.0, keep: Any = ()
+) -> Evidence:
+    """Distances and losses of a model that needs the layers ``keep``."""
+
+    def check(blocks: tuple[Block, ...]) -> None:
+        for block in blocks:
+            if needed := {*range(*block)} & {*keep}:
+                raise InputError(f"the model needs the layers {needed}")
+
+    return Evidence(distances, distances, loss, check)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +62,7 @@ def overlap(one: Block, other: Block) -> bool:
 @pytest.mark.parametrize("count", range(1, LAYERS))
 def test_closest_block_reads_the_diagonal_of_its_count(distances: Tensor, count: int) -> None:
     wanted = sorted((float(distances[i, i + count]), i + 1) for i in range(LAYERS - count))
-    choice = closest_blocks(distances, count)
+    choice = Angular().choose(evidence(distances), count)
     (block,) = choice.blocks
     assert (choice.score, block.start) == wanted[0]
     assert block.size == count
@@ -70,34 +84,30 @@ def test_several_blocks_are_taken_in_order_of_distance(
     taken: list[Block] = []
     while len(taken) < number:
         taken.append(next(b for b in ranked if not any(overlap(b, t) for t in taken)))
-    choice = closest_blocks(distances, count, number, merge=False)
-    assert choice.blocks == tuple(sorted(taken))
+    choice = Angular().choose(evidence(distances), count, number)
+    assert choice.blocks == merge_adjacent(taken)
     assert choice.score == pytest.approx(sum(map(distance, taken)))
     second = [b for b in ranked if b not in taken and not any(overlap(b, t) for t in taken[:-1])]
     if second:
-        assert choice.runner_up == tuple(sorted([*taken[:-1], second[0]]))
+        assert choice.runner_up == merge_adjacent([*taken[:-1], second[0]])
         assert choice.runner_up_score == pytest.approx(sum(map(distance, [*taken[:-1], second[0]])))
     else:
         assert choice.runner_up is None
 
 
-@pytest.mark.parametrize("select", ["distance", "loss"])
-def test_adjacent_blocks_are_made_one_unless_told_otherwise(select: str) -> None:
+@pytest.mark.parametrize("selector", [Angular, Perplexity])
+def test_adjacent_blocks_are_made_one(selector: type[Selector]) -> None:
     distances = torch.ones(LAYERS, LAYERS, dtype=torch.float64)
     distances[2, 3] = distances[3, 4] = 0.1  # layers 3 and 4
     distances[5, 6] = 0.2  # layer 6
 
     def loss(blocks: tuple[Block, ...]) -> float:
+        assert blocks == merge_adjacent(blocks)
         return -sum({3: 3.0, 4: 2.0, 6: 1.0}.get(i, 0.0) for b in blocks for i in range(*b))
 
-    def choose(merge: bool) -> Any:
-        if select == "distance":
-            return closest_blocks(distances, 2, 2, merge=merge)
-        return lowest_loss_blocks(distances, loss, 2, 2, merge=merge)
-
-    assert choose(True).blocks == (Block(3, 5),)
-    assert choose(False).blocks == (Block(3, 4), Block(4, 5))
-    assert choose(True).runner_up == choose(False).runner_up == (Block(3, 4), Block(6, 7))
+    choice = selector().choose(evidence(distances, loss), 2, 2)
+    assert choice.blocks == (Block(3, 5),)
+    assert choice.runner_up == (Block(3, 4), Block(6, 7))
 
 
 def test_merging_keeps_the_layers() -> None:
@@ -108,7 +118,9 @@ def test_merging_keeps_the_layers() -> None:
 # loss
 
 
-def test_lowest_loss_is_found_among_the_closest_blocks(distances: Tensor) -> None:
+def test_lowest_loss_is_found_among_the_closest_blocks(
+    distances: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     losses = dict(zip(blocks_of(3), (5.0, 3.0, 4.0, 1.0, 2.0, 6.0), strict=True))
     asked: list[Block] = []
 
@@ -123,7 +135,8 @@ def test_lowest_loss_is_found_among_the_closest_blocks(distances: Tensor) -> Non
         asked.clear()
         closest = sorted(blocks_of(3), key=distance)[:tried]
         first, *others = sorted(closest, key=losses.__getitem__)
-        choice = lowest_loss_blocks(distances, loss, 3, tried=tried)
+        monkeypatch.setattr(Perplexity, "tried", tried)
+        choice = Perplexity().choose(evidence(distances, loss), 3)
         assert sorted(asked) == sorted(closest)
         assert (choice.blocks, choice.score) == ((first,), losses[first])
         assert choice.runner_up == ((others[0],) if others else None)
@@ -139,10 +152,48 @@ def test_every_further_block_is_judged_together_with_those_before(distances: Ten
             frozenset(gone), 3.0 if gone > {2} else 9.0
         )
 
-    choice = lowest_loss_blocks(distances, loss, 2, 2)
+    choice = Perplexity().choose(evidence(distances, loss), 2, 2)
     assert choice.blocks == (Block(2, 3), Block(7, 8))
     assert (choice.score, choice.runner_up_score) == (2.0, 3.0)
     assert choice.runner_up is not None and {2} < {i for b in choice.runner_up for i in range(*b)}
+
+
+# layers that have to stay
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_best_of_the_blocks_that_can_be_removed_is_taken(distances: Tensor, selector: str) -> None:
+    """A layer that has to stay is in the best block, and in its runner-up."""
+
+    def loss(blocks: tuple[Block, ...]) -> float:
+        return sum(float(distances[b.start - 1, b.end - 1]) for b in blocks)
+
+    ranked = sorted(blocks_of(2), key=lambda block: loss((block,)))
+    needed = {*range(*ranked[0])} | {*range(*ranked[1])}
+    first, second, *_ = (block for block in ranked if not needed & {*range(*block)})
+    choice = SELECTORS[selector]().choose(evidence(distances, loss, needed), 2)
+    assert (choice.blocks, choice.runner_up) == ((first,), (second,))
+    assert (choice.score, choice.runner_up_score) == (loss((first,)), loss((second,)))
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_refused_block_is_no_runner_up_and_none_at_all_is_an_error(
+    distances: Tensor, selector: str
+) -> None:
+    choose = SELECTORS[selector]().choose
+    alone = choose(evidence(distances, keep=range(3, LAYERS)), 2)
+    assert alone.blocks == (Block(1, 3),)
+    assert alone.runner_up is alone.runner_up_score is None
+    with pytest.raises(InputError, match=r"no block of 5 layers can be removed\. the model needs"):
+        choose(evidence(distances, keep=[4]), 5)
+    with pytest.raises(InputError, match=r"no block of 2 layers can be removed"):
+        choose(evidence(distances, keep=range(3, LAYERS)), 4, 2)
+
+
+def test_blocks_are_tried_one_after_the_other_until_two_can_be_removed(distances: Tensor) -> None:
+    tried: list[tuple[Block, ...]] = []
+    Angular().choose(Evidence(distances, distances, lambda _: 0.0, tried.append), 2)
+    assert len(tried) == 2
 
 
 # on a model
@@ -241,6 +292,39 @@ def test_prune_says_what_was_chosen_and_the_runner_up(
     assert done.choice.runner_up_score >= done.choice.score
 
 
+@pytest.fixture
+def hybrid() -> Any:
+    """Convolutions, and attention in layer 2 alone, which hardly changes the states."""
+    kinds = ["conv", "conv", "full_attention", "conv", "conv", "conv"]
+    sizes = {"intermediate_size": 48, "num_key_value_heads": 1}
+    model = families.small("lfm2", layer_types=kinds, **sizes)
+    layer = model.model.layers[2]
+    for projection in (layer.self_attn.out_proj, layer.feed_forward.w2):
+        projection.weight.data *= 1e-3
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_last_layer_that_the_cache_needs_stays_although_it_is_the_closest(
+    hybrid: Any, tokenizer: Any, texts: list[str], fitted: list[list[int]], selector: str
+) -> None:
+    losses = {i: loss_without(hybrid, fitted, {i}) for i in range(1, 6)}
+    choice = choose(hybrid, tokenizer, texts, 1, selector=selector)
+    assert choice.blocks != (Block(2, 3),) != choice.runner_up
+    if selector == "perplexity":
+        (block,) = choice.blocks
+        assert block.start == min(losses.keys() - {2}, key=losses.__getitem__)
+    batches = Batches(tokenize(texts[:30], tokenizer, 48))
+    at_last, at_all = replaceme.calibrate(hybrid, batches, counts=[1]).distances
+    for distances in (at_last, at_all):
+        assert distances.diagonal(1).argmin() == 2 - 1
+    with pytest.raises(InputError, match="without the layers 2:3 it does not generate: none stays"):
+        replaceme.calibrate(hybrid, batches, blocks=[(Block(2, 3),)])
+    with pytest.raises(InputError, match=r"no block of 5 layers can be removed.* 1:6 it does not gen"):
+        choose(hybrid, tokenizer, texts, 5, selector=selector)
+
+
 # errors
 
 
@@ -248,10 +332,9 @@ def test_prune_says_what_was_chosen_and_the_runner_up(
 def test_count_that_does_not_fit_is_refused(count: int) -> None:
     with pytest.raises(InputError, match="allowed are 1 to 5"):
         check_count(count, 6)
-    with pytest.raises(InputError, match="allowed are 1 to 5"):
-        closest_blocks(torch.zeros(6, 6), count)
-    with pytest.raises(InputError, match="allowed are 1 to 5"):
-        lowest_loss_blocks(torch.zeros(6, 6), lambda _: 0.0, count)
+    for selector in SELECTORS.values():
+        with pytest.raises(InputError, match="allowed are 1 to 5"):
+            selector().choose(evidence(torch.zeros(6, 6)), count)
 
 
 def test_count_that_cannot_be_divided_is_refused() -> None:
@@ -259,17 +342,17 @@ def test_count_that_cannot_be_divided_is_refused() -> None:
         r"layers: 5 layers cannot be removed in 2 blocks of the same size; allowed are multiples of 2"
     )
     with pytest.raises(InputError, match=message):
-        closest_blocks(torch.zeros(8, 8), 5, 2)
+        Angular().choose(evidence(torch.zeros(8, 8)), 5, 2)
 
 
 def test_no_room_for_so_many_blocks_is_an_error() -> None:
     """The block [2, 4), which is best, leaves no room for another of two layers."""
     distances = torch.ones(5, 5, dtype=torch.float64)
     distances[1, 3] = 0.0
-    with pytest.raises(InputError, match=r"there is no room for 2 blocks of 2 layers\."):
-        closest_blocks(distances, 4, 2)
-    with pytest.raises(InputError, match=r"there is no room for 2 blocks of 2 layers\."):
-        lowest_loss_blocks(distances, lambda blocks: float(blocks != (Block(2, 4),)), 4, 2)
+    best = evidence(distances, lambda blocks: float(blocks != (Block(2, 4),)))
+    for selector in (Angular, Perplexity):
+        with pytest.raises(InputError, match=r"there is no room for 2 blocks of 2 layers\."):
+            selector().choose(best, 4, 2)
 
 
 @pytest.mark.parametrize(
