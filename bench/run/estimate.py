@@ -18,6 +18,7 @@ from bench.records import Record
 from bench.run.costs import ENGINE
 from bench.run.resume import list_tasks_left
 from bench.run.sizes import WRITING, count_shared
+from bench.run.stand_in import build_stand_in
 from bench.scoring.answering import AnsweringLM
 from bench.scoring.answers import Answers
 from bench.scoring.fork import Fork, Step, count_steps
@@ -31,7 +32,6 @@ from bench.tasks.planned import PlannedTask
 from replaceme.architectures import layer_count, pruned_config
 from replaceme.decoder import Decoder
 from replaceme.io import loading, models
-from replaceme.io.auto import auto_class
 from replaceme.selection import Block
 
 if TYPE_CHECKING:
@@ -117,8 +117,12 @@ class _OneLayer:
         own = loading.checkpoint_dtype(found) if found else loading.declared_dtype(whole)
         dtype = plan.suite.score.dtype or loading.fast_dtype(model.dtype or own or "float32", device)
         small = type(config).from_dict(pruned_config(whole, [0]))
-        layer = auto_class(config).from_config(small, dtype=getattr(torch, dtype)).eval()
-        layer.to("cuda" if device == "auto" else device)
+        layer = build_stand_in(
+            small,
+            getattr(torch, dtype),
+            "cuda" if device == "auto" else device,
+            model.trust_remote_code,
+        )
         lm = AnsweringLM(layer, tokenizer=AutoTokenizer.from_pretrained(source, **named), batch_size=1)
         return cls(whole, lm, Sweep(Fork(Decoder.of(layer), {}, {}), Answers()))
 
