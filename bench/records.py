@@ -18,9 +18,10 @@ from bench.names import cell_name
 from bench.serving import ServingIdentity, ServingResult, Workload, find_noise
 from bench.tasks.identity import GroupIdentity, TaskIdentity
 from replaceme.facts import Divergence, Number, PruneFacts
+from replaceme.io.auto import AutoClass
 from replaceme.recipe import Identity
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 
 class _Part(BaseModel):
@@ -68,6 +69,9 @@ class Prune(PruneFacts):
     dtype: str = Field(description="of the saved weights")
     parameters: int = Field(description="stored parameters, tied ones once")
     checkpoint_bytes: int = Field(description="bytes of the safetensors files")
+    loaded_with: AutoClass | None = Field(
+        None, description="class of transformers that loads the checkpoint; null: by an older release"
+    )
 
 
 class Metric(_Part):

@@ -11,6 +11,7 @@ from bench.card.settings import dataset, hub_dataset, plain_name, settings
 from bench.card.tables import LM_EVAL, describe_limit, quality, serving
 from bench.records import Prune, Record
 from bench.render.escape import markdown, visible
+from replaceme.io.auto import TEXT, AutoClass
 from replaceme.io.models import is_hub_id
 from replaceme.provenance import code, fit_table, how_pruned
 
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
 PAPER = "https://arxiv.org/abs/2505.02819"
 TAGS = ["pruned", "depth-pruning", "replaceme"]
+PIPELINES: dict[AutoClass, str] = {
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForImageTextToText": "image-text-to-text",
+    "AutoModelForMultimodalLM": "any-to-any",
+}
 CITATION = """```bibtex
 @article{shopkhoev2025replaceme,
   title   = {ReplaceMe: Network Simplification via Depth Pruning and Transformer Block Linearization},
@@ -61,7 +67,7 @@ def front_matter(record: Record) -> str:
         eval_results=list(_results(record)) or None,
         library_name="transformers",
         model_name=visible(f"{record.model}-{record.layers}-{record.label}"),
-        pipeline_tag="text-generation",
+        pipeline_tag=PIPELINES[_class_of(record)],
         tags=TAGS,
     )
     return f"{card.to_yaml()}\n"
@@ -122,13 +128,20 @@ def _repeat(record: Record) -> str:
     )
 
 
+def _class_of(record: Record) -> AutoClass:
+    """What loads the checkpoint; older releases pruned what reads text alone."""
+    return (record.prune.loaded_with if record.prune else None) or TEXT
+
+
 def _use(record: Record) -> str:
     folder = f"{plain_name(record)}-{record.layers}-layers-less"
+    model = _class_of(record)
+    reader = "AutoTokenizer" if model == TEXT else "AutoProcessor"
     return (
-        "## Use\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"## Use\n\n```python\nfrom transformers import {model}, {reader}\n\n"
         f'folder = "{folder}"  # or the id of this repository\n'
-        'model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")\n'
-        "tokenizer = AutoTokenizer.from_pretrained(folder)\n```\n\n"
+        f'model = {model}.from_pretrained(folder, dtype="auto")\n'
+        f"{reader.removeprefix('Auto').lower()} = {reader}.from_pretrained(folder)\n```\n\n"
         f"or `vllm serve {folder}`. It is an ordinary checkpoint; no code of ours is needed."
     )
 

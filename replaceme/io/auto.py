@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+AutoClass = Literal["AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"]
+TEXT: AutoClass = "AutoModelForCausalLM"
 
 
 def auto_class(config: PreTrainedConfig) -> Any:
@@ -18,14 +21,14 @@ def auto_class(config: PreTrainedConfig) -> Any:
 
     known = known_classes(config)
     named = [auto for auto, name in known.items() if name in (config.architectures or [])]
-    return getattr(transformers, [*named, *known, "AutoModelForCausalLM"][0])
+    return getattr(transformers, [*named, *known, TEXT][0])
 
 
-def known_classes(config: PreTrainedConfig) -> dict[str, str]:
+def known_classes(config: PreTrainedConfig) -> dict[AutoClass, str]:
     """Of the auto classes that know a config, the class that each makes of it."""
     from transformers.models.auto import modeling_auto
 
-    mappings = {
+    mappings: dict[AutoClass, Any] = {
         "AutoModelForCausalLM": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING,
         "AutoModelForImageTextToText": modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
         "AutoModelForMultimodalLM": modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING,

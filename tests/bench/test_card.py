@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+import transformers
 import yaml
 from huggingface_hub import ModelCard
 
@@ -17,6 +19,7 @@ from bench.card import card
 from bench.records import Failure, Record
 from bench.store import Store, read_record
 from replaceme.calibration import CalibrationData
+from replaceme.io.auto import AutoClass
 from replaceme.options import PruneOptions
 from replaceme.solvers import make_solver
 from tests.bench import cells
@@ -25,6 +28,7 @@ Call = Callable[..., subprocess.CompletedProcess[str]]
 Refused = Callable[..., None]
 DEMO = Path(__file__).parent / "samples" / "demo"
 CELL = "SmolLM2-135M-Instruct/6/refit"
+FENCE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +235,24 @@ def test_what_does_not_compare_is_not_compared(records: dict[str, Record], recor
     assert found["demo_grammar"][3] != "–"
     assert found["**average**"][3] == "–"
     assert found["1 × 128 → 64 tokens: p50 latency, ms"][::2] == ["–", "–"]
+
+
+@pytest.mark.parametrize("loaded_with", get_args(AutoClass))
+def test_snippet_loads_with_the_class_that_the_record_names(record: Record, loaded_with: str) -> None:
+    assert record.prune
+    before = rendered(record)
+    record.prune.loaded_with = loaded_with
+    text = rendered(record)
+    (snippet,) = FENCE.findall(text)
+    compile(snippet, "snippet", "exec")
+    assert f"model = {loaded_with}.from_pretrained(folder" in snippet
+    reads_text = loaded_with == "AutoModelForCausalLM"
+    assert (text == before) == reads_text  # the record is of a release that did not say
+    reader = "tokenizer = AutoTokenizer" if reads_text else "processor = AutoProcessor"
+    assert f"{reader}.from_pretrained(folder)" in snippet
+    imported = snippet.splitlines()[0].removeprefix("from transformers import ").split(", ")
+    assert all(hasattr(transformers, name) for name in imported)
+    assert (ModelCard(text).data.pipeline_tag == "text-generation") == reads_text
 
 
 def test_warning_failures_and_limits_are_told(records: dict[str, Record]) -> None:

@@ -128,8 +128,8 @@ def test_records_of_all_schemas_stand_in_one_table(record: Record) -> None:
     [
         ({"prune": []}, r"x\.json: prune: Input should be a valid dictionary.*; remove it to compute"),
         ({"prune": {"blok": [2, 4]}}, r"x\.json: prune\.\w+: .*; remove it to compute the cell again"),
-        ({"schema_version": "1"}, r"schema_version is 1, and this release reads up to 7"),
-        ({"schema_version": None}, r"schema_version is None, and this release reads up to 7"),
+        ({"schema_version": "1"}, r"schema_version is 1, and this release reads up to 8"),
+        ({"schema_version": None}, r"schema_version is None, and this release reads up to 8"),
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else None,
 )
@@ -143,6 +143,7 @@ def test_damaged_record_of_the_first_schema_is_named(
 
 
 CHANGES = ("flips", "divergence", "generation")  # what a task has since schema 7
+NEWER = ("reloaded_loss", "calibration_hash", "calibration_rows", "divergence", "loaded_with")
 
 
 @pytest.mark.parametrize("version", [2, 3])
@@ -160,7 +161,7 @@ def test_record_of_a_later_schema_keeps_all_it_says(version: int) -> None:
     kept = record.model_dump(mode="json", exclude={"schema_version", "groups"})
     kept["identity"] = record.identity.canonical()
     assert kept["prune"].pop("distances") is None
-    for unknown in ("reloaded_loss", "calibration_hash", "calibration_rows", "divergence"):
+    for unknown in NEWER:
         assert kept["prune"].pop(unknown) is None
     for name, task in kept["quality"].items():
         kept["quality"][name] = {key: task[key] for key in old["quality"][name]}
@@ -170,10 +171,11 @@ def test_record_of_a_later_schema_keeps_all_it_says(version: int) -> None:
     assert kept == {key: value for key, value in old.items() if key != "schema_version"}
 
 
-def test_record_of_the_sixth_schema_keeps_all_it_says() -> None:
-    old = json.loads((SAMPLES / "schema-6-pruned.json").read_text())
-    record = read_record(SAMPLES / "schema-6-pruned.json")
-    assert old.pop("schema_version") == 6
+@pytest.mark.parametrize("version", [6, 7])
+def test_record_of_the_sixth_schema_or_later_keeps_all_it_says(version: int) -> None:
+    old = json.loads((SAMPLES / f"schema-{version}-pruned.json").read_text())
+    record = read_record(SAMPLES / f"schema-{version}-pruned.json")
+    assert old.pop("schema_version") == version
     kept = record.model_dump(mode="json", exclude_unset=True, exclude={"schema_version"})
     assert kept == old
 
@@ -185,7 +187,7 @@ def test_record_of_the_fourth_schema_keeps_all_it_says(name: str) -> None:
     assert old.pop("schema_version") == 4
     kept = record.model_dump(mode="json", exclude={"schema_version", "groups"})
     kept["identity"] = record.identity.canonical()
-    for unknown in ("reloaded_loss", "calibration_hash", "calibration_rows", "divergence"):
+    for unknown in NEWER:
         assert kept["prune"].pop(unknown) is None
     assert all(task.pop("column") for task in kept["quality"].values())
     for task in kept["quality"].values():
@@ -209,7 +211,7 @@ def test_every_schema_has_a_sample() -> None:
     assert found == {*range(1, SCHEMA_VERSION)}
 
 
-@pytest.mark.parametrize("version", [0, -1, True, 1.0, 8, 99, "5", [5]])
+@pytest.mark.parametrize("version", [0, -1, True, 1.0, 9, 99, "5", [5]])
 def test_record_of_an_unknown_schema_is_refused(version: object, tmp_path: Path) -> None:
     content = json.loads((SAMPLES / "schema-3-pruned.json").read_text())
     (tmp_path / "x.json").write_text(json.dumps(content | {"schema_version": version}))

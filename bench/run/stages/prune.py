@@ -17,6 +17,7 @@ from bench.suite.suite import ModelSpec
 from replaceme.checkpoint import Checkpoint
 from replaceme.errors import InputError
 from replaceme.io import contents, loading, matching
+from replaceme.io.auto import auto_class
 from replaceme.io.editfile import save_edit
 from replaceme.io.saved import SavedLayers
 from replaceme.provenance import choice_line, list_blocks
@@ -162,7 +163,7 @@ class PruneStage:
         made = records.Prune(
             **variant.facts.model_dump(),
             **environment.peak_memory(),
-            **_size(out, cell.model.trust_remote_code),
+            **_describe_files(out, cell.model.trust_remote_code),
         )
         return made, source.expect(session, variant, dtype)
 
@@ -181,13 +182,17 @@ class PruneStage:
         folder = self.checkpoints.provide(cell, self.source)
         if folder != self.source:
             flush_to_disk(folder)
-        return records.Prune(blocks=[], **_size(folder, cell.model.trust_remote_code))
+        return records.Prune(blocks=[], **_describe_files(folder, cell.model.trust_remote_code))
 
 
-def _size(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
+def _describe_files(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
+    from transformers import AutoConfig
+
     found = matching.match(folder, trust_remote_code)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     return {
         "dtype": loading.checkpoint_dtype(folder),
         "parameters": found.parameters,
         "checkpoint_bytes": matching.file_bytes(folder, found),
+        "loaded_with": auto_class(config).__name__,
     }
