@@ -247,18 +247,28 @@ class Decoder:
         """The states after one layer."""
         return first(self.layers[layer](states, *call.args, **call.kwargs))
 
+    def is_normed(self, layer: int) -> bool:
+        """Whether the output of a layer's last projection passes a norm before it is added."""
+        return self.kind(layer).projection in self.kind(layer).norms
+
+    def end_of(self, layer: int, path: str) -> nn.Module:
+        """What returns what one of the two projections adds: itself, or the norm behind it."""
+        norm = self.kind(layer).norms.get(path)
+        return self.layers[layer].get_submodule(norm.path if norm else path)
+
     @torch.no_grad()
     def mix(self, layer: int, states: Tensor, call: Call) -> tuple[Tensor, Tensor]:
-        """Input and output of the projection that ends what mixes tokens; the rest does not run."""
+        """Input of the projection that ends what mixes tokens, and what is added; the rest does not
+        run."""
         mixer = self.kind(layer).mixer
         assert mixer is not None
-        module = self.layers[layer].get_submodule(mixer)
+        end = self.end_of(layer, mixer)
 
         def stop(*_: Any) -> None:
             raise _StoppedError
 
-        with capture({"in": Read((module,), of_input=True), "out": Read((module,))}) as seen:
-            handle = module.register_forward_hook(stop)
+        with capture({"in": self.input_of(layer, mixer), "out": Read((end,))}) as seen:
+            handle = end.register_forward_hook(stop)
             try:
                 self.step(layer, states, call)
             except _StoppedError:
@@ -266,6 +276,16 @@ class Decoder:
             finally:
                 handle.remove()
         return seen["in"], seen["out"]
+
+    @torch.no_grad()
+    def finish(self, layer: int, inputs: Tensor) -> Tensor:
+        """What the last branch of a layer adds, [tokens, d] float32, from its projection's input."""
+        path = self.projection(layer)
+        matrix = self.layers[layer].get_submodule(path)
+        states = matrix(inputs.to(next(matrix.parameters()).device))
+        if self.is_normed(layer):
+            states = self.end_of(layer, path)(states)
+        return self.kind(layer).factor * first(states).float()
 
     @torch.no_grad()
     def logits(self, states: Tensor) -> Tensor:

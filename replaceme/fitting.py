@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import ConfigDict, Field, InstanceOf
 from torch.nn.functional import cosine_similarity
 
-from replaceme.edit import Edit
+from replaceme.edit import Edit, edit_temporarily
 from replaceme.facts import Measures
 from replaceme.report import Report, no_report
 from replaceme.selection import merge_adjacent
@@ -131,13 +131,6 @@ def _correction(decoder: Decoder, edit: Edit, block: Block, sample: TokenSample)
         return mlp @ edit.transforms[layer].to(mlp) - mlp
     if sample.inputs is None or not any(key[0] == layer for key in edit.weights):
         return 0.0
-    total: Tensor | float = 0.0
-    inputs, path = sample.inputs.double(), decoder.projection(layer)
-    for name, parameter in decoder.parameters(layer, path).items():
-        change = (edit.weights[layer, name].double() - parameter.data.double()).cpu()
-        if parameter.dim() == 1:
-            total = total + inputs[:, -1:] * change
-        else:
-            rows = change if decoder.is_input_major(layer, path) else change.mT
-            total = total + inputs[:, : len(rows)] @ rows
-    return total
+    intact = decoder.finish(layer, sample.inputs)
+    with edit_temporarily(decoder.model, decoder.architecture, edit):
+        return (decoder.finish(layer, sample.inputs) - intact).double().cpu()

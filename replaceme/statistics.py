@@ -66,7 +66,8 @@ class TokenSample:
         mlp: [tokens, d], M_{start-1}: what the MLP of the layer before the block adds.
         before: [tokens, d], L_{start-1}: the residual stream that enters the block.
         after: [tokens, d], L_{end-1}: the residual stream that leaves it.
-        inputs: [at most DIAGNOSED_TOKENS, k], features as in :class:`Moments` for H; or ``None``.
+        inputs: [at most DIAGNOSED_TOKENS, k], H_{start-1}: what enters that layer's last projection; or
+            ``None``.
     """
 
     mlp: Tensor
@@ -94,7 +95,8 @@ class Moments:
 
     The features X are M [tokens, d], or H with a column of ones where the projection has a bias,
     [tokens, k]; both times the residual multiplier. The target of the correction is
-    D = L_{end-1} − L_{start-1}: ``X C ≈ D``.
+    D = L_{end-1} − L_{start-1}: ``X C ≈ D``. There are none of H where the projection's output passes a
+    norm.
 
     Attributes:
         gram: [k, k] float64, Σ w XᵀX.
@@ -189,7 +191,8 @@ def collect(
         for block, total in totals.items():
             features = _Features(decoder, states, block, batches.counted, grams)
             for kind in needs.moments:
-                total.add(kind, *features.products(kind))
+                if not (kind.of_input and decoder.is_normed(block.start - 1)):
+                    total.add(kind, *features.products(kind))
             total.keep(features, batch.ranks, sample_tokens)
         report(step / steps)
     return {block: total.statistics(batches.counted) for block, total in totals.items()}
@@ -199,6 +202,12 @@ def real_tokens(states: Tensor, batch: Batch) -> Tensor:
     """The rows [tokens, d] of states [sequences, tokens, d] that count: all but padding, as a rule."""
     mask = batch.counted.flatten()
     return states.reshape(len(mask), -1)[mask.to(states.device)]
+
+
+def with_ones(decoder: Decoder, layer: int, path: str, states: Tensor) -> Tensor:
+    """The input [tokens, k] of a projection, with ones for its bias where it has one."""
+    has_bias = decoder.has_bias(layer, path)
+    return nn.functional.pad(states, (0, 1), value=1.0) if has_bias else states
 
 
 def features_of(decoder: Decoder, layer: int, path: str, states: Tensor) -> Tensor:
@@ -211,9 +220,7 @@ def features_of(decoder: Decoder, layer: int, path: str, states: Tensor) -> Tens
     Returns:
         [tokens, inputs (+ 1)], in the states' dtype, or float32 where there is a multiplier.
     """
-    if decoder.has_bias(layer, path):
-        states = nn.functional.pad(states, (0, 1), value=1.0)
-    return times(states, decoder.kind(layer).factor_of(path))
+    return times(with_ones(decoder, layer, path, states), decoder.kind(layer).factor_of(path))
 
 
 def times(states: Tensor, factor: float) -> Tensor:
@@ -234,15 +241,24 @@ class _Features:
     tokens: int
     grams: dict[Any, Tensor]
 
-    def of(self, name: str) -> Tensor:
-        """M or H of the layer before the block, times its factor; zeros where there is no M."""
-        layer, decoder = self.block.start - 1, self.decoder
-        if (name, layer) not in self.states:
+    @property
+    def mlp(self) -> Tensor:
+        """M of the layer before the block, times its factor; zeros where there is none."""
+        layer = self.block.start - 1
+        if ("mlp", layer) not in self.states:
             return torch.zeros_like(self.before)
-        states = self.states[name, layer]
-        if name == "input":
-            return features_of(decoder, layer, decoder.projection(layer), states)
-        return times(states, decoder.kind(layer).factor)
+        return times(self.states["mlp", layer], self.decoder.kind(layer).factor)
+
+    @property
+    def inputs(self) -> Tensor | None:
+        """H of the layer before the block, where it was asked for."""
+        return self.states.get(("input", self.block.start - 1))
+
+    @property
+    def _input_features(self) -> Tensor:
+        layer = self.block.start - 1
+        assert self.inputs is not None
+        return features_of(self.decoder, layer, self.decoder.projection(layer), self.inputs)
 
     @property
     def before(self) -> Tensor:
@@ -254,7 +270,7 @@ class _Features:
 
     def products(self, kind: Kind) -> tuple[Tensor, Tensor]:
         """XᵀX and XᵀD of the batch, float32 on a GPU with many tokens, else float64."""
-        x = self.of("input" if kind.of_input else "mlp")
+        x = self._input_features if kind.of_input else self.mlp
         exact = x.device.type == "cpu" or self.tokens < FEW * x.shape[1]
         dtype = torch.float64 if exact else torch.float32
         x, after = x.to(dtype), self.after.to(dtype)
@@ -287,13 +303,12 @@ class _Totals:
 
     def keep(self, features: _Features, ranks: Tensor, count: int) -> None:
         """Put the tokens that belong to a sample of ``count`` in their places."""
-        mlp = features.of("mlp")
-        self.device = mlp.device
-        self._keep("mlp", mlp, ranks, count)
+        self.device = features.before.device
+        self._keep("mlp", features.mlp, ranks, count)
         self._keep("before", features.before, ranks, count)
         self._keep("after", features.after, ranks, count)
-        if ("input", features.block.start - 1) in features.states:
-            self._keep("inputs", features.of("input"), ranks, min(count, DIAGNOSED_TOKENS))
+        if features.inputs is not None:
+            self._keep("inputs", features.inputs, ranks, min(count, DIAGNOSED_TOKENS))
 
     def _keep(self, name: str, states: Tensor, ranks: Tensor, count: int) -> None:
         """A token's rank is its row; memory is taken once, so that it does not fragment."""

@@ -128,7 +128,7 @@ def _measure_shape(folder: Path, model: ModelSpec, layers: int) -> _Shape:
             continue
         inside += size
         kind = architecture.kind(place[1])
-        if kind.merges(place[2]) or (kind.mixer and place[2].startswith(kind.mixer)):
+        if kind.merges(place[2]) or kind.ends(place[2]):
             outputs += size
         if kind.merges(place[2]):
             width = max(width, entry.shape[kind.merge_axis(place[2]) or -1])

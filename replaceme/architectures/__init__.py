@@ -1,6 +1,6 @@
 """What a decoder layer is: measured on the model, with the few things that cannot be."""
 
-from replaceme.architectures.architecture import Architecture, Axis, LayerKind
+from replaceme.architectures.architecture import Architecture, Axis, LayerKind, Norm
 from replaceme.architectures.families import TITLES
 from replaceme.architectures.per_layer import (
     EXTRA_LAYERS,
@@ -26,6 +26,7 @@ __all__ = [
     "Axis",
     "Build",
     "LayerKind",
+    "Norm",
     "architecture_of",
     "architecture_of_model",
     "build_model",

@@ -16,6 +16,14 @@ Axis = Literal[-1, -2]
 
 
 @dataclass(frozen=True)
+class Norm:
+    """A root-mean-square norm: x becomes (weight + offset) · x / rms(x)."""
+
+    path: str
+    offset: float
+
+
+@dataclass(frozen=True)
 class LayerKind:
     """What decoder layers that are built alike do; the names are relative to a layer.
 
@@ -29,11 +37,12 @@ class LayerKind:
         outputs: tensors that M is linear in, names in memory and in files, ``*`` for an expert's number,
             each with the axis of its outputs: -2 (…, out, in), -1 (…, in, out) and a bias (…, out).
             Merging a transform into all of them transforms M.
-        projection: the module that M is the output of, where it is a single matrix.
+        projection: the matrix that ends M's branch, where it is a single one.
         norm: the norm that M passes last.
         scales: its tensors, which take a diagonal transform, each with what the norm adds to it.
         mixer: the projection that ends the attention, or whatever else mixes tokens, where the stream
             behind it is the one before plus ``mixer_factor`` times its output.
+        norms: for each of the two projections whose output passes a norm before it is added, that norm.
         parallel: that projection and M's branch read the same state.
         tokenwise: M of a token depends on this token alone.
     """
@@ -47,6 +56,7 @@ class LayerKind:
     scales: dict[str, float] = field(default_factory=dict, hash=False)
     mixer: str | None = None
     mixer_factor: float = 1.0
+    norms: dict[str, Norm] = field(default_factory=dict, hash=False)
     parallel: bool = False
     tokenwise: bool = True
 
@@ -65,6 +75,11 @@ class LayerKind:
     def merges(self, tensor: str) -> bool:
         """Whether merging a transform changes a tensor."""
         return self.merge_axis(tensor) is not None or self.scale_offset(tensor) is not None
+
+    def ends(self, tensor: str) -> bool:
+        """Whether a tensor is one of those that end the two branches: of a projection, or its norm."""
+        modules = {self.projection, self.mixer, *(norm.path for norm in self.norms.values())}
+        return tensor.rpartition(".")[0] in modules
 
     @cached_property
     def _patterns(self) -> list[tuple[re.Pattern[str], Axis]]:

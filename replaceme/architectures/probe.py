@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from replaceme.architectures.architecture import Axis, LayerKind
+from replaceme.architectures.architecture import Axis, LayerKind, Norm
 from replaceme.hooks import changed_output, first, other_values
 
 OFFSETS = (0.0, 1.0)  # norms multiply by their weight, or by one more
@@ -70,7 +70,12 @@ class Probe:
         projection = self._projection(adds, found.outputs)
         if projection:
             adds = (projection,)
-        mixer, mixer_factor = self._mixer(adds) if tokenwise else (None, 1.0)
+        norms = self._norms(found)
+        projection = next(iter(norms), projection)
+        mixer, mixer_factor = None, 1.0
+        if tokenwise:
+            mixer, mixer_factor, before = self._mixer(adds)
+            norms |= before
         return LayerKind(
             numbers,
             adds,
@@ -81,7 +86,8 @@ class Probe:
             found.scales,
             mixer,
             mixer_factor,
-            mixer in factors,
+            norms,
+            (norms[mixer].path if mixer in norms else mixer) in factors,
             bool(tokenwise),
         )
 
@@ -264,8 +270,9 @@ class Probe:
             owner if torch.allclose(self._sum((owner,)), self._sum(adds), rtol=RTOL, atol=ATOL) else None
         )
 
-    def _mixer(self, adds: tuple[str, ...]) -> tuple[str | None, float]:
-        """The matrix that ends what is added before M's branch, and its factor."""
+    def _mixer(self, adds: tuple[str, ...]) -> tuple[str | None, float, dict[str, Norm]]:
+        """The matrix that ends what is added before M's branch, its factor, and the norm it passes."""
+        none: tuple[None, float, dict[str, Norm]] = (None, 1.0, {})
         with ExitStack() as stack:
             for name in adds:
                 stack.enter_context(changed_output(self._modules[name], torch.zeros_like))
@@ -276,13 +283,37 @@ class Probe:
                 if not any(_is_inside(name, add) or _is_inside(add, name) for add in adds)
             ]
             factors = self._factors(names, output)
-            matrices = [name for name in factors if self._is_matrix(name)]
-            if len(matrices) != 1:
-                return None, 1.0
-            (mixer,) = matrices
-            stack.enter_context(changed_output(self._modules[mixer], torch.zeros_like))
+            ends: dict[str, dict[str, Norm]] = {name: {} for name in factors if self._is_matrix(name)}
+            if not ends:
+                passed = {name: self._norms(self._merges((name,))) for name in factors}
+                ends = {name: norms for name, norms in passed.items() if norms}
+            if len(ends) != 1:
+                return none
+            ((end, norms),) = ends.items()
+            stack.enter_context(changed_output(self._modules[end], torch.zeros_like))
             alone = torch.allclose(self.run(), self.states, rtol=RTOL, atol=ATOL)
-        return (mixer, round(factors[mixer], 6)) if alone else (None, 1.0)
+        return (next(iter(norms), end), round(factors[end], 6), norms) if alone else none
+
+    def _norms(self, found: _Merges) -> dict[str, Norm]:
+        """The matrix whose output is what the last norm is given, with that norm, if it is a
+        root-mean-square one."""
+        if found.norm is None or len(found.scales) != 1:
+            return {}
+        (args, kwargs) = self._inputs((found.norm,))[found.norm]
+        given = first([*args, *kwargs.values()])
+        matrices = [
+            name
+            for name, output in self._outputs().items()
+            if self._is_matrix(name) and torch.equal(output.flatten(), given.flatten())
+        ]
+        norm = Norm(found.norm, found.scales[f"{found.norm}.weight"])
+        return {matrices[0]: norm} if len(matrices) == 1 and self._is_rms(norm, given) else {}
+
+    def _is_rms(self, norm: Norm, given: Tensor) -> bool:
+        module = self._modules[norm.path]
+        expected = given / given.square().mean(-1, keepdim=True).sqrt()
+        expected = (module.get_parameter("weight") + norm.offset) * expected
+        return bool(torch.allclose(module(given), expected, rtol=10 * RTOL, atol=10 * ATOL))
 
     def _is_matrix(self, name: str) -> bool:
         weight = getattr(self._modules[name], "weight", None)

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replaceme.architectures.architecture import Architecture, Axis, LayerKind
+from replaceme.architectures.architecture import Architecture, Axis, LayerKind, Norm
 from replaceme.architectures.families import REFUSED, TITLES
 from replaceme.architectures.per_layer import layer_count
 from replaceme.architectures.small import build_small, shrunk
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
 
-VERSION = 4  # of what is measured; older ones that were kept are measured again
+VERSION = 5  # of what is measured; older ones that were kept are measured again
 Build = Callable[["PreTrainedConfig"], "PreTrainedModel"]
 
 
@@ -165,14 +165,17 @@ def _kept_in(key: str) -> Path:
 def _read(file: Path) -> Architecture | None:
     try:
         said = json.loads(file.read_text("utf-8"))
-        kinds = tuple(
-            LayerKind(**kind | {"layers": tuple(kind["layers"]), "adds": tuple(kind["adds"])})
-            for kind in said.pop("kinds")
-        )
+        kinds = tuple(map(_read_kind, said.pop("kinds")))
         said["stored_layers"] = tuple(said["stored_layers"])
         return Architecture(**said, kinds=kinds)
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def _read_kind(said: dict[str, Any]) -> LayerKind:
+    norms = {path: Norm(**norm) for path, norm in said["norms"].items()}
+    tuples = {key: tuple(said[key]) for key in ("layers", "adds")}
+    return LayerKind(**said | tuples | {"norms": norms})
 
 
 def _keep(key: str, found: Architecture) -> None:

@@ -75,10 +75,13 @@ class Solution(NamedTuple):
     notes: dict[str, Any]
 
 
-WITH_NORMS = (
-    "solvers that work are uidl, and lstsq or relative with diagonal: true, or cosine with "
-    "shape: diagonal"
-)
+def list_working(architecture: Architecture) -> str:
+    """The solvers that work where a norm follows the MLP, for a message."""
+    whole = "refit, reconstruct, " if all(kind.projection for kind in architecture.kinds) else ""
+    return (
+        f"solvers that work are uidl, {whole}and lstsq or relative with diagonal: true, or cosine with "
+        f"shape: diagonal"
+    )
 
 
 def list_numbers(kind: LayerKind) -> str:
@@ -173,7 +176,8 @@ class TransformSolver(Solver):
             if kind.norm and not self.is_diagonal:
                 raise InputError(
                     f"solver {self.name!r}: in {architecture.title} the norm {kind.norm} follows the "
-                    f"MLP, so that only a diagonal transform can be merged; {WITH_NORMS}."
+                    f"MLP, so that only a diagonal transform can be merged; "
+                    f"{list_working(architecture)}."
                 )
             if not (kind.norm or kind.outputs):
                 raise InputError(

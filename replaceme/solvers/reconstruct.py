@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from replaceme.solvers.base import LayerSize, Problem, Solution, Solver
-from replaceme.solvers.linear import solve_ridge
-from replaceme.solvers.projection import correct_projection
+from replaceme.solvers.projection import LinearFit, Weights
 from replaceme.solvers.refit import Refit, check_projections
 
 if TYPE_CHECKING:
@@ -21,9 +20,8 @@ if TYPE_CHECKING:
     from replaceme.calibration import Batch, Batches
     from replaceme.decoder import Call, Decoder
     from replaceme.selection import Block
+    from replaceme.solvers.normed import NormedFit
     from replaceme.statistics import Needs
-
-Weights = dict[tuple[int, str], "Tensor"]
 
 
 class Reconstruct(Solver):
@@ -34,8 +32,8 @@ class Reconstruct(Solver):
     ``min_V Σ wᵢ‖Aᵢ V + sᵢ − tᵢ‖² + λ‖V − W‖²``, where s is the pruned model's residual stream, t the
     original's, wᵢ = 1/(‖sᵢ‖ ‖tᵢ‖); then the same for H with the attention already corrected. Where
     attention and MLP are parallel both are solved at once toward the layer's output. The layer before a
-    further gap aims at the state behind that gap. Both streams advance layer by layer, so that only
-    their current states are held.
+    further gap aims at the state behind that gap. Norms behind the projections are treated as in
+    ``refit``. Both streams advance layer by layer, so that only their current states are held.
     """
 
     name: ClassVar[str] = "reconstruct"
@@ -146,13 +144,20 @@ class _Walk:
         with edit_temporarily(self.decoder.model, self.decoder.architecture, Edit(weights=own)):
             yield
 
+    def _fit(self, layer: int, paths: list[str]) -> LinearFit | NormedFit:
+        if paths[-1] in self.decoder.kind(layer).norms:
+            from replaceme.solvers.normed import NormedFit
+
+            return NormedFit(self.decoder, layer, paths[-1], self.ridge)
+        return LinearFit(self.decoder, layer, paths, self.ridge)
+
     def _solve_mixer(self, layer: int, path: str) -> None:
-        totals = _Totals()
+        fit = self._fit(layer, [path])
         for stream in self.streams:
-            _, original = self._mix(layer, stream.original, stream)
-            inputs, pruned = self._mix(layer, stream.pruned, stream)
-            totals.add(self._rows(stream, layer, [(path, inputs)]), stream.batch, pruned, original)
-        self._solve(layer, [path], totals)
+            _, goal = self._mix(layer, stream.original, stream)
+            inputs, state = self._mix(layer, stream.pruned, stream)
+            fit.add(stream.batch, {path: inputs}, state, goal)
+        self.weights |= fit.solve()
 
     def _mix(self, layer: int, states: Tensor, stream: _Stream) -> tuple[Tensor, Tensor]:
         """Input of the projection that ends what mixes tokens, and the residual stream behind it."""
@@ -165,56 +170,16 @@ class _Walk:
         from replaceme.decoder import capture
 
         kind = self.decoder.kind(layer)
-        paths = [kind.mixer] if kind.mixer and kind.parallel else []
+        paths = [kind.mixer] if kind.mixer and kind.parallel and not kind.norms else []
         paths.append(self.decoder.projection(layer))
         reads = {path: self.decoder.input_of(layer, path) for path in paths}
 
-        totals = _Totals()
+        fit = self._fit(layer, paths)
         for stream in self.streams:
             with ExitStack() as stack:
                 stack.enter_context(self._put_weights(layer))
                 seen = stack.enter_context(capture(reads))
-                pruned = self.decoder.step(layer, stream.pruned, stream.calls[layer])
-            rows = self._rows(stream, layer, [(path, seen[path]) for path in paths])
+                state = self.decoder.step(layer, stream.pruned, stream.calls[layer])
             assert stream.target is not None
-            totals.add(rows, stream.batch, pruned, stream.target)
-        self._solve(layer, paths, totals)
-
-    def _rows(self, stream: _Stream, layer: int, inputs: list[tuple[str, Tensor]]) -> Tensor:
-        """Features [real tokens, k] of projections side by side, float32."""
-        import torch
-
-        from replaceme.statistics import features_of, real_tokens
-
-        parts = [
-            features_of(self.decoder, layer, path, real_tokens(states, stream.batch)).float()
-            for path, states in inputs
-        ]
-        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-
-    def _solve(self, layer: int, paths: list[str], totals: _Totals) -> None:
-        assert totals.gram is not None
-        assert totals.cross is not None
-        correction, _ = solve_ridge(totals.gram, totals.cross, self.ridge)
-        sizes = [self.decoder.feature_count(layer, path) for path in paths]
-        for path, part in zip(paths, correction.split(sizes), strict=True):
-            self.weights |= correct_projection(self.decoder, layer, path, part)
-
-
-class _Totals:
-    """Weighted moments toward a target, summed over batches in float64."""
-
-    gram: Tensor | None = None
-    cross: Tensor | None = None
-
-    def add(self, rows: Tensor, batch: Batch, states: Tensor, target: Tensor) -> None:
-        """Add a batch: features [tokens, k] that are to move ``states`` to ``target``."""
-        from replaceme.statistics import real_tokens, row_scale
-
-        before = real_tokens(states, batch).float()
-        goal = real_tokens(target.to(states.device), batch).float()
-        scale, change = row_scale("geometric", before, goal), goal - before
-        rows, change = rows.to(states.device) * scale, change * scale
-        gram, cross = (rows.mT @ rows).double(), (rows.mT @ change).double()
-        self.gram = gram if self.gram is None else self.gram.add_(gram)
-        self.cross = cross if self.cross is None else self.cross.add_(cross)
+            fit.add(stream.batch, seen, state, stream.target)
+        self.weights |= fit.solve()

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from replaceme.errors import InputError
 from replaceme.solvers.base import (
-    WITH_NORMS,
     LayerSize,
     Problem,
     Solution,
     Solver,
     join_notes,
     list_numbers,
+    list_working,
 )
 from replaceme.solvers.linear import solve_ridge
-from replaceme.solvers.projection import correct_projection
+from replaceme.solvers.projection import Weights, correct_projection
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from replaceme.architectures import Architecture
+    from replaceme.selection import Block
     from replaceme.statistics import Needs
+
+KEPT_TOKENS = 65536  # at most, where the projection's input is kept
 
 
 class Refit(Solver):
@@ -37,6 +38,9 @@ class Refit(Solver):
     removed layer made an attention sink: the first token's norm grows a hundredfold there, and under
     1/‖Lᵢ‖² the ridge outweighs so long a target, no sink is made, and every later layer's attention
     breaks (11.6 nats instead of 3.5 on a SmolLM2-135M without its layers 11 to 16).
+
+    Where the projection's output passes a norm before it is added, that norm's gain is refitted with it,
+    see :class:`replaceme.solvers.normed.NormedFit`.
     """
 
     name: ClassVar[str] = "refit"
@@ -61,21 +65,45 @@ class Refit(Solver):
 
     def solve(self, problem: Problem) -> Solution:
         from replaceme.edit import Edit
-        from replaceme.statistics import Kind
 
-        weights: dict[tuple[int, str], Tensor] = {}
+        weights: Weights = {}
         notes = {}
         for block in problem.blocks:
-            moments = problem.statistics[block].moments[Kind(of_input=True, rows="geometric")]
-            correction, notes[block] = solve_ridge(moments.gram.clone(), moments.cross, self.ridge)
-            layer = block.start - 1
-            path = problem.decoder.projection(layer)
-            weights |= correct_projection(problem.decoder, layer, path, correction)
+            normed = problem.decoder.is_normed(block.start - 1)
+            found, notes[block] = (self._solve_normed if normed else self._solve_linear)(problem, block)
+            weights |= found
         return Solution(Edit(problem.blocks, weights=weights), join_notes(notes))
+
+    def _solve_linear(self, problem: Problem, block: Block) -> tuple[Weights, dict[str, Any]]:
+        from replaceme.statistics import Kind
+
+        moments = problem.statistics[block].moments[Kind(of_input=True, rows="geometric")]
+        correction, notes = solve_ridge(moments.gram.clone(), moments.cross, self.ridge)
+        layer = block.start - 1
+        path = problem.decoder.projection(layer)
+        return correct_projection(problem.decoder, layer, path, correction), notes
+
+    def _solve_normed(self, problem: Problem, block: Block) -> tuple[Weights, dict[str, Any]]:
+        """From a pass of its own, since the norm's scale depends on the weights."""
+        from replaceme.solvers.normed import NormedFit
+
+        decoder, layer = problem.decoder, block.start - 1
+        path = decoder.projection(layer)
+        reads = {
+            path: decoder.input_of(layer, path),
+            "before": decoder.output(layer),
+            "after": decoder.output(block.end - 1),
+        }
+        fit = NormedFit(decoder, layer, path, self.ridge)
+        batches = problem.batches.evenly(KEPT_TOKENS)
+        for batch in batches:
+            states = decoder.run(batch, reads, until=block.end)
+            fit.add(batch, states, states["before"], states["after"])
+        return fit.solve(), {"tokens": batches.tokens}
 
 
 def check_projections(solver: str, architecture: Architecture) -> None:
-    """Refuse models with layers whose last branch does not end in one matrix.
+    """Refuse models with layers whose last branch does not end in one matrix, or one and its norm.
 
     Raises:
         InputError: naming what they end in, and the solvers that do work.
@@ -88,7 +116,8 @@ def check_projections(solver: str, architecture: Architecture) -> None:
             "has one MLP output projection for each expert; lstsq, relative and cosine fit a transform"
         )
     elif kind.norm:
-        reason = f"has the norm {kind.norm} after the MLP; {WITH_NORMS}"
+        working = list_working(architecture)
+        reason = f"passes more than the output of one matrix through the norm {kind.norm}; {working}"
     else:
         reason = f"has layers to which nothing is added last: {list_numbers(kind)}; uidl works"
     raise InputError(f"solver {solver!r} does not work on {architecture.title}, which {reason}.")

@@ -56,6 +56,7 @@ def test_a_config_alone_is_enough(call: Call, config_of: Callable[..., Path]) ->
     (kind,) = found["architecture"]["kinds"]
     assert kind["norm"] == "post_feedforward_layernorm"
     assert kind["scales"] == {"post_feedforward_layernorm.weight": 1.0}
+    assert kind["norms"]["mlp.down_proj"] == {"path": "post_feedforward_layernorm", "offset": 1.0}
     assert not found["files"]
     assert found["removal"] is None
     assert found["diagonal"] is None

@@ -152,6 +152,10 @@ def test_what_was_measured_is_what_is_known_of_the_family(family: Family, intact
     elif family in DIAGONAL.values():
         assert {kind.norm for kind in kinds} == {family.mlp}
         assert not any(kind.outputs for kind in kinds)
+        assert ends == {"mlp.down_proj"}
+        assert {kind.mixer for kind in kinds} == {"self_attn.o_proj"}
+        assert all(kind.norms["mlp.down_proj"].path == family.mlp for kind in kinds)
+        assert all(kind.norms.keys() == {"mlp.down_proj", "self_attn.o_proj"} for kind in kinds)
     else:
         assert None in ends
         assert all(kind.outputs for kind in kinds)

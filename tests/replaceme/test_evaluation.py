@@ -29,6 +29,7 @@ VARIANTS = [
     ("granite", "reconstruct"),
     ("mixtral", "lstsq"),
     ("gemma2", "uidl"),
+    ("gemma2", "reconstruct"),
 ]
 
 

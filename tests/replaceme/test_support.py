@@ -10,11 +10,13 @@ import pytest
 import torch
 
 import replaceme
+from replaceme.architectures import architecture_of
 from replaceme.calibration import Batches
 from replaceme.edit import Edit, apply
 from replaceme.errors import InputError
 from replaceme.selection import Block
 from replaceme.solvers import make_solver
+from tests import zoo
 from tests.families import DIAGONAL, TRANSFORMS, measured
 
 Make = Callable[..., Any]
@@ -40,7 +42,7 @@ def test_projections_of_experts_are_not_refitted(made: Make, model_type: str, so
         make_solver(solver).check(row)
 
 
-@pytest.mark.parametrize("solver", ["lstsq", "relative", "cosine", "refit", "reconstruct"])
+@pytest.mark.parametrize("solver", ["lstsq", "relative", "cosine"])
 @pytest.mark.parametrize("model_type", [f.model_type for f in DIAGONAL.values()])
 def test_refusal_for_a_norm_after_the_mlp_names_it_and_what_works(
     made: Make, model_type: str, solver: str
@@ -50,12 +52,27 @@ def test_refusal_for_a_norm_after_the_mlp_names_it_and_what_works(
         make_solver(solver).check(row)
     assert f"the norm {row.kinds[0].norm}" in str(error.value)
     assert row.title in str(error.value)
-    assert "lstsq or relative with diagonal: true, or cosine with shape: diagonal" in str(error.value)
+    assert "solvers that work are uidl, refit, reconstruct, and lstsq or relative with" in str(
+        error.value
+    )
+    assert "diagonal: true, or cosine with shape: diagonal" in str(error.value)
 
 
+@pytest.mark.parametrize("solver", ["refit", "reconstruct"])
 @pytest.mark.parametrize(
-    "model_type, solver", [("gemma2", "lstsq"), ("olmo2", "refit"), ("mixtral", "refit")]
+    "model_type, norm",
+    [("flex_olmo", "post_feedforward_layernorm"), ("openai-gpt", "ln_2"), ("git", "output.LayerNorm")],
 )
+def test_a_norm_of_more_than_a_projection_is_refused(model_type: str, norm: str, solver: str) -> None:
+    """Of all experts, or of the state as well."""
+    found = architecture_of(zoo.config_of(model_type).to_dict(), model_type)
+    with pytest.raises(InputError) as error:
+        make_solver(solver).check(found)
+    assert f"passes more than the output of one matrix through the norm {norm};" in str(error.value)
+    assert "solvers that work are uidl, and lstsq or relative with diagonal: true" in str(error.value)
+
+
+@pytest.mark.parametrize("model_type, solver", [("gemma2", "lstsq"), ("mixtral", "refit")])
 def test_calibration_refuses_a_solver_before_any_pass(made: Make, model_type: str, solver: str) -> None:
     model = made(model_type)
     model.get_input_embeddings().register_forward_hook(lambda *_: pytest.fail("it ran"))
