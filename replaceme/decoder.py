@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
@@ -67,6 +67,7 @@ class Call(NamedTuple):
 
 
 UNLIKE = 0.1  # of a change: more than any dtype's rounding
+SAME = 1e-3  # of a factor: more than rounding leaves of it, over all numbers of a state
 
 
 class _StoppedError(Exception):
@@ -94,8 +95,8 @@ class Decoder:
         """
         where = name_of(model)
         decoder = cls(model, architecture_of_model(model, where), after_norm)
-        decoder.check(where)
-        return decoder
+        factors = decoder.measure_factors(where)
+        return replace(decoder, architecture=decoder.architecture.with_factors(factors))
 
     def check_removal(self, blocks: tuple[Block, ...]) -> None:
         """Refuse blocks without which the model cannot be loaded again, see
@@ -292,29 +293,39 @@ class Decoder:
         """[sequences, tokens, vocabulary] for states [sequences, tokens, d] after the last layer."""
         output = self._wrap(states)
         unread = torch.zeros(states.shape[:2], dtype=torch.long, device=self.device)
+        routers = getattr(self.model.config.get_text_config(), "output_router_logits", False)
+        settings = {"output_router_logits": False} if routers else {}
         with self._stop_at(1), replace_forwards(self.layers, lambda *_, **__: output):
-            logits: Tensor = self.model(input_ids=unread, use_cache=False).logits
+            logits: Tensor = self.model(input_ids=unread, use_cache=False, **settings).logits
         return logits
 
     @torch.no_grad()
-    def check(self, where: str) -> None:
-        """Refuse a model whose layers do not add what was measured on a small one of its class.
+    def measure_factors(self, where: str) -> dict[int, float]:
+        """What each layer multiplies its last branch by.
+
+        A small model of its class said so already; but some models multiply what a layer returns by a
+        number that they have learnt (Gemma 4).
 
         Raises:
             InputError: the output of a layer does not follow that of its last branch.
         """
         batch = Batch.of([[*range(min(8, self.model.config.get_text_config().vocab_size))]])
         states, calls = self.enter(batch)
-        for kind in self.architecture.kinds:
-            number = kind.layers[0]
-            if kind.adds and not self._follows(number, states, calls[number]):
+        factors = {}
+        for layer, call in enumerate(calls):
+            if not (adds := self.kind(layer).adds):
+                continue
+            factor, is_all = self._measure_factor(layer, states, call)
+            if not is_all:
                 raise InputError(
-                    f"{where}: layer {number} does not add the output of {kind.adds[0]} to what it "
-                    f"returns, as a small model of its class does."
+                    f"{where}: layer {layer} does not add the output of {adds[0]} to what it returns, "
+                    f"as a small model of its class does."
                 )
+            factors[layer] = factor
+        return factors
 
-    def _follows(self, layer: int, states: Tensor, call: Call) -> bool:
-        """Whether a layer's output moves with that of its last branch, times the factor."""
+    def _measure_factor(self, layer: int, states: Tensor, call: Call) -> tuple[float, bool]:
+        """How far a layer's output moves with its last branch's, and whether it does nothing else."""
         kind, after = self.kind(layer), self.step(layer, states, call).float()
         chance = torch.Generator().manual_seed(0)
         noise = torch.randn(after.shape, generator=chance).to(after) * max(float(after.std()), 1e-3)
@@ -324,8 +335,11 @@ class Decoder:
 
         with changed_output(self.layers[layer].get_submodule(kind.adds[0]), move):
             change = self.step(layer, states, call).float() - after
-        expected = kind.factor * noise
-        return bool((change - expected).norm() <= UNLIKE * expected.norm())
+        factor = float((change * noise).sum() / noise.square().sum())
+        if abs(factor - kind.factor) <= SAME * abs(kind.factor):
+            factor = kind.factor
+        expected = factor * noise
+        return factor, bool((change - expected).norm() <= UNLIKE * expected.norm())
 
 
 def name_of(model: PreTrainedModel) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -126,6 +126,16 @@ class Architecture:
             for kind in self.kinds
         ]
         return replace(self, kinds=tuple(kind for kind in kinds if kind.layers))
+
+    def with_factors(self, factors: Mapping[int, float]) -> Architecture:
+        """That with what some layers multiply their last branch by."""
+        alike: dict[LayerKind, list[int]] = {}
+        for kind in self.kinds:
+            for layer in kind.layers:
+                own = replace(kind, layers=(), factor=factors.get(layer, kind.factor))
+                alike.setdefault(own, []).append(layer)
+        kinds = (replace(kind, layers=tuple(layers)) for kind, layers in alike.items())
+        return replace(self, kinds=tuple(kinds))
 
     def decoder_layers(self, model: nn.Module) -> nn.ModuleList:
         return model.get_submodule(self.layers)  # type: ignore[return-value]
