@@ -10,6 +10,10 @@ A model in memory, in place:
     >>> pruned = replaceme.prune(model, tokenizer, texts, layers=6)
     >>> pruned.model.save_pretrained("out")
 
+A pruned checkpoint trained for a while toward the intact model's predictions:
+
+    >>> healed = replaceme.heal_checkpoint("out", "healed", teacher="org/model", tokens="200k")
+
 Several variants of one model, which is loaded and calibrated once: :class:`Checkpoint`.
 
 Names are loaded on first use, so that importing the package does not import torch. What is not in
@@ -30,6 +34,9 @@ if TYPE_CHECKING:
     from replaceme.checkpoint import Checkpoint
     from replaceme.edit import Edit
     from replaceme.fitting import Fit, fit
+    from replaceme.healing.checkpoint import HealedCheckpoint, heal_checkpoint
+    from replaceme.healing.options import HealOptions
+    from replaceme.healing.settings import HealSettings
     from replaceme.options import PruneOptions
     from replaceme.provenance import Provenance
     from replaceme.pruned_checkpoint import PrunedCheckpoint, apply_edit, prune_checkpoint
@@ -51,6 +58,9 @@ _LAZY = {
     "Choice": "replaceme.selection",
     "Edit": "replaceme.edit",
     "Fit": "replaceme.fitting",
+    "HealOptions": "replaceme.healing.options",
+    "HealSettings": "replaceme.healing.settings",
+    "HealedCheckpoint": "replaceme.healing.checkpoint",
     "Provenance": "replaceme.provenance",
     "PruneOptions": "replaceme.options",
     "Pruned": "replaceme.pruning",
@@ -62,6 +72,7 @@ _LAZY = {
     "apply_edit": "replaceme.pruned_checkpoint",
     "calibrate": "replaceme.calibrating",
     "fit": "replaceme.fitting",
+    "heal_checkpoint": "replaceme.healing.checkpoint",
     "make_solver": "replaceme.solvers",
     "prune": "replaceme.pruning",
     "prune_checkpoint": "replaceme.pruned_checkpoint",
@@ -80,6 +91,12 @@ PUBLIC_MODULES = {
     "replaceme.edit": "what pruning changes, and how it is done to a loaded model",
     "replaceme.errors": "errors that a user can mend",
     "replaceme.facts": "what is measured of a fit",
+    "replaceme.healing.checkpoint": "one pruned checkpoint → one healed checkpoint",
+    "replaceme.healing.heal": "a pruned model is trained toward the intact one's predictions",
+    "replaceme.healing.options": "what can be said of one healed checkpoint",
+    "replaceme.healing.pair": "an intact model and a pruned one that share what is the same",
+    "replaceme.healing.places": "where what was trained is saved",
+    "replaceme.healing.settings": "what a suite says of healing",
     "replaceme.hooks": "modules and parameters that are something else for a while",
     "replaceme.inspection": "what is known of a model's layers, without its weights",
     "replaceme.io.auto": "which class of transformers a checkpoint is loaded with",
@@ -118,6 +135,9 @@ __all__ = [
     "Choice",
     "Edit",
     "Fit",
+    "HealOptions",
+    "HealSettings",
+    "HealedCheckpoint",
     "InputError",
     "OutputError",
     "Provenance",
@@ -131,6 +151,7 @@ __all__ = [
     "apply_edit",
     "calibrate",
     "fit",
+    "heal_checkpoint",
     "make_solver",
     "prune",
     "prune_checkpoint",

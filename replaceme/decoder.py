@@ -246,6 +246,10 @@ class Decoder:
     @torch.no_grad()
     def step(self, layer: int, states: Tensor, call: Call) -> Tensor:
         """The states after one layer."""
+        return self.pass_through(layer, states, call)
+
+    def pass_through(self, layer: int, states: Tensor, call: Call) -> Tensor:
+        """:meth:`step`, which gradients can follow."""
         return first(self.layers[layer](states, *call.args, **call.kwargs))
 
     def is_normed(self, layer: int) -> bool:
@@ -291,6 +295,10 @@ class Decoder:
     @torch.no_grad()
     def logits(self, states: Tensor) -> Tensor:
         """[sequences, tokens, vocabulary] for states [sequences, tokens, d] after the last layer."""
+        return self.predict(states)
+
+    def predict(self, states: Tensor) -> Tensor:
+        """:meth:`logits`, which gradients can follow."""
         output = self._wrap(states)
         unread = torch.zeros(states.shape[:2], dtype=torch.long, device=self.device)
         routers = getattr(self.model.config.get_text_config(), "output_router_logits", False)

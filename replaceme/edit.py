@@ -26,11 +26,18 @@ class Edit:
         transforms: layer → T [d, d] float64, merged into whatever ends the layer's MLP.
         weights: (layer, tensor) → new values in the tensor's shape, such as
             ``(12, "mlp.down_proj.weight")``; they are rounded to the model's dtype.
+        outside: new values of tensors outside the layers, such as ``lm_head.weight``.
     """
 
     blocks: tuple[Block, ...] = ()
     transforms: dict[int, Tensor] = field(default_factory=dict)
     weights: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+    outside: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def values(self) -> list[Tensor]:
+        """All that it brings."""
+        return [*self.transforms.values(), *self.weights.values(), *self.outside.values()]
 
     def kept(self, layers: int) -> list[int]:
         """Numbers of the layers that stay, of a model of ``layers`` layers."""
@@ -92,6 +99,8 @@ def apply(model: PreTrainedModel, architecture: Architecture, edit: Edit) -> Non
     settings = _list_settings(model, kept)
     for layer, tensor, parameter in list_changed(model, architecture, edit):
         parameter.data = edit.changed(architecture, layer, tensor, parameter.data)
+    for parameter, values in list_outside(model, edit):
+        parameter.data = values
     for parameter, values in _shorten_along(model, architecture, kept, len(layers)):
         parameter.data = values
     for number in reversed(range(len(layers))):
@@ -152,6 +161,12 @@ def list_changed(
                 yield layer, tensor, parameter
 
 
+def list_outside(model: PreTrainedModel, edit: Edit) -> list[tuple[torch.nn.Parameter, Tensor]]:
+    """Parameters of a loaded model outside its layers, with the values that an edit gives them."""
+    found = [(model.get_parameter(name), values) for name, values in edit.outside.items()]
+    return [(parameter, values.to(parameter)) for parameter, values in found]
+
+
 def _setting(config: PreTrainedConfig, key: str) -> Any:
     """A setting of a config as it can be set again."""
     said = config.to_dict().get(key)
@@ -171,7 +186,7 @@ def edit_temporarily(
         (parameter, edit.changed(architecture, layer, tensor, parameter.data))
         for layer, tensor, parameter in list_changed(model, architecture, edit)
     ]
-    with other_values(changes):
+    with other_values(changes + list_outside(model, edit)):
         yield edit.kept(len(architecture.decoder_layers(model)))
 
 

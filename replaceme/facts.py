@@ -82,3 +82,41 @@ class PruneFacts(Measures):
     calibration_seconds: float | None = Field(
         None, description="all passes, shared by the model's cells"
     )
+
+
+class HealPoint(BaseModel):
+    """Where training stood when the held-back text judged."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tokens: int = Field(description="trained on so far")
+    seconds: float = Field(description="of training so far")
+    learning_rate: Number = Field(None, description="of the last step; null: before the first")
+    trained: Number = Field(None, description="mean loss of the tokens since the point before, in nats")
+    held_back: Number = Field(description="mean loss of the held-back tokens, in nats")
+
+
+class HealFacts(BaseModel):
+    """What was trained of a pruned model, on what, and what came of it.
+
+    The loss is KL(intact ‖ pruned) of the distributions of the next token.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    training: dict[str, Any] = Field(description="the settings that change numbers")
+    numbers: int = Field(description="how many numbers were trained")
+    shared_layers: int = Field(description="layers that were run once for both models")
+    tokens: int = Field(description="tokens trained on, those read again counted again")
+    seconds: float = Field(description="of training, judging included")
+    text: dict[str, Any] = Field(description="what it was trained on, as in calibration")
+    held_back_tokens: int
+    divergence: tuple[Number, Number] = Field(
+        description="mean loss of the held-back tokens in nats, before and after"
+    )
+    loss: Pair = Field(
+        None, description="negative log-likelihood in nats per held-back token, before and after"
+    )
+    curve: list[HealPoint] = Field(description="at every check, the start first")
+    used: bool = Field(description="false: it made nothing better, and the weights are as before")
+    warning: str | None = Field(None, description="what went wrong")

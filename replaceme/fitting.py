@@ -72,7 +72,7 @@ def fit(
     edit, notes = solver.solve(problem)
     seconds = time.perf_counter() - start
     warning = None
-    changed = [*edit.transforms.values(), *edit.weights.values()]
+    changed = edit.values
     if not all(bool(values.isfinite().all()) for values in changed):
         edit = Edit(problem.blocks)
         warning = "the solution was not finite; plain removal was used instead"

@@ -18,7 +18,6 @@ from pydantic import (
 
 from replaceme.calibration import CalibrationData, check_data
 from replaceme.chat import USUAL_DAY, Day
-from replaceme.errors import InputError
 from replaceme.io import yaml_source
 from replaceme.selection import Block, merge_adjacent
 from replaceme.selectors import SELECTORS, Selection
@@ -49,7 +48,7 @@ def _pair(text: str) -> tuple[int, int]:
     return start, end
 
 
-def _folder(info: ValidationInfo) -> Path | None:
+def folder_of(info: ValidationInfo) -> Path | None:
     """What paths of a file are relative to; ``None`` for an option of the command line."""
     context = info.context or {}
     return None if info.field_name in context.get("options", ()) else context.get("folder")
@@ -104,13 +103,13 @@ class PruneOptions(BaseModel):
     @field_validator("model", "calibration")
     @classmethod
     def _from_file(cls, name: str, info: ValidationInfo) -> str:
-        folder = _folder(info)
+        folder = folder_of(info)
         return name if folder is None else resolve_name(name, folder)
 
     @field_validator("out")
     @classmethod
     def _out_from_file(cls, out: Path, info: ValidationInfo) -> Path:
-        return (_folder(info) or Path()) / out.expanduser()
+        return (folder_of(info) or Path()) / out.expanduser()
 
     @field_validator("calibration")
     @classmethod
@@ -182,13 +181,5 @@ def read_options(config: Path | None, given: dict[str, Any]) -> PruneOptions:
             given = {"layers": None, "num_blocks": 1} | given
         elif "layers" in given:
             given = {"blocks": []} | given
-        return yaml_source.load(config, PruneOptions, given)
-    if "model" not in given:
-        raise InputError("name the model: as the argument MODEL, or as 'model' in a --config file.")
-    if "out" not in given:
-        raise InputError("name the output: as --out, or as 'out' in a --config file.")
-    try:
-        return PruneOptions.model_validate(given)
-    except ValidationError as error:
-        messages = [yaml_source.option_message(PruneOptions, problem) for problem in error.errors()]
-        raise InputError("\n".join(messages)) from None
+    named = {"model": ("model", "the argument MODEL"), "out": ("output", "--out")}
+    return yaml_source.load_options(config, PruneOptions, given, named)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
-from replaceme.facts import Measures, Pair
+from replaceme.facts import HealFacts, Measures, Pair
 from replaceme.io.models import is_hub_id
 from replaceme.selectors import SELECTORS
 from replaceme.solvers import SOLVERS
@@ -37,6 +37,7 @@ class Provenance(Measures, Origin):
     """Where a checkpoint comes from and how well its fit does; written with the origin first."""
 
     dtype: str | None = Field(None, description="what the weights were cast to; null: nothing")
+    healed: list[HealFacts] = Field([], description="what was trained afterwards, one after the other")
     versions: dict[str, str] = Field(default_factory=lambda: {p: metadata.version(p) for p in PACKAGES})
 
     @classmethod
@@ -93,6 +94,7 @@ class Provenance(Measures, Origin):
                 "",
                 *fit_table(self.intact_loss, self.loss, self.relative_error, self.mean_cosine),
                 *([f"**Warning:** {self.warning}.", ""] if self.warning else []),
+                *(line for facts in self.healed for line in [how_healed(facts), ""]),
                 "Everything about how it was made is in `replaceme.json`.",
                 "",
             ]
@@ -120,6 +122,26 @@ def how_pruned(
         f"Layers {removed} (0-based, the end stays) were removed without training, {made_up} {read}. "
         f"The checkpoint loads like any other; nothing but transformers is needed."
     )
+
+
+def how_healed(facts: HealFacts) -> str:
+    """What was trained of a checkpoint after it was pruned, in Markdown."""
+    said, settings = "", dict(facts.training)
+    part, rate = settings["train"], settings["learning_rate"]
+    before, after = (f"{value:.3f}" for value in map(_known, facts.divergence))
+    if facts.warning:
+        said = f" **Warning:** {facts.warning}."
+    return (
+        f"Then it was trained toward the intact model's predictions: {code(part)}"
+        f"{' with norms' if settings['norms'] else ''}, {facts.numbers:,} numbers, on {facts.tokens:,} "
+        f"tokens of {code(facts.text['dataset'])} in {facts.seconds:,.0f} seconds, with a learning rate "
+        f"of up to {rate:g}. Its KL divergence from the intact model went from {before} to {after} nats "
+        f"per token on {facts.held_back_tokens:,} held-back tokens.{said}"
+    )
+
+
+def _known(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 def fit_table(

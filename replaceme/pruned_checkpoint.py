@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from pydantic import ValidationError
 
 from replaceme.checkpoint import Checkpoint
 from replaceme.errors import InputError
@@ -16,10 +13,10 @@ from replaceme.facts import PruneFacts
 from replaceme.io import contents, loading, models
 from replaceme.io.editfile import check_edit_file, load_edit, save_edit
 from replaceme.io.outfolder import check_apart, check_free
-from replaceme.io.yaml_source import option_message
+from replaceme.io.yaml_source import check_options
 from replaceme.options import PruneOptions
 from replaceme.provenance import Provenance, list_blocks
-from replaceme.report import Report, no_report
+from replaceme.report import Watcher
 from replaceme.summary import tell_choice, tell_fit
 
 if TYPE_CHECKING:
@@ -44,14 +41,6 @@ class PrunedCheckpoint:
     summary: str
 
 
-@dataclass(frozen=True)
-class Watcher:
-    """Who is told what runs now, and which share of that is done."""
-
-    step: Callable[[str], None] = lambda _: None
-    share: Report = no_report
-
-
 def prune_checkpoint(model: str, out: str | Path, **options: Any) -> PrunedCheckpoint:
     """Prune a model on disk into a new checkpoint; memory holds one model at a time.
 
@@ -67,13 +56,7 @@ def prune_checkpoint(model: str, out: str | Path, **options: Any) -> PrunedCheck
         InputError: an option is wrong, or the model cannot be pruned.
         OutputError: the output cannot be written.
     """
-    try:
-        checked = PruneOptions.model_validate({"model": model, "out": out} | options)
-    except ValidationError as error:
-        raise InputError(
-            "\n".join(option_message(PruneOptions, problem) for problem in error.errors())
-        ) from None
-    return prune_as_told(checked)
+    return prune_as_told(check_options(PruneOptions, {"model": model, "out": out} | options))
 
 
 def prune_as_told(options: PruneOptions, watcher: Watcher | None = None) -> PrunedCheckpoint:
@@ -152,7 +135,7 @@ def apply_edit(
         OutputError: ``out`` cannot be written.
     """
     edit, provenance = load_edit(edit_file)
-    if any(bool(values.isnan().any()) for values in (*edit.transforms.values(), *edit.weights.values())):
+    if any(bool(values.isnan().any()) for values in edit.values):
         raise InputError(f"{edit_file} holds weights that are not numbers; fit it again.")
     check_free(out, overwrite)
     folder = models.locate(model, trust_remote_code=trust_remote_code)

@@ -131,8 +131,16 @@ class _FileEdit:
             if i not in merges
         ]
         lacking += [f"{rest} of layer {i}" for i, rest in self.edit.weights if (i, rest) not in inside]
+        shapes = {entry.name: entry.shape for entry in entries}
+        lacking += [name for name in self.edit.outside if name not in shapes]
         if lacking:
             raise InputError(f"{source}: the weights have no tensor {lacking[0]}.")
+        for name, values in self.edit.outside.items():
+            if list(values.shape) != shapes[name]:
+                raise InputError(
+                    f"{source}: {name} has the shape {shapes[name]}, and its new values have "
+                    f"{list(values.shape)}."
+                )
         for (layer, rest), entry in inside.items():
             self._check_shape(layer, rest, entry.shape, source)
             if entry.dtype not in FLOATS and self.edit.changes(self.architecture, layer, rest):
@@ -167,6 +175,9 @@ class _FileEdit:
         place = self.architecture.split(entry.name)
         if place is None and entry.name in self.architecture.along:
             return self._shorten(entry, data)
+        if place is None and entry.name in self.edit.outside:
+            dtype = self.dtype or FLOATS[entry.dtype][0]
+            return tensorfile.changed(entry, entry.name, data, partial(self._replace, entry), dtype)
         if place is None:
             return self._piece(entry, entry.name, data, None)
         prefix, layer, rest = place
@@ -193,6 +204,12 @@ class _FileEdit:
             return tensorfile.copied(entry, name, data)
         dtype = self.dtype or FLOATS[entry.dtype][0]
         return tensorfile.changed(entry, name, data, partial(self._change, changed, dtype), dtype)
+
+    def _replace(self, entry: Entry, weight: Tensor) -> Tensor:
+        import torch
+
+        dtype = getattr(torch, self.dtype or FLOATS[entry.dtype][0])
+        return self.edit.outside[entry.name].to(dtype).reshape(weight.shape)
 
     def _change(self, changed: tuple[int, str] | None, dtype: str, weight: Tensor) -> Tensor:
         import torch

@@ -1,7 +1,7 @@
 """What a solver found as a safetensors file: ``prune --transform-only`` writes, ``apply`` reads it.
 
-Tensors are named ``transform.LAYER`` ([d, d] float64, x → x T) and ``weight.LAYER.TENSOR`` (new values);
-the metadata holds the provenance.
+Tensors are named ``transform.LAYER`` ([d, d] float64, x → x T), ``weight.LAYER.TENSOR`` (new values) and
+``outside.TENSOR`` (those outside the layers); the metadata holds the provenance.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def save_edit(path: Path, edit: Edit, provenance: Provenance) -> None:
 
     tensors = {f"transform.{layer}": values for layer, values in edit.transforms.items()}
     tensors |= {f"weight.{layer}.{name}": values for (layer, name), values in edit.weights.items()}
+    tensors |= {f"outside.{name}": values for name, values in edit.outside.items()}
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,12 +86,14 @@ def load_edit(path: Path) -> tuple[Edit, Provenance]:
             provenance = Provenance.model_validate_json((file.metadata() or {})[METADATA])
             provenance.card()  # which needs more of it than its types say
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        transforms, weights = {}, {}
+        transforms, weights, outside = {}, {}, {}
         for name, values in tensors.items():
             if not values.is_floating_point():
                 raise InputError(f"{path}: the tensor {shown(name)} does not hold real numbers.")
             kind, layer, *rest = name.split(".")
-            if kind == "transform":
+            if kind == "outside":
+                outside[name.partition(".")[2]] = values
+            elif kind == "transform":
                 transforms[int(layer)] = values
             elif kind == "weight":
                 weights[int(layer), ".".join(rest)] = values
@@ -105,4 +108,4 @@ def load_edit(path: Path) -> tuple[Edit, Provenance]:
             f"{path} is not a file that 'prune --transform-only' wrote; give one of those."
         ) from None
     blocks = tuple(Block(*block) for block in provenance.blocks)
-    return Edit(blocks, transforms, weights), provenance
+    return Edit(blocks, transforms, weights, outside), provenance

@@ -28,11 +28,13 @@ class SavedLayers:
 
     Attributes:
         entries: (layer, tensor) → its file and its place there.
+        outside: the same of tensors outside the layers, by name.
         cast: the dtype that floating-point tensors are cast to; ``None`` keeps that of each.
     """
 
     architecture: Architecture
     entries: dict[tuple[int, str], Stored]
+    outside: dict[str, Stored]
     cast: str | None = None
 
     @classmethod
@@ -42,16 +44,26 @@ class SavedLayers:
         Raises:
             InputError: a file is damaged.
         """
-        entries = {
-            place[1:]: stored
-            for name, stored in stored_tensors(folder).items()
-            if (place := architecture.split(name)) and stored.entry.dtype in FLOATS
-        }
-        return cls(architecture, entries, cast)
+        entries: dict[tuple[int, str], Stored] = {}
+        outside: dict[str, Stored] = {}
+        for name, stored in stored_tensors(folder).items():
+            if stored.entry.dtype not in FLOATS:
+                continue
+            if place := architecture.split(name):
+                entries[place[1:]] = stored
+            else:
+                outside[name] = stored
+        return cls(architecture, entries, outside, cast)
 
     def dtype(self, layer: int, tensor: str) -> str | None:
         """The dtype that a tensor will be saved in; ``None`` where the files lack it."""
-        found = self.entries.get((layer, tensor))
+        return self._dtype_of(self.entries.get((layer, tensor)))
+
+    def outside_dtype(self, name: str) -> str | None:
+        """The same of a tensor outside the layers."""
+        return self._dtype_of(self.outside.get(name))
+
+    def _dtype_of(self, found: Stored | None) -> str | None:
         return (self.cast or FLOATS[found.entry.dtype][0]) if found else None
 
     def obstacle(self, dtype: str) -> str | None:
@@ -91,21 +103,19 @@ class SavedLayers:
 
     def rounded(self, edit: Edit) -> Edit:
         """The edit with its new weights in the dtype that each will be saved in."""
-        import torch
-
         from replaceme.edit import Edit
 
-        weights = {
-            name: values.to(getattr(torch, dtype)) if (dtype := self.dtype(*name)) else values
-            for name, values in edit.weights.items()
+        weights = {name: _round(values, self.dtype(*name)) for name, values in edit.weights.items()}
+        outside = {
+            name: _round(values, self.outside_dtype(name)) for name, values in edit.outside.items()
         }
-        return Edit(edit.blocks, edit.transforms, weights)
+        return Edit(edit.blocks, edit.transforms, weights, outside)
 
     def keeps_values(self, model: PreTrainedModel, edit: Edit) -> bool:
         """Whether saving rounds none of the weights that an edit changes in a loaded model."""
         from replaceme.edit import list_changed
 
-        return all(
+        return not edit.outside and all(
             self.dtype(layer, tensor) == str(parameter.dtype).removeprefix("torch.")
             for layer, tensor, parameter in list_changed(model, self.architecture, edit)
         )
@@ -124,10 +134,16 @@ class SavedLayers:
             )
             for layer, tensor, parameter in list_changed(model, self.architecture, edit)
         }
-        return Edit(edit.blocks, {}, weights)
+        return Edit(edit.blocks, {}, weights, self.rounded(edit).outside)
 
     @property
     def other_cast(self) -> str | None:
         """The dtype that tensors are cast to which the files hold in another; ``None``: none are."""
         held = {FLOATS[stored.entry.dtype][0] for stored in self.entries.values()}
         return self.cast if self.cast and held != {self.cast} else None
+
+
+def _round(values: Tensor, dtype: str | None) -> Tensor:
+    import torch
+
+    return values.to(getattr(torch, dtype)) if dtype else values

@@ -49,6 +49,39 @@ def validate(source: Entry, schema: type[Model], overrides: dict[str, Any] | Non
         raise InputError("\n".join(messages)) from None
 
 
+def load_options(
+    config: Path | None, schema: type[Model], given: dict[str, Any], named: dict[str, tuple[str, str]]
+) -> Model:
+    """Options of a command as a ``schema``, with those of its ``--config`` file where there is one.
+
+    Args:
+        given: options of the command line, which win.
+        named: required key → (what it is called, how the command line says it).
+
+    Raises:
+        InputError: an unknown key, a wrong value, or one that is required is missing.
+    """
+    if config is not None:
+        return load(config, schema, given)
+    for key, (name, where) in named.items():
+        if key not in given:
+            raise InputError(f"name the {name}: as {where}, or as {key!r} in a --config file.")
+    return check_options(schema, given)
+
+
+def check_options(schema: type[Model], given: dict[str, Any]) -> Model:
+    """What was given as a ``schema``.
+
+    Raises:
+        InputError: an unknown key or a wrong value.
+    """
+    try:
+        return schema.model_validate(given)
+    except ValidationError as error:
+        messages = [option_message(schema, problem) for problem in error.errors()]
+        raise InputError("\n".join(messages)) from None
+
+
 def option_message(schema: type[BaseModel], problem: Any) -> str:
     """What is wrong with an option of a command, named as ``--option`` where it is one alone."""
     option = f"--{str(problem['loc'][0]).replace('_', '-')}: " if problem["loc"] else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import util
 from typing import Any
 
 import pytest
@@ -160,3 +161,12 @@ def llama(make_model: Callable[..., Any]) -> Any:
 def sequences(texts: list[str], tokenizer: Any) -> list[list[int]]:
     """Token ids of 40 texts, 7 to 48 tokens long."""
     return [tokenizer(text)["input_ids"][: 7 + i % 42] for i, text in enumerate(texts[:40])]
+
+
+@pytest.fixture
+def without_peft(monkeypatch: pytest.MonkeyPatch) -> None:
+    """peft seems not to be installed."""
+    find = util.find_spec
+    monkeypatch.setattr(
+        util, "find_spec", lambda name, *more: None if name == "peft" else find(name, *more)
+    )

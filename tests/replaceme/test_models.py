@@ -538,11 +538,16 @@ def test_adapter_that_would_be_loaded_along_is_refused(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (copy / "adapter_config.json").write_text("{}")
-    models.check_folder(copy, "x")  # without peft, transformers does not look at it
     (tmp_path / "site" / "peft").mkdir(parents=True)
     monkeypatch.syspath_prepend(tmp_path / "site")
     with pytest.raises(InputError, match=r"adapter_config.json lies beside the weights, and peft is"):
         models.check_folder(copy, "x")
+
+
+@pytest.mark.usefixtures("without_peft")
+def test_adapter_that_transformers_does_not_look_at_is_no_matter(copy: Path) -> None:
+    (copy / "adapter_config.json").write_text("{}")
+    models.check_folder(copy, "x")
 
 
 # memory

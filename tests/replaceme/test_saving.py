@@ -166,6 +166,7 @@ def test_empty_edit_copies_the_weights_byte_for_byte(tiny: Path, tmp_path: Path)
 # other files
 
 
+@pytest.mark.usefixtures("without_peft")
 def test_what_belongs_to_the_pruned_model_is_carried_over_and_nothing_else(
     copy: Path, tokenizer: Any, tmp_path: Path
 ) -> None:

@@ -1,0 +1,147 @@
+"""What healing can be told; imports nothing heavy."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+from replaceme.calibration import CalibrationData
+
+VERSION = 1  # changes whenever the same settings would give other numbers
+TOKENS = 200_000
+LEAST_SAMPLES, MOST_SAMPLES = 16, 100_000
+SUFFIXES = {"": 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
+VARIABLE = r"\$\{"  # of a suite file, which stands for a number
+AMOUNT = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*([kMG]?)")
+RUNTIME = {"accumulate", "checkpointing"}  # change no numbers, but for their rounding
+LEARNING_RATES = {"projection": 1e-3, "mlp": 5e-4, "lora": 1e-3, "tail": 2e-4, "all": 1e-4}
+
+Part = Literal["projection", "mlp", "lora", "tail", "all"]
+
+
+def parse_amount(value: Any) -> Any:
+    """A whole number from a text such as ``200k`` or ``2M``; everything else as it is.
+
+    Raises:
+        ValueError: a text that is none.
+    """
+    if not isinstance(value, str):
+        return value
+    if match := AMOUNT.fullmatch(value.strip()):
+        return round(float(match[1]) * SUFFIXES[match[2]])
+    raise ValueError(f"{value[:40]!r} is no number of tokens; allowed are such as 200000, 200k and 2M")
+
+
+Amount = Annotated[
+    int,
+    BeforeValidator(parse_amount),
+    WithJsonSchema(
+        {"type": ["integer", "string"], "minimum": 1, "pattern": f"^{AMOUNT.pattern}$|{VARIABLE}"}
+    ),
+]
+
+
+class Training(BaseModel):
+    """What is trained of a pruned model, for how long, and how."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    train: Part = Field(
+        "mlp",
+        description="projection: what the solver puts in place of the removed layers; mlp: the output "
+        "projections of the MLPs from there on; lora: low-rank changes of all matrices from there on; "
+        "tail: the last three layers and the head; all: every tensor from there on",
+    )
+    norms: bool = Field(False, description="train the norms from there on as well")
+    tokens: Amount | None = Field(
+        None, gt=0, description="tokens to train on, such as 200k or 2M; null: 200k, or as seconds allow"
+    )
+    seconds: float | None = Field(None, gt=0, description="seconds to train for, instead of tokens")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="the highest; null: "
+        + ", ".join(f"{rate:g} for {part}" for part, rate in LEARNING_RATES.items()),
+    )
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the budget that it rises in")
+    batch_size: int = Field(8, gt=0, description="sequences in a step")
+    rank: int | None = Field(None, gt=0, description="of lora; null: 16")
+    checks: int = Field(
+        8, gt=0, description="how often text that is held back judges; the best state is kept"
+    )
+    seed: int = Field(42, ge=0, description="of the order of the text, and of what starts at random")
+    accumulate: int = Field(
+        1, gt=0, description="forwards that a step is split into; more take less memory"
+    )
+    checkpointing: bool = Field(
+        False, description="compute layers anew in the backward; takes less memory and more time"
+    )
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.tokens and self.seconds:
+            raise ValueError("give either 'tokens' or 'seconds'")
+        if self.rank and self.train != "lora":
+            raise ValueError("'rank' belongs to 'train: lora'")
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"a step of {self.batch_size} sequences cannot be split into {self.accumulate} forwards"
+            )
+        return self
+
+    @property
+    def budget(self) -> int | None:
+        """Tokens to train on; ``None``: the time counts."""
+        return None if self.seconds else self.tokens or TOKENS
+
+    @property
+    def rate(self) -> float:
+        """The highest learning rate."""
+        return self.learning_rate or LEARNING_RATES[self.train]
+
+    def parameters(self) -> dict[str, Any]:
+        """All that changes numbers, with the defaults put in."""
+        said: dict[str, Any] = {name: getattr(self, name) for name in Training.model_fields}
+        said |= {"tokens": self.budget, "learning_rate": self.rate}
+        if self.train == "lora":
+            said["rank"] = self.rank or 16
+        return {key: value for key, value in said.items() if value is not None and key not in RUNTIME}
+
+
+class HealSettings(Training):
+    """Training of a pruned model after its solver, toward the intact model's predictions."""
+
+    dataset: str | None = Field(
+        None, description="text to train on, as in calibration; null: the calibration text"
+    )
+    subset: str | None = Field(None, description="configuration name of a hub data set")
+    split: str = Field("train", description="split, or a part of it such as train[:1000]")
+    revision: str | None = Field(None, description="revision of a hub data set; null: its newest")
+    column: str = Field("text", description="column with a text, or with a list of chat messages")
+    samples: int | None = Field(
+        None, gt=0, description="number of sequences at most; null: as many as the budget takes"
+    )
+    max_length: int = Field(256, gt=1, description="tokens per sequence at most, where dataset is given")
+
+    def text(self, calibration: CalibrationData) -> CalibrationData:
+        """The text to train on: as many sequences as the budget takes, or the calibration's own."""
+        if self.dataset is None:
+            return calibration
+        return CalibrationData(
+            dataset=self.dataset,
+            subset=self.subset,
+            split=self.split,
+            revision=self.revision,
+            column=self.column,
+            max_length=self.max_length,
+            samples=self.samples or self._count_samples(),
+            seed=self.seed,
+        )
+
+    def _count_samples(self) -> int:
+        """Sequences that the budget takes, and a tenth more, since a part is held back."""
+        if self.budget is None:
+            return MOST_SAMPLES
+        return max(LEAST_SAMPLES, -(-11 * self.budget // (10 * self.max_length)))
