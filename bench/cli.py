@@ -11,6 +11,7 @@ from bench.exits import EXIT_INTERRUPTED, EXIT_WRONG
 from bench.verbs import (
     card,
     compare,
+    heal,
     history,
     inspect,
     listing,
@@ -71,7 +72,7 @@ class _Group(click.Group):
         except OSError as error:
             _refuse(ctx, _explain(error))
         except KeyboardInterrupt:
-            resumes = ctx.invoked_subcommand == "run"
+            resumes = ctx.invoked_subcommand in ("run", "heal")
             hint = "; the same command continues where it stopped" if resumes else ""
             click.echo(f"Interrupted{hint}.", err=True)
             ctx.exit(EXIT_INTERRUPTED)
@@ -99,6 +100,7 @@ COMMANDS = (
     inspect.inspect,
     prune.prune,
     prune.apply,
+    heal.heal,
 )
 for command in COMMANDS:
     main.add_command(command)

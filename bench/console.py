@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,6 +18,7 @@ from rich.text import Text
 
 from bench.render.escape import visible, visible_lines
 from replaceme.errors import OutputError
+from replaceme.report import Watcher
 
 MINUTE = 60.0
 APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW  # not through a link
@@ -214,3 +216,9 @@ def report_progress(stream: TextIO, steps: int) -> Iterator[Reporter]:
         yield reporter
     finally:
         reporter.close()
+
+
+def watch(reporter: Reporter) -> Watcher:
+    """What tells a reporter of steps, each of which is done when the next begins."""
+    starts = chain([reporter.step], repeat(reporter.next_step))
+    return Watcher(lambda text: next(starts)(text), reporter.share)

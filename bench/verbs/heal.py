@@ -1,0 +1,44 @@
+"""``heal``: one pruned checkpoint trained toward the model it was made from, without the harness."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.verbs.field_options import FOLDER, FieldCommand, list_given
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+NAMED = {
+    "checkpoint": ("checkpoint", "the argument CHECKPOINT"),
+    "teacher": ("intact model", "--teacher"),
+    "out": ("output", "--out"),
+}
+
+
+def _load_schema() -> type[BaseModel]:
+    from replaceme.healing.options import HealOptions
+
+    return HealOptions
+
+
+@click.command(cls=FieldCommand, argument="checkpoint", schema=_load_schema)
+@click.option("--config", type=FOLDER, help="YAML file with these options as keys; options win.")
+def heal(config: Path | None, **options: Any) -> None:
+    """Train CHECKPOINT, which was pruned, for a while toward the predictions of the intact model.
+
+    The same command again goes on where it was interrupted.
+    """
+    from bench.console import report_progress, watch
+    from replaceme.healing.checkpoint import heal_as_told
+    from replaceme.healing.options import HealOptions
+    from replaceme.io.yaml_source import load_options
+
+    checked = load_options(config, HealOptions, list_given(options), NAMED)
+    with report_progress(sys.stderr, steps=4) as reporter:
+        made = heal_as_told(checked, watch(reporter))
+    click.echo(made.summary)
