@@ -17,7 +17,7 @@ from pydantic import (
 from bench.names import cell_name
 from bench.serving import ServingIdentity, ServingResult, Workload, find_noise
 from bench.tasks.identity import GroupIdentity, TaskIdentity
-from replaceme.facts import Divergence, Number, PruneFacts
+from replaceme.facts import Divergence, HealFacts, Number, PruneFacts
 from replaceme.io.auto import AutoClass
 from replaceme.recipe import Identity
 
@@ -71,6 +71,17 @@ class Prune(PruneFacts):
     checkpoint_bytes: int = Field(description="bytes of the safetensors files")
     loaded_with: AutoClass | None = Field(
         None, description="class of transformers that loads the checkpoint; null: by an older release"
+    )
+
+
+class Heal(HealFacts):
+    """What was trained after pruning, and what came of it."""
+
+    peak_memory_bytes: int | None = Field(
+        None, description="peak resident bytes of the process up to the end of this stage"
+    )
+    peak_device_memory_bytes: int | None = Field(
+        None, description="peak bytes allocated on all GPUs up to the same point; null: on no GPU"
     )
 
 
@@ -219,7 +230,7 @@ class Serving(_Part):
 
 
 class Failure(_Part):
-    stage: str = Field(description="prune, score:TASK, score:GROUP, or serve")
+    stage: str = Field(description="prune, heal, score:TASK, score:GROUP, or serve")
     error: str
     traceback: str | None = None
     attempt: str | None = Field(
@@ -239,6 +250,7 @@ class Record(_Part):
     status: Literal["complete", "failed", "started"] = "started"
     failures: list[Failure] = []
     prune: Prune | None = None
+    heal: Heal | None = Field(None, description="null: nothing was trained, or not yet")
     quality: dict[str, Task] = {}
     groups: dict[str, Group] = Field(
         default={}, description="groups of these tasks that have a score of their own"
@@ -261,6 +273,37 @@ class Record(_Part):
     @property
     def name(self) -> str:
         return cell_name(self.model, self.layers, self.label)
+
+    @property
+    def is_made(self) -> bool:
+        """Whether there is a checkpoint of it to measure."""
+        return self.prune is not None and (self.identity.heal is None or self.heal is not None)
+
+    @property
+    def loss(self) -> float | None:
+        """Nats per held-back token of the calibration text, with all that was done to the model."""
+        found = self.prune.loss if self.prune else None
+        if self.heal and self.identity.heal:
+            found = None if self.identity.heal.text else self.heal.loss
+        return found[1] if found else None
+
+    @property
+    def divergence(self) -> float | None:
+        """KL from the intact model in nats on the same tokens, their mean."""
+        if self.heal and self.identity.heal:
+            return None if self.identity.heal.text else self.heal.divergence[1]
+        return self.prune.divergence.mean if self.prune and self.prune.divergence else None
+
+    @property
+    def warning(self) -> str | None:
+        """Why it should not be trusted, or what went wrong when it was made."""
+        said = [self.prune.warning if self.prune else None, self.heal.warning if self.heal else None]
+        return "; ".join(filter(None, said)) or None
+
+    @property
+    def unmade(self) -> Failure | None:
+        """Why there is none."""
+        return self.failed("prune") or self.failed("heal")
 
     @property
     def scores(self) -> dict[str, Task | Group]:

@@ -16,6 +16,11 @@ from replaceme.solvers import make_solver
 
 USUAL = {"num_blocks": 1, **CalibrationData().model_dump(include={"split", "column"})}
 
+TEXT = (
+    *("calibration", "subset", "split", "calibration_revision", "column"),
+    *("samples", "max_length", "date"),
+)
+
 
 def settings(record: Record) -> dict[str, Any]:
     """Keys and values of ``replaceme-bench prune --config`` that make the same checkpoint, but for the
@@ -24,7 +29,7 @@ def settings(record: Record) -> dict[str, Any]:
     told = {
         "model": record.model_id,
         "revision": model.revision if model.revision != "main" else None,
-        **{key: value for step in record.identity.recipe for key, value in step.settings().items()},
+        **_said_by(record, "prune"),
         "dtype": model.dtype,
     }
     return {key: value for key, value in told.items() if value is not None}
@@ -33,7 +38,14 @@ def settings(record: Record) -> dict[str, Any]:
 def commands(record: Record) -> list[str]:
     """Shell commands: one that makes the checkpoint, and one that measures the cell in its suite."""
     in_suite = f"replaceme-bench run SUITE.yaml --only {shlex.quote(glob.escape(record.name))}"
-    return [_prune(record), in_suite] if record.layers else [in_suite]
+    healing = [_heal(record)] if record.identity.heal else []
+    return [_prune(record), *healing, in_suite] if record.layers else [in_suite]
+
+
+def _said_by(record: Record, verb: str) -> dict[str, Any]:
+    """Settings of the steps that a verb does."""
+    steps = [step for step in record.identity.recipe if step.verb == verb]
+    return {key: value for step in steps for key, value in step.settings().items()}
 
 
 def remarks(record: Record) -> list[str]:
@@ -57,6 +69,23 @@ def _prune(record: Record) -> str:
     words += ["--out", "PRUNED"]
     words = [*words, "--", model] if model.startswith("-") else [model, *words]
     return f"replaceme-bench prune {shlex.join(words)}{given}"
+
+
+def heal_settings(record: Record) -> dict[str, Any]:
+    """Keys and values of ``replaceme-bench heal --config`` that heal what the others prune, but for the
+    folders."""
+    model, prune = record.identity.model, record.identity.prune
+    text = prune.calibration.settings() if prune else {}
+    told: dict[str, Any] = {"revision": model.revision if model.revision != "main" else None}
+    told |= {key: text[key] for key in TEXT if key in text} | _said_by(record, "heal")
+    return {key: value for key, value in told.items() if value is not None and value is not False}
+
+
+def _heal(record: Record) -> str:
+    told = {k: v for k, v in heal_settings(record).items() if v != USUAL.get(k, ...)}
+    words = ["PRUNED", "--teacher", record.model_id]
+    words += [word for key, value in told.items() for word in _option(key, value)]
+    return f"replaceme-bench heal {shlex.join([*words, '--out', 'HEALED'])}"
 
 
 def _option(key: str, value: Any) -> Iterator[str]:

@@ -19,6 +19,8 @@ from pydantic_core import PydanticUndefined
 
 from bench.cli import main
 from bench.suite.suite import Suite
+from replaceme.healing import HealSettings
+from replaceme.settings import SolverSpec
 from replaceme.solvers import SOLVERS, Solver
 
 if TYPE_CHECKING:
@@ -82,7 +84,9 @@ def sections(model: type[BaseModel]) -> list[type[BaseModel]]:
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        if annotation.__name__ != "SolverSpec":  # a solver's own parameters are a part by themselves
+        if annotation is SolverSpec:  # a solver's own parameters are a part by themselves
+            yield HealSettings
+        else:
             yield annotation
         return
     for argument in get_args(annotation):
@@ -106,7 +110,7 @@ def type_of(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         name = annotation.__name__
-        return "[a solver](../solvers.md)" if name == "SolverSpec" else f"[{name}](#{name.lower()})"
+        return "[a solver](../solvers.md)" if annotation is SolverSpec else f"[{name}](#{name.lower()})"
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in arguments)
     if origin in (Union, UnionType):

@@ -123,6 +123,8 @@ class PruneOptions(BaseModel):
             raise ValueError("give either --layers N or --blocks START:END")
         if self.blocks and self.num_blocks > 1:
             raise ValueError("'num_blocks' belongs to 'layers'; list several blocks instead")
+        if self.solver.heal:
+            raise ValueError("'heal' belongs to a suite; the verb 'heal' does it to one checkpoint")
         if self.layers and self.layers % self.num_blocks:
             raise ValueError(
                 f"{self.layers} layers cannot be removed in {self.num_blocks} blocks of the same size; "

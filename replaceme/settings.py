@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
 from replaceme.calibration import is_data_file
 from replaceme.errors import InputError
+from replaceme.healing.settings import HealSettings
 from replaceme.io.yaml_file import shown
 from replaceme.selectors import SELECTORS
 from replaceme.solvers import Solver, make_solver
@@ -24,12 +25,14 @@ else:
 
 
 class SolverSpec(BaseModel):
-    """A solver with its parameters and the label it has in tables; a bare string means its name."""
+    """A solver with its parameters, what is trained after it, and the label that both have in tables; a
+    bare string means its name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     label: str
     solver: Solver
+    heal: HealSettings | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -40,14 +43,16 @@ class SolverSpec(BaseModel):
             value = {"name": value}
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):
             raise ValueError("a solver is a name, or a mapping with name, its parameters, and as")
-        parameters = {key: item for key, item in value.items() if key not in ("name", "as")}
-        label = value.get("as", value["name"])
+        parameters = {key: item for key, item in value.items() if key not in ("name", "as", "heal")}
+        healed = value.get("heal") is not None
+        label = value.get("as", value["name"] + "-healed" * healed)
         if not isinstance(label, str) or not label:
             raise ValueError("as: the label of a solver must be a text")
         try:
-            return {"label": label, "solver": make_solver(value["name"], **parameters)}
+            solver = make_solver(value["name"], **parameters)
         except InputError as error:
             raise ValueError(str(error)) from None
+        return {"label": label, "solver": solver, "heal": value.get("heal")}
 
 
 def check_positive(count: int) -> int:

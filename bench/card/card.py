@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from bench.card.settings import dataset, hub_dataset, plain_name, settings
+from bench.card.settings import dataset, heal_settings, hub_dataset, plain_name, settings
 from bench.card.tables import LM_EVAL, describe_limit, quality, serving
 from bench.records import Prune, Record
 from bench.render.escape import markdown, visible
 from replaceme.io.auto import TEXT, AutoClass
 from replaceme.io.models import is_hub_id
-from replaceme.provenance import code, fit_table, how_pruned
+from replaceme.provenance import code, fit_table, how_healed, how_pruned
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -114,6 +114,7 @@ def _made(record: Record, prune: Prune) -> str:
             chosen += f"; the second best choice was {second}"
         lines += [f"{chosen}.", ""]
     lines += fit_table(prune.intact_loss, prune.loss, prune.relative_error, prune.mean_cosine)
+    lines += [how_healed(record.heal)] if record.heal else []
     return "## How it was made\n\n" + "\n".join(lines).rstrip()
 
 
@@ -121,11 +122,16 @@ def _repeat(record: Record) -> str:
     text = yaml.safe_dump(settings(record), sort_keys=False, allow_unicode=True, width=10_000)
     version = record.environment.get("packages", {}).get("replaceme")
     release = f" (release {code(str(version))})" if version else ""
-    return (
-        "## How to repeat it\n\n"
-        f"`replaceme-bench prune --config card.yaml`{release}, "
-        f"where `card.yaml` is\n\n```yaml\n{text}```"
-    )
+    parts = [
+        "## How to repeat it",
+        f"`replaceme-bench prune --config card.yaml`{release}, where `card.yaml` is",
+        f"```yaml\n{text}```",
+    ]
+    if healing := heal_settings(record):
+        text = yaml.safe_dump(healing, sort_keys=False, allow_unicode=True, width=10_000)
+        parts.append("then `replaceme-bench heal --config heal.yaml`, where `heal.yaml` is")
+        parts.append(f"```yaml\n{text}```")
+    return "\n\n".join(parts)
 
 
 def _class_of(record: Record) -> AutoClass:
@@ -147,10 +153,8 @@ def _use(record: Record) -> str:
 
 
 def _limits(record: Record, prune: Prune) -> str:
-    lines = [
-        "Nothing was trained after the removal, and nothing was measured but what stands above: try the "
-        "model on what it is for."
-    ]
+    trained = "Nothing" if record.heal else "Nothing was trained after the removal, and nothing"
+    lines = [f"{trained} was measured but what stands above: try the model on what it is for."]
     if prune.warning:
         lines.insert(0, f"**The fit is not to be trusted:** {markdown(prune.warning)}.")
     if limits := sorted({task.identity.limit or 0 for task in record.quality.values()} - {0}):

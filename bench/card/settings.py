@@ -21,6 +21,16 @@ def settings(record: Record) -> dict[str, Any]:
     return {key: _visible(value) for key, value in (repeat.settings(record) | model | out).items()}
 
 
+def heal_settings(record: Record) -> dict[str, Any]:
+    """Those of ``replaceme-bench heal --config`` that heal what the others prune; none where nothing was
+    trained."""
+    if record.identity.heal is None:
+        return {}
+    made = settings(record)
+    told = {"checkpoint": made["out"], "teacher": made["model"], "out": f"{made['out']}-healed"}
+    return told | {key: _visible(value) for key, value in repeat.heal_settings(record).items()}
+
+
 def dataset(record: Record) -> str:
     """The calibration text, in Markdown."""
     text = calibration_of(record)

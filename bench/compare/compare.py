@@ -128,8 +128,8 @@ def _alone(key: Key, old: Side | None, options: Options) -> Verdict:
 
 def _scores(key: Key, base: Side, new: Side, options: Options) -> Iterator[Score | Verdict]:
     """Of every task of a cell, or of the cell as a whole where NEW could not be pruned."""
-    if (failure := new.record.failed("prune")) and not base.record.failed("prune"):
-        yield _failing(key, "cell", "", f"prune: {failure.error}", options)
+    if (failure := new.record.unmade) and not base.record.unmade:
+        yield _failing(key, "cell", "", f"{failure.stage}: {failure.error}", options)
         return
     tasks = [*base.record.scores, *new.record.scores]
     failed = [f.stage for f in new.record.failures if f.stage.startswith("score:")]
@@ -173,7 +173,7 @@ def _missing(key: Key, name: str, base: Record, new: Record, options: Options) -
 
 def _failure(record: Record, name: str) -> str | None:
     """Why a record has no value of a task, as far as it says."""
-    failure = record.failed(f"score:{name}") or record.failed("prune")
+    failure = record.failed(f"score:{name}") or record.unmade
     if failure:
         return f"{failure.stage}: {failure.error}"
     return "the metric is not a finite number" if name in record.scores else None
@@ -189,7 +189,7 @@ def _failing(
 
 def _serving(key: Key, base: Record, new: Record, options: Options) -> list[Verdict]:
     """Of a serving measurement that only one side has."""
-    if new.failed("prune") or bool(base.serving) == bool(new.serving):
+    if new.unmade or bool(base.serving) == bool(new.serving):
         return []
     if base.serving is None:
         return [Verdict(key, "latency", "", Marker.NEW)]

@@ -89,8 +89,7 @@ def list_values(record: Record, compared: Compared) -> dict[str, Value]:
         if divergence:
             values[f"task_kl:{name}"] = Value(divergence.mean)
             values[f"task_kl_p99:{name}"] = Value(divergence.p99)
-    if record.prune and record.prune.divergence:
-        values["text_kl"] = Value(record.prune.divergence.mean)
+    values["text_kl"] = Value(record.divergence)
     return values
 
 

@@ -20,6 +20,12 @@ __all__ = ["Column", "Group", "Row", "Table", "Value", "average", "build", "buil
 
 MODEL = Column("model", "model", "", 0)
 TRAINING_FREE = Column("training_free", "training-free", "", 0)
+TRAINED = (
+    Column(
+        "trained_tokens", "trained on", "k tokens", 5, "lower", note="trained on: tokens, repeats too."
+    ),
+    Column("trained_seconds", "trained for", "s", 5, "lower", 0),
+)
 EMPTY = Table([], [], [])
 
 
@@ -40,6 +46,7 @@ def build_all(folders: Mapping[str, Iterable[Record]]) -> Table:
     older = sum(map(len, given.values())) - len(shown)
     columns = _columns(shown)
     spare = [MODEL, TRAINING_FREE, *changed.list_columns(shown)[1], *generation.list_columns(shown)]
+    spare = [column for column in spare if column not in columns]
     groups = []
     for folder, records in cells.items():
         for model in dict.fromkeys(record.model for record in records):
@@ -93,6 +100,8 @@ def _workloads(records: list[Record]) -> list[Workload]:
 def _columns(records: list[Record]) -> list[Column]:
     columns = [Column("label", "variant", "", 0), Column("layers", "cut", "", 0, digits=0)]
     columns.append(Column("block", "layers out", "", 6))
+    if any(record.heal for record in records):
+        columns += [TRAINING_FREE, *TRAINED]
     if any(record.scores for record in records):
         tasks = _tasks(records)
         columns.append(Column("average", "avg", "%", 0, "higher", note=_average_note(tasks)))
@@ -219,10 +228,9 @@ def marked(rows: list[Row], columns: list[Column]) -> list[Row]:
 def _remarks(records: list[Record], older: int) -> list[str]:
     several = len({record.model for record in records}) > 1
     remarks = [
-        f"! {f'{record.model}, ' if several else ''}{record.label} at {record.layers}: "
-        f"{record.prune.warning}."
+        f"! {f'{record.model}, ' if several else ''}{record.label} at {record.layers}: {record.warning}."
         for record in records
-        if record.prune and record.prune.warning
+        if record.warning
     ]
     if older:
         remarks.append(f"{older} older records of the same cells are not shown.")

@@ -33,7 +33,7 @@ def make_row(record: Record, context: Context, columns: list[Column]) -> Row:
         "model": Value(text=record.model),
         "label": Value(text=record.label),
         "layers": Value(record.layers),
-        "training_free": Value(text="yes" if record.layers else None),
+        "training_free": Value(text=_training_free(record)),
         "average": comparable_average(record, context),
     }
     units = {column.key: column.unit for column in columns}
@@ -42,8 +42,12 @@ def make_row(record: Record, context: Context, columns: list[Column]) -> Row:
     _pruning(record, context, values)
     _serving(record, context.baseline, values)
     filled = {column.key: values.get(column.key, Value()) for column in columns}
-    warning = record.prune.warning if record.prune else None
-    return Row(filled, record.layers, failure=_failure(record), warning=warning)
+    return Row(filled, record.layers, failure=_failure(record), warning=record.warning)
+
+
+def _training_free(record: Record) -> str | None:
+    """Whether nothing was trained; ``None`` of the intact model."""
+    return None if not record.layers else "no" if record.identity.heal else "yes"
 
 
 def comparable_average(record: Record, context: Context) -> Value:
@@ -87,7 +91,10 @@ def _pruning(record: Record, context: Context, values: dict[str, Value]) -> None
     if prune.blocks:
         values["block"] = Value(text=" ".join("[{}, {})".format(*block) for block in prune.blocks))
     if record is not baseline:
-        values["loss"] = Value(prune.loss[1] if prune.loss else None)
+        values["loss"] = Value(record.loss)
+    if record.heal:
+        values["trained_tokens"] = Value(record.heal.tokens / 1e3)
+        values["trained_seconds"] = Value(record.heal.seconds)
     values["disk"] = Value(prune.checkpoint_bytes / 1e6)
     values["parameters"] = Value(prune.parameters / 1e6)
     if baseline and baseline.prune:

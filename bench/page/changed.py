@@ -32,7 +32,7 @@ def list_rows(record: Record) -> list[list[str]]:
 
 def state_text(record: Record) -> str | None:
     """Divergence on calibration text, as a sentence."""
-    found = record.prune.divergence if record.prune else None
+    found = record.prune.divergence if record.prune and not record.heal else None
     if found is None or found.mean is None or found.p99 is None:
         return None
     return (

@@ -67,8 +67,8 @@ def _title(record: Record) -> str:
 
 
 def _sections(record: Record, texts: list[DrawerSection]) -> list[DrawerSection]:
-    found = [_failures(record), *_pruning(record), _scores(record), _changes(record), *_groups(record)]
-    found += [_generation(record), *texts]
+    found = [_failures(record), *_pruning(record), _healing(record), _scores(record), _changes(record)]
+    found += [*_groups(record), _generation(record), *texts]
     found += _serving(record)
     found += [_environment(record), _repetition(record)]
     return [section for section in found if section]
@@ -149,6 +149,40 @@ def _fit(prune: Prune) -> DrawerSection | None:
     warning = [f"Warning: {prune.warning}."] if prune.warning else []
     columns = ["measure", "plain removal", "with the fit"]
     return DrawerSection("How well it fits", facts, columns if rows else [], rows, warning)
+
+
+def _healing(record: Record) -> DrawerSection | None:
+    """What was trained, and how it went."""
+    if (heal := record.heal) is None:
+        return None
+    before, after = heal.divergence
+    facts = [
+        ("settings", _listed(heal.training)),
+        ("numbers trained", f"{heal.numbers:,}"),
+        ("tokens", f"{heal.tokens:,} of {_text(heal.text.get('dataset'))}"),
+        ("time", f"{_number(heal.seconds)} s"),
+        ("layers run once for both models", _text(heal.shared_layers)),
+        ("KL from the intact model, nats per token", f"{_number(before, 4)} → {_number(after, 4)}"),
+        ("held-back tokens", f"{heal.held_back_tokens:,}"),
+        ("peak memory", _bytes(heal.peak_memory_bytes)),
+        ("peak memory on GPUs", _bytes(heal.peak_device_memory_bytes)),
+    ]
+    if heal.loss:
+        both = " → ".join(_number(value, 4) for value in heal.loss)
+        facts.append(("loss of the same, nats per token", both))
+    rows = [
+        [
+            f"{point.tokens:,}",
+            _number(point.seconds),
+            _number(point.learning_rate, 6),
+            _number(point.trained, 4),
+            _number(point.held_back, 4),
+        ]
+        for point in heal.curve
+    ]
+    columns = ["tokens", "seconds", "learning rate", "KL, trained on", "KL, held back"]
+    warning = [f"Warning: {heal.warning}."] if heal.warning else []
+    return DrawerSection("How it was healed", facts, columns, rows, warning)
 
 
 def _scores(record: Record) -> DrawerSection | None:

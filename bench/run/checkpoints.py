@@ -27,8 +27,15 @@ class Checkpoints:
         return self._own(cell) if own else source
 
     def edit_file(self, cell: Cell) -> Path:
-        """What the cell's solver found, weights rounded to the dtype of the checkpoint."""
+        """What the cell's solver found and what was trained since, weights rounded to the dtype of the
+        checkpoint."""
         return self.out / "edits" / f"{cell.stem}.safetensors"
+
+    def is_lost(self, cell: Cell, source: Path, due: list[str]) -> bool:
+        """Whether that is gone, and one of the stages that are due needs it."""
+        scored = any(stage.startswith("score") for stage in due)
+        wanted = scored or (bool(due) and not self.folder(cell, source).is_dir())
+        return wanted and not self.edit_file(cell).is_file()
 
     def provide(self, cell: Cell, source: Path) -> Path:
         """Folder of a cell's checkpoint, made from what its solver found where it is missing.

@@ -19,6 +19,8 @@ LOSSES = 2.0  # passes over the held-back tokens when a variant is fitted
 CHECKS = (
     12  # requests of a task that are answered one at a time as well, see bench.scoring.verify.sample
 )
+TRAINING = 3.0  # forwards of a layer that a step takes where gradients go through it
+HEADS = 3.0  # times that the output matrix is applied to a token in a step
 ENGINE = 10.0  # seconds until an engine process has started
 
 
@@ -30,6 +32,11 @@ def calibration_of(model: ModelSpec) -> Key:
 def fit_of(cell: Cell) -> Key:
     """The job that fits and saves a variant; those of one solver take alike."""
     return f"fit {cell.solver.solver.name if cell.solver else ''}", cell.name
+
+
+def heal_of(cell: Cell) -> Key:
+    """The job that trains a variant."""
+    return "heal", cell.name
 
 
 def reload_of(cell: Cell) -> Key:
@@ -65,7 +72,7 @@ class Costs:
         self.sizes: dict[ModelSpec, ModelSize] = {}
         self.tokens: dict[ModelSpec, int] = {}  # of the calibration text
         self.tasks: dict[PlannedTask, TaskSize] = {}
-        self.starts: dict[Cell, int] = {}  # the first layer that is removed
+        self.starts: dict[Cell, int] = {}  # first layer that is removed, by what is only pruned
         self.apart: set[tuple[ModelSpec, PlannedTask]] = set()  # scored checkpoint by checkpoint
 
     def list_jobs(self) -> Iterator[Job]:
@@ -74,6 +81,7 @@ class Costs:
             cells = [cell for cell in self._plan.cells if cell.model == model]
             due = {cell: self._list_due(cell) for cell in cells}
             yield from self._prune_jobs(model, [cell for cell in cells if "prune" in due[cell]])
+            yield from self._heal_jobs(model, [cell for cell in cells if "heal" in due[cell]])
             for task in self._plan.tasks:
                 yield from self._score_jobs(model, task, [c for c in cells if stage_of(task) in due[c]])
             yield from self._write_jobs(model, due)
@@ -87,11 +95,25 @@ class Costs:
         pruned = [cell for cell in cells if cell.solver]
         if pruned:
             yield Job(*calibration_of(model), CALIBRATION * whole)
-        for cell in pruned:
+        for cell in {cell.pruned.stem: cell for cell in pruned}.values():
             assert cell.solver
             passes = cell.solver.solver.passes
             yield Job(*fit_of(cell), passes * whole + LOSSES * held)
             yield Job(*reload_of(cell), held)
+
+    def _heal_jobs(self, model: ModelSpec, cells: list[Cell]) -> Iterator[Job]:
+        """Both models read the text, and gradients go through the layers after the first removed one."""
+        size = self._size_of(model)
+        for cell in cells:
+            assert cell.heal
+            kept = size.layers - cell.layers
+            after = kept - self.starts.get(cell.pruned, kept // 2)
+            if (tokens := cell.heal.budget) is None:
+                yield Job(*heal_of(cell), 0.0, cell.heal.seconds or 0.0)
+            else:
+                work = size.run(tokens, size.layers + TRAINING * after, HEADS * tokens)
+                yield Job(*heal_of(cell), work)
+            yield Job(*reload_of(cell), HELD_BACK * size.run(tokens or 0, size.layers))
 
     def _score_jobs(self, model: ModelSpec, task: PlannedTask, cells: list[Cell]) -> Iterator[Job]:
         score = self._plan.suite.score
@@ -141,7 +163,7 @@ class Costs:
         for cell in cells:
             if cell.solver:
                 kept = size.layers - cell.layers
-                layers += kept - self.starts.get(cell, kept // 2)
+                layers += kept - self.starts.get(cell.pruned, kept // 2)
         return layers
 
     def _serve_jobs(self, model: ModelSpec, cells: list[Cell]) -> Iterator[Job]:

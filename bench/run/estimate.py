@@ -170,7 +170,7 @@ class _OneLayer:
                 start = (layers - cell.layers) // 2
                 blocks = [Block(start, start + cell.layers)]
             kept = [i for i in range(layers) if not any(b.start <= i < b.end for b in blocks)]
-            changed = cell.solver is not None and cell.solver.solver.fits
+            changed = cell.solver is not None and (cell.solver.solver.fits or bool(cell.heal))
             first = blocks[0].start - 1 if changed else layers
             routes[cell.stem] = [Step(i, cell.stem if i == first else None) for i in kept]
         return routes

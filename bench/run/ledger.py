@@ -115,7 +115,8 @@ class Ledger:
     def forget(self, cell: Cell) -> None:
         """Drop everything that is known of a cell, and what was answered for it."""
         record = self.records[cell]
-        record.prune, record.quality, record.serving, record.failures = None, {}, None, []
+        record.prune = record.heal = record.serving = None
+        record.quality, record.failures = {}, []
         discard(self.answers_file(cell))
         discard(self.texts_file(cell))
         self._write(cell)

@@ -116,6 +116,9 @@ def hash_attempt(cell: Cell, stage: str, plan: Plan) -> str:
     tried: dict[str, Any] = {"stage": stage, "device": suite.device}
     if stage == "prune":
         tried |= {"batch": suite.prune.batch_size, "code": cell.model.trust_remote_code}
+    elif stage == "heal":
+        assert cell.heal is not None
+        tried |= {"heal": cell.heal.model_dump(mode="json"), "code": cell.model.trust_remote_code}
     elif stage == "serve":
         assert suite.serve is not None
         tried |= suite.serve.model_dump(mode="json")
@@ -165,6 +168,7 @@ def lacks_serving(record: Record | None, plan: Plan) -> bool:
 def list_stages_left(record: Record | None, plan: Plan) -> list[str]:
     """Names of the stages whose results a record lacks."""
     left = [] if record and record.prune else ["prune"]
+    left += ["heal"] if record and record.identity.heal and record.heal is None else []
     left += map(stage_of, list_tasks_left(record, plan.tasks))
     left += map(stage_of, list_groups_left(record, plan.groups))
     return left + ["serve"] * lacks_serving(record, plan)
@@ -176,4 +180,4 @@ def list_stages_due(record: Record, plan: Plan) -> list[str]:
     failed = {failure.stage for failure in record.failures}
     failed |= {stage_of(g) for g in plan.groups if failed & {stage_of(task) for task in g.tasks}}
     left = list_stages_left(record, plan)
-    return [] if "prune" in failed else [stage for stage in left if stage not in failed]
+    return [] if failed & {"prune", "heal"} else [stage for stage in left if stage not in failed]

@@ -1,4 +1,4 @@
-"""Plan → records: prune, score and serve what is not recorded yet, model by model."""
+"""Plan → records: prune, heal, score and serve what is not recorded yet, model by model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from bench.run.checkpoints import Checkpoints
 from bench.run.flips import record_flips
 from bench.run.host.leftovers import discard
 from bench.run.ledger import Ledger
+from bench.run.stages.heal import HealStage
 from bench.run.stages.prune import PruneStage
 from bench.run.stages.requests import TaskRequests
 from bench.run.stages.score import ScoreStage
@@ -51,11 +52,13 @@ class Run:
             self._execute_model(model)
 
     def make(self, model: ModelSpec, cells: list[Cell]) -> Path | None:
-        """Prune what is not pruned; returns the folder of the model if it was found."""
+        """Prune what is not pruned, and heal it where that is wanted; returns the folder of the model if
+        it was found."""
         checkpoint = self._open(model, cells)
         if checkpoint is None:
             return None
-        PruneStage(self.ledger, self.checkpoints, model, checkpoint, cells).execute()
+        for stage in (PruneStage, HealStage):
+            stage(self.ledger, self.checkpoints, model, checkpoint, cells).execute()
         return checkpoint.folder
 
     def _open(self, model: ModelSpec, cells: list[Cell]) -> Checkpoint | None:
@@ -70,10 +73,10 @@ class Run:
     def _execute_model(self, model: ModelSpec) -> None:
         cells = self._cells_of(model)
         if any(map(self.ledger.list_due, cells)) and (source := self.make(model, cells)):
-            pruned = [cell for cell in cells if self.ledger.records[cell].prune]
-            if pruned and self.ledger.plan.suite.score:
-                ScoreStage(self.ledger, self.checkpoints, self.requests, source, pruned).execute()
-            ServeStage(self.ledger, self.checkpoints, source, pruned).execute()
+            made = [cell for cell in cells if self.ledger.records[cell].is_made]
+            if made and self.ledger.plan.suite.score:
+                ScoreStage(self.ledger, self.checkpoints, self.requests, source, made).execute()
+            ServeStage(self.ledger, self.checkpoints, source, made).execute()
         record_flips(self.ledger, model)
         self._tidy(cells)
 

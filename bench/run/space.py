@@ -106,6 +106,7 @@ def _size_files(model: ModelSpec, folder: Path, cells: Iterable[Cell]) -> tuple[
             checkpoints[cell] = shape.checkpoint(cell.layers)
             gaps = len(cell.prune.given) or cell.prune.num_blocks
             edits += cell.solver.solver.edit_bytes(shape.size, gaps, layers)
+            edits += shape.total if cell.heal else 0  # of what is trained, at most
         elif needs_copy(folder, model.dtype):
             checkpoints[cell] = shape.total
     return checkpoints, edits

@@ -6,7 +6,8 @@ what a record says. Every field of a suite is either part of an identity or list
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from typing import Any
 
@@ -18,15 +19,20 @@ from bench.suite.scoring import Wanted
 from bench.suite.suite import ModelSpec, Suite
 from bench.tasks.planned import PlannedGroup, PlannedTask
 from bench.tasks.spec import PromptSpec
+from replaceme.calibration import CalibrationData
 from replaceme.checkpoint import Checkpoint
 from replaceme.errors import InputError
+from replaceme.healing.settings import VERSION as HEALING
+from replaceme.healing.settings import HealSettings
 from replaceme.io import models
 from replaceme.recipe import (
     CalibrationSettings,
+    HealStep,
     Identity,
     IntactModel,
     PruneStep,
     SolverSettings,
+    Step,
     digest,
 )
 from replaceme.selection import check_count
@@ -63,7 +69,7 @@ IDENTITY = {
     },
     "ScoreSpec": {"tasks", "limit", "dtype", "seed"} | PROMPT,
     "TaskSpec": {"task", "num_fewshot"} | PROMPT,
-    "SolverSpec": {"solver"},
+    "SolverSpec": {"solver", "heal"},
 }
 VOLATILE_CONFIG = ("_name_or_path", "transformers_version")
 
@@ -92,9 +98,23 @@ class Cell:
         return cell_name(self.model.name, self.layers, self.label)
 
     @property
+    def heal(self) -> HealSettings | None:
+        """What is trained after pruning, if anything is."""
+        return self.solver.heal if self.solver else None
+
+    @property
+    def pruned(self) -> Cell:
+        """The same before anything was trained, whether the suite has it as a cell or not."""
+        if self.solver is None or self.heal is None:
+            return self
+        solver = self.solver.model_copy(update={"heal": None})
+        return replace(self, solver=solver, identity=self.identity.before(HealStep.kind))
+
+    @property
     def stem(self) -> str:
         """Name of the cell's files; independent of the label, which may change."""
         kind = f"{self.layers} {self.solver.solver.name}" if self.solver else "baseline"
+        kind += " healed" * (self.heal is not None)
         return f"{file_name(f'{self.model.name} {kind}')}-{self.identity.digest[:8]}"
 
 
@@ -120,7 +140,6 @@ def expand(suite: Suite, only: tuple[str, ...] = ()) -> Plan:
             missing local model or calibration file, or globs that match nothing.
     """
     wanted = Wanted(suite.score, suite.date)
-    calibration = _calibration(suite)
     cells = []
     for model in suite.models:
         prune = prune_of(suite, model)
@@ -128,7 +147,7 @@ def expand(suite: Suite, only: tuple[str, ...] = ()) -> Plan:
         intact = Identity(model=_intact(model))
         cells.append(Cell(model, 0, None, intact, prune))
         cells += [
-            Cell(model, count, solver, intact.after(_step(prune, calibration, count, solver)), prune)
+            Cell(model, count, solver, intact.after(*_steps(suite, prune, count, solver)), prune)
             for count in prune.counts
             for solver in prune.solvers
         ]
@@ -171,16 +190,13 @@ def _intact(model: ModelSpec) -> IntactModel:
     return IntactModel(weights=weights, dtype=model.dtype, **({"files": files} if files else {}))
 
 
-def _calibration(suite: Suite) -> CalibrationSettings:
-    data = suite.calibration
+def _text(suite: Suite, data: CalibrationData) -> CalibrationSettings:
     date = {} if data.is_plain_text else {"date": suite.date.isoformat()}
     return CalibrationSettings.model_validate(data.identity() | date)
 
 
-def _step(
-    prune: PruneSpec, calibration: CalibrationSettings, count: int, solver: SolverSpec
-) -> PruneStep:
-    return PruneStep(
+def _steps(suite: Suite, prune: PruneSpec, count: int, solver: SolverSpec) -> Iterator[Step]:
+    yield PruneStep(
         layers=count,
         blocks=tuple((block.start, block.end) for block in prune.given),
         selector=None if prune.blocks else prune.selector,
@@ -188,8 +204,11 @@ def _step(
         compat=prune.compat,
         calibration_dtype=prune.calibration_dtype,
         solver=SolverSettings.model_validate(solver.solver.identity),
-        calibration=calibration,
+        calibration=_text(suite, suite.calibration),
     )
+    if heal := solver.heal:
+        text = _text(suite, heal.text(suite.calibration)) if heal.dataset else None
+        yield HealStep(version=HEALING, training=heal.parameters(), text=text)
 
 
 def serving_identity(config: dict[str, Any], settings: ServeSettings, stem: str) -> ServingIdentity:

@@ -14,11 +14,13 @@ from bench.records import SCHEMA_VERSION, Record
 from bench.suite.prune_spec import SHARE
 from bench.suite.suite import Suite
 from bench.tasks.presets import PRESETS
+from replaceme.healing.settings import HealSettings
 from replaceme.solvers import SOLVERS
 
 Schema = dict[str, Any]
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 VARIABLE = r"\$\{"
+LABEL = "label in tables; default: the name, with -healed where something is trained"
 SECTIONS = {"prune": ["solvers"], "score": ["tasks"], "serve": ["workloads"]}
 
 
@@ -28,6 +30,7 @@ def suite_schema() -> Schema:
     definitions = schema["$defs"]
     definitions.pop("Solver", None)
     definitions["SolverSpec"] = _solver()
+    definitions["HealSettings"] = _untitled(HealSettings.model_json_schema())
     count = {
         "type": ["integer", "string"],
         "minimum": 1,
@@ -70,13 +73,14 @@ def _solver() -> Schema:
     variants: list[Schema] = []
     for name, solver in SOLVERS.items():
         parameters = _untitled(solver.model_json_schema()).get("properties", {})
-        label = {"type": "string", "minLength": 1, "description": "label in tables; default: the name"}
+        label = {"type": "string", "minLength": 1, "description": LABEL}
         variants.append(
             {
                 "type": "object",
                 "description": solver.summary,
                 "properties": {"name": {"const": name, "description": "of the solver"}, "as": label}
-                | parameters,
+                | parameters
+                | {"heal": {"$ref": "#/$defs/HealSettings", "description": "what is trained after it"}},
                 "required": ["name"],
                 "additionalProperties": False,
             }

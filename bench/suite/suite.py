@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,7 +21,7 @@ from replaceme.errors import InputError
 from replaceme.io import yaml_source
 from replaceme.io.models import short_name
 from replaceme.io.yaml_file import shown
-from replaceme.settings import Dtype, resolve_name
+from replaceme.settings import Dtype, SolverSpec, resolve_name
 
 
 class ModelSpec(Section):
@@ -168,6 +169,11 @@ class Suite(Section):
     def _from_suite(cls, models: list[ModelSpec], info: ValidationInfo) -> list[ModelSpec]:
         folder = _folder(info, "models")
         models = [m.model_copy(update={"id": resolve_name(m.id, folder)}) for m in models]
+        for i, model in enumerate(models):
+            if model.matrix:
+                solvers = _with_texts(model.matrix.solvers, info, "models", i, "matrix")
+                matrix = model.matrix.model_copy(update={"solvers": tuple(solvers)})
+                models[i] = model.model_copy(update={"matrix": matrix})
         names = [model.name for model in models]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(
@@ -175,15 +181,17 @@ class Suite(Section):
             )
         return models
 
+    @field_validator("prune")
+    @classmethod
+    def _texts_of_healing(cls, prune: PruneSpec, info: ValidationInfo) -> PruneSpec:
+        return prune.model_copy(update={"solvers": _with_texts(prune.solvers, info, "prune")})
+
     @field_validator("calibration")
     @classmethod
     def _calibration_path(cls, data: CalibrationData, info: ValidationInfo) -> CalibrationData:
         folder = _folder(info, "calibration", "dataset")
         data = data.model_copy(update={"dataset": resolve_name(data.dataset, folder)})
-        try:
-            check_data(data)
-        except InputError as error:
-            raise ValueError(str(error)) from None
+        _check_text(data)
         return data
 
     def limited(self, limit: float | None) -> Suite:
@@ -208,7 +216,39 @@ class Suite(Section):
         return self
 
 
-def _folder(info: ValidationInfo, *location: str) -> Path:
+def _with_texts(
+    solvers: Sequence[SolverSpec], info: ValidationInfo, *location: str | int
+) -> list[SolverSpec]:
+    """The solvers, with the data sets that they heal on found from the file that names them.
+
+    Raises:
+        ValueError: one cannot be used.
+    """
+    found = []
+    for i, spec in enumerate(solvers):
+        if spec.heal and spec.heal.dataset:
+            folder = _folder(info, *location, "solvers", i, "heal", "dataset")
+            named = {"dataset": resolve_name(spec.heal.dataset, folder)}
+            heal = spec.heal.model_copy(update=named)
+            _check_text(heal.text(CalibrationData()))
+            spec = spec.model_copy(update={"heal": heal})
+        found.append(spec)
+    return found
+
+
+def _check_text(data: CalibrationData) -> None:
+    """Refuse a data set of which can be seen that it is wrong.
+
+    Raises:
+        ValueError: saying what.
+    """
+    try:
+        check_data(data)
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
+def _folder(info: ValidationInfo, *location: str | int) -> Path:
     """What a path at a location is relative to: the folder of the file that says it."""
     source = (info.context or {}).get("source")
     return source.at(location).path.parent if source else Path()

@@ -113,7 +113,7 @@ def _with_groups(due: list[str], plan: Plan) -> list[str]:
         elif not group.column:
             shown.pop(stage_of(group), None)
     every: list[PlannedTask | PlannedGroup] = [*plan.tasks, *plan.groups]
-    order = ["prune", *map(stage_of, every), "serve"]
+    order = ["prune", "heal", *map(stage_of, every), "serve"]
     return [shown[stage] for stage in order if stage in shown]
 
 

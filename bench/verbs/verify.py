@@ -103,8 +103,8 @@ def verify_cell(plan: Plan, name: str, out: Path, say: Callable[[str], None]) ->
         ledger = Ledger(replace(plan, cells=[cell], groups=[]), out, Retry(failed=True))
         run = Run(ledger)
         source = run.make(cell.model, [cell])
-        if source is None or ledger.records[cell].prune is None:
-            failure = ledger.records[cell].failed("prune")
+        if source is None or not ledger.records[cell].is_made:
+            failure = ledger.records[cell].unmade
             raise InputError(f"{name} cannot be pruned: {failure.error if failure else 'no checkpoint'}")
         stage = ScoreStage(ledger, run.checkpoints, run.requests, source, [cell])
         return _score_both_ways(stage, cell, plan.tasks, say)

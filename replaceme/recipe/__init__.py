@@ -4,15 +4,17 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, SerializeAsAny
 
+from replaceme.recipe.heal import HealStep
 from replaceme.recipe.prune import LOCAL, CalibrationSettings, PruneStep, SolverSettings
 from replaceme.recipe.step import Part, Step, digest
 
-STEPS: dict[str, type[Step]] = {step.kind: step for step in (PruneStep,)}
+STEPS: dict[str, type[Step]] = {step.kind: step for step in (PruneStep, HealStep)}
 
 __all__ = [
     "LOCAL",
     "STEPS",
     "CalibrationSettings",
+    "HealStep",
     "Identity",
     "IntactModel",
     "Part",
@@ -67,6 +69,16 @@ class Identity(Part):
     def prune(self) -> PruneStep | None:
         """The step that prunes, if there is one."""
         return next((step for step in self.recipe if isinstance(step, PruneStep)), None)
+
+    @property
+    def heal(self) -> HealStep | None:
+        """The step that trains, if there is one."""
+        return next((step for step in self.recipe if isinstance(step, HealStep)), None)
+
+    def before(self, kind: str) -> Self:
+        """The identity of what its first step of a kind is given."""
+        kinds = [step.kind for step in self.recipe]
+        return self.model_copy(update={"recipe": self.recipe[: kinds.index(kind)]})
 
     def after(self, *steps: Step) -> Self:
         """The identity of what these steps make of this."""

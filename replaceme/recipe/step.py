@@ -43,9 +43,13 @@ class Step(Part, ABC):
     """One step: a model goes in, a model comes out.
 
     A new step is one file with its class, and an entry in ``STEPS``.
+
+    Attributes:
+        verb: of ``replaceme-bench``, which does the step.
     """
 
     kind: ClassVar[str]
+    verb: ClassVar[str] = "prune"
 
     @model_serializer(mode="wrap")
     def _as_said(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -54,7 +58,7 @@ class Step(Part, ABC):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """The keys and values of ``replaceme-bench prune --config`` that repeat the step."""
+        """The keys and values of its verb's ``--config`` that repeat the step."""
 
     @abstractmethod
     def words(self) -> str:

@@ -96,6 +96,14 @@ FINE: dict[str, Change] = {
     "solver with parameters": lambda c: c["prune"].update(
         solvers=[{"name": "lstsq", "ridge": 0.1, "as": "mine"}, "cosine", {"name": "uidl"}]
     ),
+    "healing": lambda c: c["prune"].update(
+        solvers=[
+            {"name": "lstsq", "heal": {"tokens": "200k", "train": "lora", "rank": 4, "norms": None}}
+        ]
+    ),
+    "variables of healing": lambda c: c["prune"].update(
+        solvers=[{"name": "lstsq", "heal": {"tokens": "${N:-9k}", "learning_rate": "${R:-1e-3}"}}]
+    ),
     "blocks": lambda c: c.update(prune={"blocks": [[2, 4]], "solvers": ["uidl"]}),
     "null for a default": lambda c: c.update(device=None, calibration={"samples": None}),
     "no score": lambda c: c.update(score=None),
@@ -107,6 +115,9 @@ FINE: dict[str, Change] = {
 
 WRONG: dict[str, Change] = {
     "unknown key": lambda c: c.update(sore={}),
+    "unknown key of healing": lambda c: c["prune"].update(
+        solvers=[{"name": "lstsq", "heal": {"token": 3}}]
+    ),
     "unknown key of a section": lambda c: c["prune"].update(solver=["uidl"]),
     "unknown key of a model": lambda c: c["models"].append({"id": "x", "layers": 3}),
     "no name": lambda c: c.pop("name"),
@@ -174,7 +185,7 @@ def test_every_solver_is_named_with_its_parameters() -> None:
     assert names["enum"] == list(SOLVERS)
     for name, said in zip(SOLVERS, mappings, strict=True):
         assert {"enum": [name]} in said["properties"]["name"]["anyOf"]
-        assert set(said["properties"]) == {"name", "as", *SOLVERS[name].model_fields}
+        assert set(said["properties"]) == {"name", "as", "heal", *SOLVERS[name].model_fields}
         assert said["description"] == SOLVERS[name].summary
 
 

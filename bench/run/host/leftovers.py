@@ -14,6 +14,7 @@ PATTERNS = (
     "questions/.*.jsonl.gz-*",
     "responses/*/.*.jsonl.gz-*",
     "edits/.*.safetensors.part",
+    "healing/.*.safetensors.part",
     "checkpoints/.*-*",
     "logs/serving-*",
 )

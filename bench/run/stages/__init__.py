@@ -1,1 +1,1 @@
-"""The stages of a run: prune, score, serve."""
+"""The stages of a run: prune, heal, score, serve."""

@@ -47,19 +47,45 @@ class PruneStage:
     def _lacks(self, cell: Cell) -> bool:
         """Whether a cell is not pruned, or what its solver found is gone and is asked for again."""
         due = self.ledger.list_due(cell)
-        if "prune" in due or not due or cell.solver is None:
+        if "prune" in due or cell.solver is None:
             return "prune" in due
-        scored = any(stage.startswith("score") for stage in due)
-        lost = scored or not self.checkpoints.folder(cell, self.source).is_dir()
-        return lost and not self.checkpoints.edit_file(cell).is_file()
+        lost = self.checkpoints.is_lost(cell, self.source, due)
+        if cell.heal:
+            return (lost or "heal" in due) and not self.checkpoints.edit_file(cell.pruned).is_file()
+        return lost
 
     def execute(self) -> None:
-        if pruned := [cell for cell in self.cells if cell.solver]:
-            self._prune(pruned)
+        if leaders := [cell for cell in self.cells if cell.solver and self._leader_of(cell) == cell]:
+            self._prune(leaders)
         for cell in self.cells:
             if not cell.solver:
                 with self.ledger.stage(cell, "prune") as record:
                     record.prune = self._measure_baseline(cell)
+            elif (leader := self._leader_of(cell)) != cell:
+                with self.ledger.stage(cell, "prune") as record:
+                    record.prune = self._share(leader)
+
+    def _leader_of(self, cell: Cell) -> Cell:
+        """The cell that is pruned for all that begin alike: the one that is done, or the first."""
+        alike = [other for other in self.pruned if other.pruned.stem == cell.pruned.stem]
+        done = [other for other in alike if other not in self.cells and self._is_pruned(other)]
+        return next(iter([*done, *(other for other in alike if other in self.cells)]))
+
+    def _is_pruned(self, cell: Cell) -> bool:
+        start = self.checkpoints.edit_file(cell.pruned)
+        return self.ledger.records[cell].prune is not None and start.is_file()
+
+    def _share(self, leader: Cell) -> records.Prune:
+        """What another cell was pruned to.
+
+        Raises:
+            InputError: it could not be pruned.
+        """
+        record = self.ledger.records[leader]
+        if record.prune is None:
+            failure = record.failed("prune")
+            raise InputError(failure.error if failure else f"{leader.name} is not pruned.")
+        return record.prune.model_copy()
 
     def _prune(self, cells: list[Cell]) -> None:
         fitting = [cell for cell in cells if self._fits(cell)]
@@ -87,7 +113,7 @@ class PruneStage:
             self.ledger.progress.step(f"{cell.name}: fitting and saving", fit_of(cell))
             with self.ledger.guard([(cell, "prune")]):
                 written[cell] = self._write(cell, session)
-                self.ledger.progress.learn_block(cell, written[cell][0].blocks[0][0])
+                self.ledger.progress.learn_block(cell.pruned, written[cell][0].blocks[0][0])
         del session  # one model at a time in memory
         for cell, (prune, expected) in written.items():
             self.ledger.progress.step(f"{cell.name}: loading what was saved", reload_of(cell))
@@ -152,7 +178,7 @@ class PruneStage:
             )
         source, dtype, edit = self.checkpoint, self.model.dtype, variant.fit.edit
         out = self.checkpoints.folder(cell, source.folder)
-        edit_file = self.checkpoints.edit_file(cell)
+        edit_file = self.checkpoints.edit_file(cell.pruned)
         provenance = source.trace(variant, dtype)
         saved = SavedLayers.of(source.folder, source.architecture, dtype)
         save_edit(edit_file, saved.rounded(edit), provenance)
@@ -174,7 +200,7 @@ class PruneStage:
             made.reloaded_loss = self.checkpoint.confirm(folder, expected, self.ledger.device)
         except InputError:
             discard(folder)
-            discard(self.checkpoints.edit_file(cell))
+            discard(self.checkpoints.edit_file(cell.pruned))
             raise
         return made
 

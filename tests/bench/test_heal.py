@@ -1,0 +1,231 @@
+"""Healing in a suite: a stage of its cells, and the verb."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bench import repeat
+from bench.leaderboard import leaderboard
+from bench.page.drawer import drawers
+from bench.records import Record
+from bench.store import Store
+from bench.suite import matrix, suite
+from replaceme.errors import InputError
+from replaceme.healing import HealSettings
+from replaceme.io.editfile import load_edit
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
+WriteSuite = Callable[..., Path]
+HEAL = {"tokens": 3000, "learning_rate": 3e-3, "batch_size": 4}
+SOLVERS = ["lstsq", {"name": "lstsq", "heal": HEAL, "as": "healed"}]
+
+
+def cells(path: Path) -> dict[str, matrix.Cell]:
+    return {cell.label: cell for cell in matrix.expand(suite.load(path)).cells}
+
+
+# ---- the suite
+
+
+def test_healed_cell_goes_on_from_the_pruned_one(write_suite: WriteSuite) -> None:
+    found = cells(write_suite(prune={"layers": [2], "solvers": SOLVERS}))
+    plain, healed = found["lstsq"], found["healed"]
+    assert (plain.heal, healed.heal) == (None, HealSettings(**HEAL))
+    assert healed.identity.recipe[:1] == plain.identity.recipe
+    assert [step.kind for step in healed.identity.recipe] == ["prune", "heal"]
+    assert healed.pruned.stem == plain.stem != healed.stem
+    assert plain.pruned is plain
+    assert healed.identity.recipe[1].words() == "healed (mlp) on 3,000 tokens"
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"tokens": "3k", "train": "all"},
+    {"tokens": 3001},
+    {"seconds": 5},
+    {"learning_rate": 1e-4},
+    {"norms": True},
+    {"batch_size": 16},
+    {"seed": 1},
+    {"dataset": "builtin:prose"},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_what_changes_the_training_changes_the_identity(
+    change: dict[str, Any], write_suite: WriteSuite
+) -> None:
+    def identity(heal: dict[str, Any]) -> str:
+        solver = {"name": "lstsq", "heal": heal, "as": "healed"}
+        path = write_suite(prune={"layers": [2], "solvers": [solver]})
+        return str(cells(path)["healed"].identity.digest)
+
+    settings = {"tokens": "3k"}
+    if "seconds" in change:
+        assert identity(change) != identity(settings)
+    else:
+        assert identity(settings | change) != identity(settings)
+    assert identity({"tokens": 3000, "accumulate": 2, "checkpointing": True}) == identity(settings)
+
+
+@pytest.mark.parametrize(
+    ("heal", "said"),
+    [
+        ({"tokens": "lots"}, r"heal\.tokens: 'lots' is no number of tokens"),
+        ({"token": 3}, r"heal\.token: unknown key; did you mean 'tokens'\?"),
+        ({"rank": 3}, "'rank' belongs to 'train: lora'"),
+        ({"dataset": "./no.jsonl"}, "no such file"),
+    ],
+)
+def test_wrong_settings_are_refused_with_their_place(
+    heal: dict[str, Any], said: str, write_suite: WriteSuite
+) -> None:
+    solver = {"name": "lstsq", "heal": heal}
+    with pytest.raises(InputError, match=said):
+        suite.load(write_suite(prune={"layers": [2], "solvers": [solver]}))
+
+
+def test_text_is_found_from_the_suite(write_suite: WriteSuite, tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("Some words. " * 2000)
+    solver = {"name": "lstsq", "heal": {"dataset": "./own.txt"}}
+    path = write_suite(prune={"layers": [2], "solvers": ["lstsq", solver]})
+    found = cells(path)["lstsq-healed"]
+    assert found.heal and found.heal.dataset == str(tmp_path / "own.txt")
+    assert found.identity.heal and found.identity.heal.text and found.identity.heal.text.data
+
+
+# ---- a run
+
+Finished = tuple[Path, Path, dict[str, Record]]
+
+
+@pytest.fixture(scope="module")
+def finished(
+    call_here: Call, small_suite: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Finished:
+    """A suite with a healed cell, its result folder and its records; not to be changed."""
+    folder = tmp_path_factory.mktemp("healed")
+    path = folder / "suite.yaml"
+    changes = {
+        "prune": {"layers": [2], "solvers": SOLVERS},
+        "calibration": {"samples": 100, "max_length": 32},
+    }
+    path.write_text(yaml.safe_dump(small_suite | changes))
+    result = call_here("run", path, "--out", folder / "out")
+    assert result.returncode == 0, result.stderr
+    return path, folder / "out", by_label(folder / "out")
+
+
+def by_label(out: Path) -> dict[str, Record]:
+    return {record.label: record for record in Store(out).all().values()}
+
+
+@pytest.mark.slow
+def test_run_heals_a_cell_and_scores_it_in_the_same_pass(finished: Finished) -> None:
+    _, out, records = finished
+    plain, healed = records["lstsq"], records["healed"]
+    assert {record.status for record in records.values()} == {"complete"}
+    assert plain.heal is None
+    assert plain.prune and healed.prune and healed.heal and healed.heal.loss
+    assert healed.prune == plain.prune
+    assert healed.heal.loss[0] == pytest.approx(plain.prune.loss[1], abs=1e-4)
+    assert healed.heal.loss[1] < healed.heal.loss[0]
+    assert healed.heal.divergence[0] == pytest.approx(plain.prune.divergence.mean, abs=1e-4)
+    assert healed.heal.divergence[1] < healed.heal.divergence[0]
+    assert healed.quality["colours"].method == "one-pass"
+    assert healed.quality["colours"].pass_variants == 3
+    assert healed.quality["endings"].metrics != plain.quality["endings"].metrics
+    assert not [*(out / "healing").glob("*")]
+    edits = {file.stem: load_edit(file)[0] for file in (out / "edits").iterdir()}
+    assert len(edits) == 2
+    (trained,) = (edit for edit in edits.values() if not edit.transforms)
+    assert {name for _, name in trained.weights} == {"mlp.down_proj.weight"}
+
+
+@pytest.mark.slow
+def test_leaderboard_and_page_tell_what_was_trained(finished: Finished) -> None:
+    records = finished[2]
+    table = leaderboard.build([*records.values()])
+    assert [c.key for c in table.columns].count("training_free") == 1
+    rows = {row.label: row.values for row in table.rows}
+    free = {label: values["training_free"].text for label, values in rows.items()}
+    assert free == {"baseline": None, "lstsq": "yes", "healed": "no"}
+    assert records["healed"].heal
+    assert rows["healed"]["trained_tokens"].number == records["healed"].heal.tokens / 1e3
+    assert rows["lstsq"]["trained_tokens"].number is None
+    assert rows["healed"]["loss"].number == records["healed"].heal.loss[1]
+    without = leaderboard.build([records["baseline"], records["lstsq"]])
+    assert "training_free" not in [column.key for column in without.columns]
+    (drawer,) = drawers([records["healed"]]).values()
+    assert drawer.title.startswith("healed, 2 layers removed, healed (mlp) on 3,000 tokens")
+    assert "How it was healed" in [section.title for section in drawer.sections]
+
+
+@pytest.mark.slow
+def test_commands_of_a_record_make_its_checkpoint_again(
+    finished: Finished, call_here: Call, tmp_path: Path
+) -> None:
+    import shlex
+
+    prune, heal, _ = repeat.commands(finished[2]["healed"])
+    assert heal.startswith("replaceme-bench heal PRUNED --teacher")
+    folders = {"PRUNED": str(tmp_path / "pruned"), "HEALED": str(tmp_path / "healed")}
+    for command in (prune, heal):
+        words = [folders.get(word, word) for word in shlex.split(command)[1:]]
+        result = call_here(*words)
+        assert result.returncode == 0, result.stderr
+    (checkpoint,) = (finished[1] / "checkpoints").glob("*healed*")
+    one, two = (f / "model.safetensors" for f in (checkpoint, tmp_path / "healed"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.slow
+def test_same_command_again_does_nothing_and_what_is_lost_is_made_again(
+    finished: Finished, call_here: Call, tmp_path: Path
+) -> None:
+    path, out, _ = finished
+    copy = tmp_path / "out"
+    shutil.copytree(out, copy)
+    (checkpoint,) = (copy / "checkpoints").glob("*healed*")
+    before = (checkpoint / "model.safetensors").read_bytes()
+    shutil.rmtree(copy / "checkpoints")
+    shutil.rmtree(copy / "edits")
+    for stem, record in Store(copy).all().items():
+        if record.label == "healed":
+            del record.quality["endings"]
+            Store(copy).write(stem, record)
+    result = call_here("run", path, "--out", copy, "--only", "*/healed")
+    assert result.returncode == 0, result.stderr
+    assert (checkpoint / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_healing_that_fails_is_a_row_with_its_reason(
+    call_here: Call, small_suite: dict[str, Any], tmp_path: Path
+) -> None:
+    solver = {"name": "lstsq", "heal": {"tokens": 10}, "as": "healed"}
+    path = tmp_path / "suite.yaml"
+    path.write_text(
+        yaml.safe_dump(small_suite | {"prune": {"layers": [2], "solvers": ["lstsq", solver]}})
+    )
+    result = call_here("run", path, "--out", tmp_path / "out")
+    assert result.returncode == 3
+    records = by_label(tmp_path / "out")
+    (failure,) = records["healed"].failures
+    assert failure.stage == "heal"
+    assert "tokens: 10 are fewer than one step" in failure.error
+    assert records["lstsq"].status == "complete"
+    assert not records["healed"].quality
+
+
+@pytest.mark.slow
+def test_plan_names_the_stage(call_here: Call, write_suite: WriteSuite, tmp_path: Path) -> None:
+    path = write_suite(prune={"layers": [2], "solvers": SOLVERS})
+    lines = call_here("plan", path, "--out", tmp_path / "out").stdout.splitlines()
+    assert any("prune, heal, score:colours" in line for line in lines if "healed" in line)
