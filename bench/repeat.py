@@ -54,6 +54,9 @@ def remarks(record: Record) -> list[str]:
     if (step := record.identity.prune) and step.calibration.name is None:
         data = step.calibration.data
         said.append(f"{LOCAL}: the calibration data with {data}; the record does not name it.")
+    if (healing := record.identity.heal) and healing.text and healing.text.name is None:
+        data = healing.text.data
+        said.append(f"{LOCAL} of heal: the data with {data}; the record does not name it.")
     if weights := record.identity.model.weights:
         said.append(f"Weights: {weights}.")
     return said

@@ -6,7 +6,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,11 @@ class Results:
         """The latest record of each cell, as its stem."""
         stems = {id(record): stem for stem, record in self.records.items()}
         return {key: stems[id(record)] for key, record in latest(self.records.values()).items()}
+
+    def without_training(self) -> Results:
+        """The same without the cells of which something was trained after pruning."""
+        kept = {stem: record for stem, record in self.records.items() if record.identity.heal is None}
+        return replace(self, records=kept)
 
     def samples(self, stem: str) -> Samples:
         """Task → {"doc_id": […], metric: […]}; empty where there are none.

@@ -12,12 +12,11 @@ MOST_NAMES = 6
 
 
 def list_known_by_name(plan: Plan) -> list[str]:
-    """Models, calibration data and the data of tasks, each in a few words; empty: all are known by
-    content.
+    """Models, texts and the data of tasks, each in a few words; empty: all are known by content.
 
     What tasks ask, and the tokens of the calibration, are in the records as hashes once they are known.
     """
-    return [*_models(plan), *_calibration(plan), *_tasks(plan)]
+    return [*_models(plan), *_calibration(plan), *_healing(plan), *_tasks(plan)]
 
 
 def _models(plan: Plan) -> Iterator[str]:
@@ -30,6 +29,12 @@ def _calibration(plan: Plan) -> Iterator[str]:
     data = plan.suite.calibration.fingerprint()
     if any(cell.solver for cell in plan.cells) and data.startswith("hub:"):
         yield f"calibration data {data.removeprefix('hub:')}"
+
+
+def _healing(plan: Plan) -> Iterator[str]:
+    texts = [cell.identity.heal.text for cell in plan.cells if cell.identity.heal]
+    for hub in dict.fromkeys(text.hub for text in texts if text and text.hub):
+        yield f"healing data {'@'.join(hub)}"
 
 
 def _tasks(plan: Plan) -> Iterator[str]:

@@ -31,6 +31,7 @@ POSITIVE = click.FloatRange(0, min_open=True)
 @click.option("--min-speedup", type=POSITIVE, metavar="FACTOR")
 @click.option("--max-weights", type=POSITIVE, metavar="MB", help="As the engine holds them.")
 @click.option("--max-parameters", type=POSITIVE, metavar="MILLIONS")
+@click.option("--training-free", is_flag=True, help="Leave out what was trained after pruning.")
 @click.option(
     "--prefer",
     type=click.Choice(["latency", "memory", "quality"]),
@@ -49,6 +50,7 @@ POSITIVE = click.FloatRange(0, min_open=True)
 def pick(
     results: str,
     workload: str | None,
+    training_free: bool,
     prefer: Literal["latency", "memory", "quality"],
     confidence: float,
     as_json: bool,
@@ -66,6 +68,7 @@ def pick(
     from bench.results import open_results
 
     found = open_results(results)
+    found = found.without_training() if training_free else found
     choice = picked(found, list(_constraints(found, workload, bounds)), prefer, workload)
     sure = certainty(found, choice, confidence)
     form = rendered.to_json if as_json else rendered.text

@@ -15,7 +15,7 @@ from replaceme.facts import HealFacts
 from replaceme.healing.distillation import Distillation
 from replaceme.healing.parts import choose
 from replaceme.healing.train import Outcome, Trainer
-from replaceme.healing.trained import Trained
+from replaceme.healing.trained import open_parameters
 from replaceme.reload import Expected
 from replaceme.report import Report, no_report
 
@@ -69,9 +69,9 @@ def heal(
     names = choose(pair, training)
     places.check(names)
     fitted, held = _split(pair, text, training, pad)
-    student = HeldBack(pair.student, held)
-    before = student.loss(Edit())
-    trained = _open(pair, training, names)
+    judge = HeldBack(pair.student, held)
+    before = judge.loss(Edit())
+    trained = open_parameters(pair, training, names)
     distillation = Distillation(pair, training.checkpointing)
     starts = [distillation.start(batch) for batch in held]
     trainer = Trainer(
@@ -79,13 +79,13 @@ def heal(
     )
     outcome = trainer.run()
     values = places.rounded(outcome.values or {})
-    divergence, after = outcome.curve[0].held_back, before
+    at_start = end = outcome.curve[0].held_back
     trained.settle(values)
-    if values and (found := distillation.measure(starts)) < (divergence or 0.0):
-        divergence, after = found, student.loss(Edit())
+    if values and (found := distillation.measure(starts)) < (at_start or 0.0):
+        end, after = found, judge.loss(Edit())
     else:
+        values, after = {}, before
         trained.settle(places.rounded(trained.before))
-        values = {}
     facts = HealFacts(
         training=training.parameters(),
         numbers=trained.numbers,
@@ -94,7 +94,7 @@ def heal(
         seconds=outcome.curve[-1].seconds,
         text=text.describe(),
         held_back_tokens=held.tokens,
-        divergence=(outcome.curve[0].held_back, divergence),
+        divergence=(at_start, end),
         loss=None if before is None or after is None else (before, after),
         curve=outcome.curve,
         used=bool(values),
@@ -118,17 +118,6 @@ def _split(pair: Pair, text: CalibrationText, training: Training, pad: int) -> t
             f"judges; give at least 10."
         )
     return fitted, held
-
-
-def _open(pair: Pair, training: Training, names: list[str]) -> Trained:
-    """Have gradients go to what is trained, and nowhere else."""
-    pair.teacher.model.requires_grad_(False)
-    model = pair.student.model
-    if training.train != "lora":
-        return Trained.whole(model, names)
-    matrices = [name for name in names if model.get_parameter(name).ndim == 2]
-    others = [name for name in names if name not in matrices]
-    return Trained.low_rank(model, matrices, others, training.parameters()["rank"], training.seed)
 
 
 def _warn(outcome: Outcome, used: bool) -> str | None:

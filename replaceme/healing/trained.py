@@ -15,6 +15,9 @@ from replaceme.healing.pair import put_parameter
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from replaceme.healing.pair import Pair
+    from replaceme.healing.settings import Training
+
 ADAPTER = "default"  # peft's own name for the only one
 ALPHA = 2  # times the rank, as published
 
@@ -104,6 +107,24 @@ class Trained:
                 setattr(self.model.get_submodule(parent), child, module.get_base_layer())
             put_parameter(self.model, name, nn.Parameter(values[name].to(self.model.dtype)))
         self.model.requires_grad_(False)
+
+
+def open_parameters(pair: Pair, training: Training, names: list[str]) -> Trained:
+    """Have gradients go to tensors of the student, or to low-rank changes of them, and nowhere else.
+
+    Args:
+        names: what :func:`replaceme.healing.parts.choose` names.
+
+    Raises:
+        InputError: low-rank changes are wanted, and peft is not installed.
+    """
+    pair.teacher.model.requires_grad_(False)
+    model = pair.student.model
+    if training.train != "lora":
+        return Trained.whole(model, names)
+    matrices = [name for name in names if model.get_parameter(name).ndim == 2]
+    others = [name for name in names if name not in matrices]
+    return Trained.low_rank(model, matrices, others, training.parameters()["rank"], training.seed)
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:

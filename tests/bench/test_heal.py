@@ -168,6 +168,15 @@ def test_leaderboard_and_page_tell_what_was_trained(finished: Finished) -> None:
 
 
 @pytest.mark.slow
+def test_pick_leaves_out_what_was_trained_if_asked(finished: Finished, call_here: Call) -> None:
+    asked = ("pick", finished[1], "--prefer", "quality", "--json")
+    plain = call_here(*asked, "--training-free")
+    assert "lstsq" in plain.stdout
+    assert "healed" not in plain.stdout
+    assert "healed" in call_here(*asked).stdout
+
+
+@pytest.mark.slow
 def test_commands_of_a_record_make_its_checkpoint_again(
     finished: Finished, call_here: Call, tmp_path: Path
 ) -> None:

@@ -15,9 +15,9 @@ from replaceme.decoder import Decoder
 from replaceme.edit import Edit, apply
 from replaceme.healing import Training
 from replaceme.healing.distillation import Distillation
-from replaceme.healing.heal import _open
 from replaceme.healing.pair import Pair
 from replaceme.healing.parts import choose
+from replaceme.healing.trained import open_parameters
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +55,7 @@ def test_step(benchmark: Any, teacher: Decoder, rows: Batch, way: str) -> None:
         benchmark.pedantic(plain, (teacher.model, student, rows), rounds=3, warmup_rounds=1)
         return
     pair, training = Pair.of_edit(teacher, CUT), Training(train=way)  # type: ignore[arg-type]
-    _open(pair, training, choose(pair, training))
+    open_parameters(pair, training, choose(pair, training))
     distillation = Distillation(pair)
     benchmark.pedantic(distillation.learn, (rows, 1e-3), rounds=3, warmup_rounds=1)
     assert distillation.shared == 12

@@ -24,7 +24,7 @@ from replaceme.healing.order import list_steps
 from replaceme.healing.pair import Pair
 from replaceme.healing.parts import choose
 from replaceme.healing.places import Places
-from replaceme.healing.trained import Trained
+from replaceme.healing.trained import Trained, open_parameters
 from replaceme.io.saved import SavedLayers
 from replaceme.selection import Block
 from tests.families import FAMILIES, near_identity, small
@@ -78,10 +78,8 @@ def train(pair: Pair, **settings: Any) -> Any:
 
 
 def open_part(pair: Pair, **settings: Any) -> Trained:
-    from replaceme.healing.heal import _open
-
     training = Training(**settings)
-    return _open(pair, training, choose(pair, training))
+    return open_parameters(pair, training, choose(pair, training))
 
 
 def values_of(model: Any) -> dict[str, Tensor]:
