@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bench.scoring.heads import Answer, read_answers
+from bench.scoring.heads import Answer, Outside, read_answers
 from bench.scoring.trees import TreeBatch
 from replaceme.architectures import layer_count
 from replaceme.decoder import Call, Decoder, replace_forwards
-from replaceme.edit import Edit, list_changed
+from replaceme.edit import Edit, list_changed, list_outside
 from replaceme.hooks import first, other_values
 
 if TYPE_CHECKING:
@@ -54,11 +54,13 @@ class Fork:
     Attributes:
         routes: variant → its layers.
         changed: the parameters that a step replaces, with the values it gives them.
+        outside: variant → the parameters behind the layers that it replaces, with their values.
     """
 
     decoder: Decoder
     routes: dict[str, list[Step]]
     changed: Changes
+    outside: Outside = field(default_factory=dict)
 
     @classmethod
     def of(cls, decoder: Decoder, edits: Mapping[str, Edit], unedited: Unedited) -> Fork:
@@ -79,17 +81,18 @@ class Fork:
             own = {step.layer for step in changed if step.weights == name}
             kept = edit.kept(len(decoder.layers))
             routes[name] = [Step(layer, name if layer in own else None) for layer in kept]
-        return cls(decoder, routes, changed)
+        outside = {name: list_outside(model, edit) for name, edit in edits.items() if edit.outside}
+        return cls(decoder, routes, changed, outside)
 
     def only(self, names: list[str]) -> Fork:
         """The same with some of the variants."""
-        return Fork(self.decoder, {name: self.routes[name] for name in names}, self.changed)
+        routes = {name: self.routes[name] for name in names}
+        return Fork(self.decoder, routes, self.changed, self.outside)
 
     def changes(self, name: str) -> list[tuple[nn.Parameter, Tensor]]:
         """The parameters that a variant replaces, with the values it gives them."""
-        return [
-            change for step, found in self.changed.items() if step.weights == name for change in found
-        ]
+        own = [found for step, found in self.changed.items() if step.weights == name]
+        return [change for found in [*own, self.outside.get(name, [])] for change in found]
 
     @property
     def all_routes(self) -> Routes:
@@ -116,7 +119,7 @@ class Fork:
         walk = self._walk(states, calls, nodes, self.all_routes, 0)
         ends = {name: _at(nodes, end) for name, end in walk}
         own = {name: ends[name] for name in self.routes}
-        return read_answers(self.decoder, batch, ends[None], own)
+        return read_answers(self.decoder, batch, ends[None], own, self.outside)
 
     def _walk(
         self, states: Tensor, calls: list[Call], nodes: Tensor, routes: Routes, done: int

@@ -7,13 +7,17 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.scoring.trees import TreeBatch
 from replaceme.decoder import Decoder
 from replaceme.divergence import Reference, log_probabilities
+from replaceme.hooks import other_values
 
 CPU_LOGITS, GPU_LOGITS = 2**23, 2**26  # logits of one model that are held at once
+
+
+Outside = Mapping[str, list[tuple[nn.Parameter, Tensor]]]
 
 
 class Answer(NamedTuple):
@@ -32,26 +36,38 @@ class Answer(NamedTuple):
 
 
 def read_answers(
-    decoder: Decoder, batch: TreeBatch, intact: Tensor, ends: Mapping[str, Tensor]
+    decoder: Decoder,
+    batch: TreeBatch,
+    intact: Tensor,
+    ends: Mapping[str, Tensor],
+    outside: Outside,
 ) -> dict[str, list[Answer]]:
     """Variant → its answers to the requests of a batch.
 
     Args:
         intact: last states of the nodes that predict something, of the intact model, [heads, d].
         ends: variant → its own.
+        outside: variant → parameters behind the layers that are others in it.
     """
     readings = {name: Reading(batch, end) for name, end in ends.items()}
-    same = [name for name, end in ends.items() if torch.equal(end, intact)]
+    same = [name for name, end in ends.items() if torch.equal(end, intact) and name not in outside]
     held = CPU_LOGITS if intact.device.type == "cpu" else GPU_LOGITS
     size = max(1, held // decoder.model.config.get_text_config().vocab_size)
     for start in range(0, len(intact), size):
         rows = slice(start, start + size)
-        logits = decoder.logits(intact[rows, None])[:, 0]
+        logits = _predict(decoder, intact[rows], [])
         reference = Reference(logits)
         for name, end in ends.items():
-            own = logits if name in same else decoder.logits(end[rows, None])[:, 0]
+            changes = outside.get(name, [])
+            own = logits if name in same else _predict(decoder, end[rows], changes)
             readings[name].add(start, own, reference)
     return {name: reading.answers() for name, reading in readings.items()}
+
+
+def _predict(decoder: Decoder, states: Tensor, changes: list[tuple[nn.Parameter, Tensor]]) -> Tensor:
+    """[heads, vocabulary] of last states [heads, d], with other values behind the layers."""
+    with other_values((parameter, values.to(parameter.dtype)) for parameter, values in changes):
+        return decoder.logits(states[:, None])[:, 0]
 
 
 class Reading:

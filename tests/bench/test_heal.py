@@ -25,6 +25,7 @@ Call = Callable[..., subprocess.CompletedProcess[str]]
 WriteSuite = Callable[..., Path]
 HEAL = {"tokens": 3000, "learning_rate": 3e-3, "batch_size": 4}
 SOLVERS = ["lstsq", {"name": "lstsq", "heal": HEAL, "as": "healed"}]
+WHOLE = {"name": "lstsq", "heal": HEAL | {"train": "all"}, "as": "whole"}
 
 
 def cells(path: Path) -> dict[str, matrix.Cell]:
@@ -113,7 +114,7 @@ def finished(
     folder = tmp_path_factory.mktemp("healed")
     path = folder / "suite.yaml"
     changes = {
-        "prune": {"layers": [2], "solvers": SOLVERS},
+        "prune": {"layers": [2], "solvers": [*SOLVERS, WHOLE]},
         "calibration": {"samples": 100, "max_length": 32},
     }
     path.write_text(yaml.safe_dump(small_suite | changes))
@@ -124,6 +125,11 @@ def finished(
 
 def by_label(out: Path) -> dict[str, Record]:
     return {record.label: record for record in Store(out).all().values()}
+
+
+def checkpoint_of(out: Path, label: str) -> Path:
+    (stem,) = (stem for stem, record in Store(out).all().items() if record.label == label)
+    return out / "checkpoints" / stem
 
 
 @pytest.mark.slow
@@ -139,13 +145,26 @@ def test_run_heals_a_cell_and_scores_it_in_the_same_pass(finished: Finished) -> 
     assert healed.heal.divergence[0] == pytest.approx(plain.prune.divergence.mean, abs=1e-4)
     assert healed.heal.divergence[1] < healed.heal.divergence[0]
     assert healed.quality["colours"].method == "one-pass"
-    assert healed.quality["colours"].pass_variants == 3
+    assert healed.quality["colours"].pass_variants == 4
     assert healed.quality["endings"].metrics != plain.quality["endings"].metrics
     assert not [*(out / "healing").glob("*")]
     edits = {file.stem: load_edit(file)[0] for file in (out / "edits").iterdir()}
-    assert len(edits) == 2
-    (trained,) = (edit for edit in edits.values() if not edit.transforms)
+    trained, whole = sorted(
+        (edit for edit in edits.values() if not edit.transforms), key=lambda edit: len(edit.weights)
+    )
+    assert len(edits) == 3
     assert {name for _, name in trained.weights} == {"mlp.down_proj.weight"}
+    assert (trained.outside, whole.outside.keys()) == ({}, {"model.norm.weight", "lm_head.weight"})
+
+
+@pytest.mark.slow
+def test_one_pass_scores_another_head_as_its_checkpoint_does(
+    finished: Finished, call_here: Call
+) -> None:
+    path, out, records = finished
+    assert records["whole"].quality["colours"].method == "one-pass"
+    result = call_here("verify", path, "--out", out, "--cell", "tiny/2/whole")
+    assert result.returncode == 0, result.stdout
 
 
 @pytest.mark.slow
@@ -155,7 +174,7 @@ def test_leaderboard_and_page_tell_what_was_trained(finished: Finished) -> None:
     assert [c.key for c in table.columns].count("training_free") == 1
     rows = {row.label: row.values for row in table.rows}
     free = {label: values["training_free"].text for label, values in rows.items()}
-    assert free == {"baseline": None, "lstsq": "yes", "healed": "no"}
+    assert free == {"baseline": None, "lstsq": "yes", "healed": "no", "whole": "no"}
     assert records["healed"].heal
     assert rows["healed"]["trained_tokens"].number == records["healed"].heal.tokens / 1e3
     assert rows["lstsq"]["trained_tokens"].number is None
@@ -189,7 +208,7 @@ def test_commands_of_a_record_make_its_checkpoint_again(
         words = [folders.get(word, word) for word in shlex.split(command)[1:]]
         result = call_here(*words)
         assert result.returncode == 0, result.stderr
-    (checkpoint,) = (finished[1] / "checkpoints").glob("*healed*")
+    checkpoint = checkpoint_of(finished[1], "healed")
     one, two = (f / "model.safetensors" for f in (checkpoint, tmp_path / "healed"))
     assert one.read_bytes() == two.read_bytes()
 
@@ -201,7 +220,7 @@ def test_same_command_again_does_nothing_and_what_is_lost_is_made_again(
     path, out, _ = finished
     copy = tmp_path / "out"
     shutil.copytree(out, copy)
-    (checkpoint,) = (copy / "checkpoints").glob("*healed*")
+    checkpoint = checkpoint_of(copy, "healed")
     before = (checkpoint / "model.safetensors").read_bytes()
     shutil.rmtree(copy / "checkpoints")
     shutil.rmtree(copy / "edits")
