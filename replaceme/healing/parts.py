@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
-from replaceme.calibration import Batch
 from replaceme.errors import InputError
 from replaceme.healing.pair import Pair, untied_head
 
@@ -129,40 +127,12 @@ def _outputs(decoder: Decoder, layer: int) -> list[str]:
         InputError: it does not end in matrices.
     """
     kind = decoder.kind(layer)
-    inside = dict(decoder.layers[layer].named_parameters())
-    names = [name for name in kind.outputs if name in inside]
-    if not names and kind.norm:
-        path = _before(decoder, layer, kind.norm)
-        names = [name for name in inside if path and name.startswith(f"{path}.")]
-    if not names:
+    inside = [name for name, _ in decoder.layers[layer].named_parameters()]
+    ends = [name for name in inside if kind.merge_axis(name) is not None]
+    ends = ends or [name for name in inside if name.rpartition(".")[0] == kind.projection]
+    if not ends:
         raise InputError(
             f"layer {layer} of {decoder.architecture.title} does not end in a projection that could be "
             f"trained by itself; train lora, tail or all."
         )
-    return [f"{_path(decoder, layer)}.{name}" for name in names]
-
-
-@torch.no_grad()
-def _before(decoder: Decoder, layer: int, norm: str) -> str | None:
-    """The matrix of a layer whose output a norm reads."""
-    returned: dict[int, str] = {}
-    found: list[str | None] = []
-    states, calls = decoder.enter(Batch.of([[0, 0]]))
-    handles = [
-        module.register_forward_hook(
-            lambda _m, _i, output, name=name: returned.update({output.data_ptr(): name})
-        )
-        for name, module in decoder.layers[layer].named_modules()
-        if getattr(module, "weight", None) is not None and module.weight.ndim == 2
-    ]
-    read = (
-        decoder.layers[layer]
-        .get_submodule(norm)
-        .register_forward_pre_hook(lambda _m, inputs: found.append(returned.get(inputs[0].data_ptr())))
-    )
-    try:
-        decoder.step(layer, states, calls[layer])
-    finally:
-        for handle in (*handles, read):
-            handle.remove()
-    return found[0] if found else None
+    return [f"{_path(decoder, layer)}.{name}" for name in ends]
