@@ -4,7 +4,6 @@ By default a few windows, and each benchmark of scoring with its first parameter
 that everything runs. The figures in ``results/perf/`` are from
 
     pytest tests/perf/test_pruner_speed.py --perf-windows 32 --benchmark-json results/perf/speed.json
-    pytest tests/perf/test_healing_speed.py --perf-windows 8 --benchmark-json results/perf/healing.json
     pytest tests/perf/test_memory.py --benchmark-json results/perf/memory.json
     pytest tests/perf/test_scoring_speed.py --perf-items 160 --benchmark-json results/perf/scoring.json
 """
