@@ -67,7 +67,7 @@ class Call(NamedTuple):
 
 
 UNLIKE = 0.1  # of a change: more than any dtype's rounding
-SAME = 1e-3  # of a factor: more than rounding leaves of it, over all numbers of a state
+SAME = 1e-3  # of a factor, and at least twice the rounding of one number in the model's dtype
 
 
 class _StoppedError(Exception):
@@ -315,21 +315,23 @@ class Decoder:
         number that they have learnt (Gemma 4).
 
         Raises:
-            InputError: the output of a layer does not follow that of its last branch.
+            InputError: the output of the first layer of a kind does not follow that of its last branch.
         """
         batch = Batch.of([[*range(min(8, self.model.config.get_text_config().vocab_size))]])
         states, calls = self.enter(batch)
         factors = {}
         for layer, call in enumerate(calls):
-            if not (adds := self.kind(layer).adds):
+            kind = self.kind(layer)
+            if not kind.adds:
                 continue
             factor, is_all = self._measure_factor(layer, states, call)
-            if not is_all:
+            if is_all:
+                factors[layer] = factor
+            elif layer == kind.layers[0]:
                 raise InputError(
-                    f"{where}: layer {layer} does not add the output of {adds[0]} to what it returns, "
-                    f"as a small model of its class does."
+                    f"{where}: layer {layer} does not add the output of {kind.adds[0]} to what it "
+                    f"returns, as a small model of its class does."
                 )
-            factors[layer] = factor
         return factors
 
     def _measure_factor(self, layer: int, states: Tensor, call: Call) -> tuple[float, bool]:
@@ -344,7 +346,8 @@ class Decoder:
         with changed_output(self.layers[layer].get_submodule(kind.adds[0]), move):
             change = self.step(layer, states, call).float() - after
         factor = float((change * noise).sum() / noise.square().sum())
-        if abs(factor - kind.factor) <= SAME * abs(kind.factor):
+        same = max(SAME, 2 * torch.finfo(self.model.dtype).eps)
+        if abs(factor - kind.factor) <= same * abs(kind.factor):
             factor = kind.factor
         expected = factor * noise
         return factor, bool((change - expected).norm() <= UNLIKE * expected.norm())

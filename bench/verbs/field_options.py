@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 FOLDER = click.Path(path_type=Path)
+config_file = click.option(
+    "--config", type=FOLDER, help="YAML file with these options as keys; options win."
+)
 # What a field's type does not tell of its option.
 EXTRAS: dict[str, dict[str, Any]] = {
     "blocks": {"multiple": True, "metavar": "START:END"},

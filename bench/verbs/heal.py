@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.verbs.field_options import FOLDER, FieldCommand, list_given
+from bench.verbs.field_options import FieldCommand, config_file, list_given
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -27,7 +27,7 @@ def _load_schema() -> type[BaseModel]:
 
 
 @click.command(cls=FieldCommand, argument="checkpoint", schema=_load_schema)
-@click.option("--config", type=FOLDER, help="YAML file with these options as keys; options win.")
+@config_file
 def heal(config: Path | None, **options: Any) -> None:
     """Train CHECKPOINT, which was pruned, for a while toward the predictions of the intact model.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.verbs.field_options import FOLDER, FieldCommand, list_given
+from bench.verbs.field_options import FOLDER, FieldCommand, config_file, list_given
 from bench.verbs.model_options import TRUST_REMOTE_CODE
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def _load_schema() -> type[BaseModel]:
 
 
 @click.command(cls=FieldCommand, argument="model", schema=_load_schema)
-@click.option("--config", type=FOLDER, help="YAML file with these options as keys; options win.")
+@config_file
 def prune(config: Path | None, **options: Any) -> None:
     """Prune MODEL (hub id, folder, GGUF file) and write an ordinary checkpoint."""
     from bench.console import report_progress, watch

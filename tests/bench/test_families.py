@@ -17,7 +17,9 @@ WriteSuite = Callable[..., Path]
 Refused = Callable[..., None]
 MOE = {"num_local_experts": 4, "num_hidden_layers": 4}
 MIXTRAL = "does not work on Mixtral, which has one MLP output projection for each expert"
-GEMMA = "uidl, and lstsq or relative with diagonal: true, or cosine with shape: diagonal"
+GEMMA = (
+    "uidl, refit, reconstruct, and lstsq or relative with diagonal: true, or cosine with shape: diagonal"
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,6 @@ def families(save_model: Callable[..., Path], tmp_path_factory: pytest.TempPathF
         ("moe", "refit", MIXTRAL),
         ("moe", "reconstruct", MIXTRAL),
         ("gemma", "lstsq", GEMMA),
-        ("gemma", "refit", GEMMA),
         ("gemma", {"name": "cosine", "as": "angle"}, GEMMA),
     ],
     ids=str,
@@ -73,7 +74,12 @@ def test_solvers_that_do_work_are_planned(
 ) -> None:
     for family, solvers in {
         "moe": ["uidl", "lstsq", "cosine", "relative"],
-        "gemma": ["uidl", {"name": "lstsq", "diagonal": True}, {"name": "cosine", "shape": "diagonal"}],
+        "gemma": [
+            "uidl",
+            "refit",
+            {"name": "lstsq", "diagonal": True},
+            {"name": "cosine", "shape": "diagonal"},
+        ],
     }.items():
         suite = write_suite(models=[str(families / family)], prune={"layers": [1], "solvers": solvers})
         result = call("plan", suite, "--out", tmp_path)

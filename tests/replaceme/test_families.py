@@ -211,9 +211,9 @@ def test_layers_that_are_named_like_llamas_and_return_half_are_measured_so(made:
 
 
 def test_a_model_that_does_not_do_what_its_class_does_is_refused(made: Make) -> None:
-    """One whose MLP was made to count twice after it was loaded."""
+    """One whose MLP's output was made to be squared after it was loaded."""
     model = made("llama")
     for layer in model.model.layers:
-        layer.mlp.register_forward_hook(lambda _m, _a, out: 2 * out)
+        layer.mlp.register_forward_hook(lambda _m, _a, out: out.square())
     with pytest.raises(InputError, match=r"does not add the output of mlp\.down_proj"):
         Decoder.of(model)

