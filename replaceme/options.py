@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
-    field_validator,
     model_validator,
 )
 
@@ -48,10 +48,29 @@ def _pair(text: str) -> tuple[int, int]:
     return start, end
 
 
-def folder_of(info: ValidationInfo) -> Path | None:
+def _folder_of(info: ValidationInfo) -> Path | None:
     """What paths of a file are relative to; ``None`` for an option of the command line."""
     context = info.context or {}
     return None if info.field_name in context.get("options", ()) else context.get("folder")
+
+
+def _name_from_file(name: str, info: ValidationInfo) -> str:
+    folder = _folder_of(info)
+    return name if folder is None else resolve_name(name, folder)
+
+
+def _out_from_file(out: Path, info: ValidationInfo) -> Path:
+    return (_folder_of(info) or Path()) / out.expanduser()
+
+
+def _check_is_there(dataset: str) -> str:
+    CalibrationData(dataset=dataset).local_file()
+    return dataset
+
+
+ModelName = Annotated[str, Field(min_length=1), AfterValidator(_name_from_file)]
+Dataset = Annotated[str, AfterValidator(_name_from_file), AfterValidator(_check_is_there)]
+OutFolder = Annotated[Path, AfterValidator(_out_from_file)]
 
 
 class PruneOptions(BaseModel):
@@ -59,7 +78,7 @@ class PruneOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str = Field(min_length=1, description="hub id, folder, GGUF file, or package:NAME/FILE.gguf")
+    model: ModelName = Field(description="hub id, folder, GGUF file, or package:NAME/FILE.gguf")
     revision: str | None = Field(None, description="revision of a hub model")
     layers: Count | None = Field(None, description="number of layers to remove; the blocks are chosen")
     blocks: Annotated[Blocks, BeforeValidator(_from_texts)] = Field(
@@ -72,12 +91,12 @@ class PruneOptions(BaseModel):
         description=f"what makes up for them: {', '.join(SOLVERS)}; a file may give parameters too",
     )
     ridge: float | None = Field(None, ge=0, description="ridge of the solver")
-    out: Path = Field(description="folder of the pruned checkpoint")
+    out: OutFolder = Field(description="folder of the pruned checkpoint")
     selector: Selector = Field(
         "angular", description=f"how the blocks are chosen: {', '.join(SELECTORS)}"
     )
     num_blocks: int = Field(1, gt=0, description="in how many blocks of the same size")
-    calibration: str = Field("builtin:prose", description="file or hub data set to calibrate on")
+    calibration: Dataset = Field("builtin:prose", description="file or hub data set to calibrate on")
     subset: str | None = Field(None, description="configuration name of a hub data set")
     split: str = Field("train", description="split, or a part such as train[:1000]")
     streaming: bool = Field(False, description="read a hub data set row by row, not all of it")
@@ -99,23 +118,6 @@ class PruneOptions(BaseModel):
         False, description="write what was fitted to the file OUT instead of a checkpoint"
     )
     overwrite: bool = Field(False, description="replace what is at OUT")
-
-    @field_validator("model", "calibration")
-    @classmethod
-    def _from_file(cls, name: str, info: ValidationInfo) -> str:
-        folder = folder_of(info)
-        return name if folder is None else resolve_name(name, folder)
-
-    @field_validator("out")
-    @classmethod
-    def _out_from_file(cls, out: Path, info: ValidationInfo) -> Path:
-        return (folder_of(info) or Path()) / out.expanduser()
-
-    @field_validator("calibration")
-    @classmethod
-    def _is_there(cls, dataset: str) -> str:
-        CalibrationData(dataset=dataset).local_file()
-        return dataset
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

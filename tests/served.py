@@ -77,6 +77,16 @@ VISION = {
     "image_size": 28,
     "patch_size": 14,
 }
+QWEN_TEXT: dict[str, Any] = {
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]}
+}
+QWEN_VISION: dict[str, Any] = {
+    "depth": 2,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_heads": 2,
+    "out_hidden_size": 64,
+}
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen3": {},
@@ -154,30 +164,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "vision_config": VISION | {"model_type": "pixtral", "head_dim": 16},
     },
     "qwen2_5_vl": {
-        "text_config": {
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]}
-        },
-        "vision_config": {
-            "depth": 2,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_heads": 2,
-            "out_hidden_size": 64,
-            "fullatt_block_indexes": [1],
-        },
+        "text_config": QWEN_TEXT,
+        "vision_config": QWEN_VISION | {"fullatt_block_indexes": [1]},
     },
     "qwen3_vl": {
-        "text_config": {
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]}
-        },
-        "vision_config": {
-            "depth": 2,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_heads": 2,
-            "out_hidden_size": 64,
-            "deepstack_visual_indexes": [0],
-        },
+        "text_config": QWEN_TEXT,
+        "vision_config": QWEN_VISION | {"deepstack_visual_indexes": [0]},
     },
     "llama4": {
         "text_config": EXPERTS,

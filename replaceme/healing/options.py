@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pydantic import Field
 
-from pydantic import Field, ValidationInfo, field_validator
-
-from replaceme.calibration import CalibrationData
 from replaceme.chat import USUAL_DAY, Day
 from replaceme.healing.settings import HealSettings, Training
-from replaceme.options import folder_of
-from replaceme.settings import resolve_name
+from replaceme.options import Dataset, ModelName, OutFolder
 
 
 class HealOptions(Training):
     """One healed checkpoint: of which, toward which model, where, and how."""
 
-    checkpoint: str = Field(min_length=1, description="folder of a checkpoint that was pruned here")
-    teacher: str = Field(
-        min_length=1,
-        description="the intact model: hub id, folder, GGUF file, or package:NAME/FILE.gguf",
+    checkpoint: ModelName = Field(description="folder of a checkpoint that was pruned here")
+    teacher: ModelName = Field(
+        description="the intact model: hub id, folder, GGUF file, or package:NAME/FILE.gguf"
     )
     revision: str | None = Field(None, description="revision of a teacher on the hub")
-    out: Path = Field(description="folder of the healed checkpoint")
-    calibration: str = Field("builtin:prose", description="file or hub data set to train on")
+    out: OutFolder = Field(description="folder of the healed checkpoint")
+    calibration: Dataset = Field("builtin:prose", description="file or hub data set to train on")
     subset: str | None = Field(None, description="configuration name of a hub data set")
     split: str = Field("train", description="split, or a part such as train[:1000]")
     calibration_revision: str | None = Field(None, description="revision of a hub data set")
@@ -36,23 +31,6 @@ class HealOptions(Training):
     date: Day = Field(USUAL_DAY, description="the day that chat templates take for today")
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
     overwrite: bool = Field(False, description="replace what is at OUT")
-
-    @field_validator("checkpoint", "teacher", "calibration")
-    @classmethod
-    def _from_file(cls, name: str, info: ValidationInfo) -> str:
-        folder = folder_of(info)
-        return name if folder is None else resolve_name(name, folder)
-
-    @field_validator("out")
-    @classmethod
-    def _out_from_file(cls, out: Path, info: ValidationInfo) -> Path:
-        return (folder_of(info) or Path()) / out.expanduser()
-
-    @field_validator("calibration")
-    @classmethod
-    def _is_there(cls, dataset: str) -> str:
-        CalibrationData(dataset=dataset).local_file()
-        return dataset
 
     @property
     def settings(self) -> HealSettings:

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.serving import ServeSettings, ServingError, ServingResult, Workload, find_noise, measure
 from bench.serving.result import Distribution, WorkloadResult
+from tests.bench.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -193,13 +194,6 @@ def test_worker_dies_with_a_killed_parent(model: Path, tmp_path: Path) -> None:
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     eventually(lambda: not workers(tmp_path))
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 def test_missing_checkpoint_is_named(tmp_path: Path) -> None:

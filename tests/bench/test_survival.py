@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ import yaml
 from bench.run.host.lock import NAME, hold_lock
 from bench.store import Store
 from replaceme.errors import InputError
+from tests.bench import waiting
 
+eventually = partial(waiting.eventually, seconds=60)
 pytestmark = pytest.mark.slow
 
 KILLS = 25
@@ -106,13 +109,6 @@ def processes(group: int) -> list[psutil.Process]:
         except (ProcessLookupError, psutil.NoSuchProcess):
             continue
     return found
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 # ---- killed

@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -15,6 +14,7 @@ import pytest
 
 from bench.serving.workers import ServingError, Workers, explain_failure
 from tests.bench.small_worker import FOLDER
+from tests.bench.waiting import eventually
 
 pytest.importorskip("setproctitle")
 MODULE = "tests.bench.small_worker"
@@ -41,13 +41,6 @@ def workers() -> Iterator[Workers]:
 def list_marked(folder: Path, mark: str) -> list[int]:
     """Processes that left a mark."""
     return [int(file.name.rpartition("-")[2]) for file in folder.glob(f"{mark}-*")]
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def all_gone(processes: list[int]) -> bool:
