@@ -93,6 +93,7 @@ PUBLIC_MODULES = {
     "replaceme.facts": "what is measured of a fit",
     "replaceme.healing.checkpoint": "one pruned checkpoint → one healed checkpoint",
     "replaceme.healing.heal": "a pruned model is trained toward the intact one's predictions",
+    "replaceme.healing.need": "the memory that healing takes",
     "replaceme.healing.options": "what can be said of one healed checkpoint",
     "replaceme.healing.pair": "an intact model and a pruned one that share what is the same",
     "replaceme.healing.places": "where what was trained is saved",

@@ -139,7 +139,7 @@ class Ledger:
     def _write(self, cell: Cell) -> None:
         suite, record = self.plan.suite, self.records[cell]
         record.status = judge(record, self.plan)
-        record.environment = environment.describe()
+        record.environment = environment.describe(self.device)
         record.updated = datetime.now(UTC).isoformat(timespec="seconds")
         record.runtime = {
             "device": self.device,

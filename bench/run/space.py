@@ -106,7 +106,8 @@ def _size_files(model: ModelSpec, folder: Path, cells: Iterable[Cell]) -> tuple[
             checkpoints[cell] = shape.checkpoint(cell.layers)
             gaps = len(cell.prune.given) or cell.prune.num_blocks
             edits += cell.solver.solver.edit_bytes(shape.size, gaps, layers)
-            edits += shape.total if cell.heal else 0  # of what is trained, at most
+            if cell.heal:
+                edits += cell.heal.edit_bytes(shape.size.outputs, shape.total, gaps, layers)
         elif needs_copy(folder, model.dtype):
             checkpoints[cell] = shape.total
     return checkpoints, edits

@@ -16,6 +16,7 @@ from replaceme.edit import Edit
 from replaceme.errors import InputError
 from replaceme.facts import HealFacts
 from replaceme.healing.heal import Healed, heal
+from replaceme.healing.need import check_need
 from replaceme.healing.options import HealOptions
 from replaceme.healing.pair import Pair
 from replaceme.healing.places import Places
@@ -82,6 +83,9 @@ def heal_as_told(options: HealOptions, watcher: Watcher | None = None) -> Healed
     device = options.device or loading.default_device()
     watcher.step("reading the text")
     text = source.read_text(options.settings.text(CalibrationData()), options.date)
+    blocks, longest = [Block(*block) for block in provenance.blocks], max(map(len, text.sequences))
+    half = loading.fast_dtype(loading.checkpoint_dtype(source.folder), device) != "float32"
+    check_need(teacher, options, longest, blocks, half, device)
     watcher.step("loading both models")
     state = out.resolve().with_name(f".{out.name}.healing.safetensors")
     with loading.enough_memory():

@@ -9,12 +9,11 @@ from torch import nn
 
 from replaceme.errors import InputError
 from replaceme.healing.pair import Pair, untied_head
+from replaceme.healing.settings import LAST
 
 if TYPE_CHECKING:
     from replaceme.decoder import Decoder
     from replaceme.healing.settings import Training
-
-LAST = 3  # layers of ``tail``, as in arXiv 2411.15558
 
 
 def choose(pair: Pair, training: Training) -> list[str]:

@@ -16,6 +16,7 @@ SUFFIXES = {"": 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
 VARIABLE = r"\$\{"  # of a suite file, which stands for a number
 AMOUNT = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*([kMG]?)")
 RUNTIME = {"accumulate", "checkpointing"}  # change no numbers, but for their rounding
+LAST = 3  # layers of ``tail``, as in arXiv 2411.15558
 LEARNING_RATES = {"projection": 1e-3, "mlp": 5e-4, "lora": 1e-3, "tail": 2e-4, "all": 1e-4}
 
 Part = Literal["projection", "mlp", "lora", "tail", "all"]
@@ -100,6 +101,19 @@ class Training(BaseModel):
     def rate(self) -> float:
         """The highest learning rate."""
         return self.learning_rate or LEARNING_RATES[self.train]
+
+    def edit_bytes(self, outputs: int, total: int, gaps: int, layers: int) -> int:
+        """Bytes of what is trained of one variant as it is saved, at most.
+
+        Args:
+            outputs: bytes of the projections that end a layer's attention and MLP, the mean.
+            total: bytes of the intact model.
+            gaps: places where layers go.
+            layers: of the intact model.
+        """
+        if self.norms or self.train not in ("projection", "mlp"):
+            return total
+        return (gaps if self.train == "projection" else layers) * outputs
 
     def parameters(self) -> dict[str, Any]:
         """All that changes numbers, with the defaults put in."""

@@ -203,6 +203,19 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def device_memory(device: str) -> int:
+    """Bytes of memory of a device; of all GPUs for ``auto``, and of the machine where there is none."""
+    import psutil
+    import torch
+
+    if device == "auto" and torch.cuda.is_available():
+        found = range(torch.cuda.device_count())
+        return sum(torch.cuda.get_device_properties(i).total_memory for i in found)
+    if device.startswith("cuda"):
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return int(psutil.virtual_memory().total)
+
+
 def declared_dtype(config: dict[str, Any]) -> str | None:
     """The dtype that a config declares for its weights, which need not be that of the files."""
     return config.get("dtype") or config.get("torch_dtype")

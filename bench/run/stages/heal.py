@@ -15,6 +15,7 @@ from bench.suite.matrix import Cell
 from bench.suite.suite import ModelSpec
 from replaceme.checkpoint import Checkpoint
 from replaceme.errors import InputError
+from replaceme.healing.need import check_need
 from replaceme.io import loading
 from replaceme.io.editfile import load_edit, save_edit
 from replaceme.io.saved import SavedLayers
@@ -85,6 +86,9 @@ class HealStage:
 
         assert cell.heal is not None
         text, (start, provenance) = self._text(cell), load_edit(self.checkpoints.edit_file(cell.pruned))
+        longest = max(map(len, text.sequences))
+        half, device = decoder.model.dtype.itemsize == 2, self.ledger.device
+        check_need(self.checkpoint, cell.heal, longest, start.blocks, half, device)
         pair = Pair.of_edit(decoder, self.saved.with_values(decoder.model, start))
         places = Places(pair.student.architecture, self.saved, pair.kept)
         healed = heal(

@@ -6,8 +6,8 @@ from math import isnan
 from typing import TYPE_CHECKING
 
 from bench.run.costs import pass_of
+from bench.run.host.environment import name_device
 from bench.run.stages.scores import Scores
-from bench.serving import device_name
 from bench.suite.matrix import Cell
 from bench.tasks.planned import PlannedTask, stage_of
 from replaceme.edit import Edit
@@ -80,7 +80,7 @@ class OnePassScoring:
         """Those of an interrupted run, if they were computed alike."""
         from bench.scoring.answers import Answers
 
-        scope = {"dtype": self.scores.dtype, "device": device_name()}
+        scope = {"dtype": self.scores.dtype, "device": name_device(self.ledger.device)}
         answers = Answers(self.ledger.answers_file(self.scores.cells[0]), scope)
         answers.budget = self.scores.settings.batch_tokens or answers.budget
         return answers

@@ -1,0 +1,132 @@
+"""The memory that healing takes on its device, told from the headers of a checkpoint's files."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from replaceme.architectures import layer_count
+from replaceme.errors import InputError
+from replaceme.healing.settings import LAST
+from replaceme.io import contents, loading, models
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from replaceme.checkpoint import Checkpoint
+    from replaceme.healing.settings import Training
+    from replaceme.selection import Block
+
+TRAINED = 24  # bytes of a trained number: it, its gradient, two means, what is between, and a half
+EXACT, HALF = 4, 2  # bytes of a number
+LOGITS = 2**26 * 16  # bytes of those that are held at once
+REST = 1 << 30  # of libraries
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of a model, by the headers of its files.
+
+    Attributes:
+        whole: of all its tensors.
+        layers: number of decoder layers.
+        layer: of one, the mean, as are the next three.
+        output: of the matrix that ends its MLP.
+        sides: of inputs and outputs of all its matrices, together.
+        head: of an output matrix that is not the embeddings.
+        width: of a hidden state.
+    """
+
+    whole: int
+    layers: int
+    layer: int
+    output: int
+    sides: int
+    head: int
+    width: int
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Sizes:
+        """Those of a checkpoint.
+
+        Raises:
+            InputError: a file cannot be read.
+        """
+        config = models.read_config(checkpoint.folder)
+        architecture, layers = checkpoint.architecture, layer_count(config)
+        whole = inside = output = sides = head = width = 0
+        for name, stored in contents.stored_tensors(checkpoint.folder).items():
+            size = math.prod(shape := stored.entry.shape)
+            whole += size
+            place = architecture.split(name)
+            if place is None:
+                head = size if name == "lm_head.weight" else head
+            elif place[1] < layers:
+                inside += size
+                sides += sum(shape) if len(shape) == 2 else 0
+                kind = architecture.kind(place[1])
+                if len(shape) == 2 and kind.merges(place[2]):
+                    output += size
+                    width = shape[kind.merge_axis(place[2]) or 0]
+        return cls(whole, layers, inside // layers, output // layers, sides // layers, head, width)
+
+    def count_trained(self, training: Training, blocks: Sequence[Block]) -> int:
+        """Numbers that are trained where some blocks were removed, but for norms."""
+        behind = self._count_behind(blocks)
+        rank: int = training.parameters().get("rank", 0)
+        return {
+            "projection": len(blocks) * self.output,
+            "mlp": behind * self.output,
+            "lora": behind * rank * self.sides,
+            "tail": min(LAST, behind) * self.layer + self.head,
+            "all": behind * self.layer + self.head,
+        }[training.train]
+
+    def compute_need(self, training: Training, tokens: int, blocks: Sequence[Block], half: bool) -> int:
+        """Bytes on the device.
+
+        Args:
+            tokens: of a sequence.
+            blocks: that were removed.
+            half: whether the model is in half precision.
+        """
+        number, behind = (HALF if half else EXACT), self._count_behind(blocks)
+        together = -(-training.batch_size // training.accumulate) * tokens
+        inside = together * (number * self.sides + 2 * EXACT * self.width)
+        between = together * number * self.width
+        kept = inside + behind * between if training.checkpointing else behind * inside
+        trained = TRAINED * self.count_trained(training, blocks)
+        return number * self.whole + trained + kept + LOGITS + REST
+
+    def _count_behind(self, blocks: Sequence[Block]) -> int:
+        """Layers from the one before the first gap on."""
+        return self.layers - sum(block.end - block.start for block in blocks) - (blocks[0].start - 1)
+
+
+def check_need(
+    checkpoint: Checkpoint,
+    training: Training,
+    tokens: int,
+    blocks: Sequence[Block],
+    half: bool,
+    device: str,
+) -> None:
+    """Refuse a training that its device has no room for.
+
+    Args:
+        checkpoint: the intact model.
+        tokens: of the longest sequence.
+        blocks: that were removed.
+        half: whether the models are in half precision.
+
+    Raises:
+        InputError: saying how much it takes, how much there is, and what takes less.
+    """
+    need = Sizes.of(checkpoint).compute_need(training, tokens, blocks, half)
+    if need > (there := loading.device_memory(device)):
+        raise InputError(
+            f"training {training.train} takes about {need / 1e9:,.0f} GB on {device!r}, which has "
+            f"{there / 1e9:,.0f} GB; less is taken by a smaller batch_size, 'accumulate', "
+            f"'checkpointing: true', or 'train: lora' or 'projection'."
+        )
