@@ -10,7 +10,7 @@ Rules, the same for every source:
 """
 
 from replaceme.calibration.batches import Batch, Batches, padding_token
-from replaceme.calibration.chats import UnusableError
+from replaceme.calibration.chats import Messages, UnusableError, said_in
 from replaceme.calibration.check import check_data
 from replaceme.calibration.data import (
     BUILTIN_PREFIX,
@@ -19,12 +19,16 @@ from replaceme.calibration.data import (
     CalibrationData,
     is_data_file,
 )
-from replaceme.calibration.rows import rows_of
+from replaceme.calibration.rows import rows_of, values_of
 from replaceme.calibration.sequences import (
     CalibrationText,
     RowCount,
+    encode_messages,
+    encode_rows,
     load_sequences,
     read_text,
+    render,
+    token_hash,
     tokenize,
     windows,
 )
@@ -37,14 +41,21 @@ __all__ = [
     "Batches",
     "CalibrationData",
     "CalibrationText",
+    "Messages",
     "RowCount",
     "UnusableError",
     "check_data",
+    "encode_messages",
+    "encode_rows",
     "is_data_file",
     "load_sequences",
     "padding_token",
     "read_text",
+    "render",
     "rows_of",
+    "said_in",
+    "token_hash",
     "tokenize",
+    "values_of",
     "windows",
 ]

@@ -130,16 +130,20 @@ class Batches:
         return replace(self, sequences=chosen[: max(1, fitting)])
 
     def held_back(self, tokens: int) -> tuple[Batches, Batches]:
-        """Two disjoint parts: the sequences to fit on, and about ``tokens`` tokens to judge on.
-
-        The judging part is taken evenly from the whole; it is at most a tenth of the sequences, and
-        empty where that is less than one.
-        """
-        mean = max(1, self.tokens // max(1, len(self.sequences)))
-        count = min(-(-tokens // mean), len(self.sequences) // 10)
-        judged = {round((i + 0.5) * len(self.sequences) / count - 0.5) for i in range(count)}
+        """Two disjoint parts: the sequences to fit on, and those of :meth:`numbers_held_back`."""
+        judged = self.numbers_held_back(tokens)
         split = [
             [row for i, row in enumerate(self.sequences) if (i in judged) == side] for side in (0, 1)
         ]
         fitted, held = (replace(self, sequences=rows) for rows in split)
         return fitted, held
+
+    def numbers_held_back(self, tokens: int) -> set[int]:
+        """Which sequences to judge on, about ``tokens`` tokens.
+
+        They are taken evenly from the whole; it is at most a tenth of the sequences, and none where that
+        is less than one.
+        """
+        mean = max(1, self.tokens // max(1, len(self.sequences)))
+        count = min(-(-tokens // mean), len(self.sequences) // 10)
+        return {round((i + 0.5) * len(self.sequences) / count - 0.5) for i in range(count)}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,6 +24,9 @@ from replaceme.calibration.files import MalformedError, text_of, unreadable
 from replaceme.calibration.rows import values_of
 from replaceme.chat import USUAL_DAY, apply_chat_template
 from replaceme.errors import InputError
+
+T = TypeVar("T")
+Encoded = TypeVar("Encoded", bound=Sized)
 
 
 class RowCount(BaseModel):
@@ -155,29 +159,51 @@ def _tokenize_rows(
     day: date,
     where: str,
 ) -> CalibrationText:
-    """The first ``samples`` usable rows; rows that cannot be used may be as many as those."""
-    sequences: list[list[int]] = []
-    rows = RowCount()
+    encode = partial(_encode, tokenizer=tokenizer, max_length=max_length, day=day)
+    return CalibrationText(*encode_rows(values, encode, samples, where))
+
+
+def encode_rows(
+    values: Iterable[tuple[int, Any]],
+    encode: Callable[[Any], tuple[Encoded, bool]],
+    samples: int,
+    where: str,
+    tokens: int | None = None,
+) -> tuple[list[Encoded], RowCount]:
+    """The first ``samples`` usable rows; rows that cannot be used may be as many as those.
+
+    Args:
+        values: their numbers and what they hold.
+        encode: a row → its tokens, and whether its system turn was moved.
+        where: how messages begin.
+        tokens: that are enough, if that is known.
+
+    Raises:
+        InputError: more rows cannot be used than can.
+    """
+    found: list[Encoded] = []
+    rows, left = RowCount(), tokens
     for number, value in values:
-        if len(sequences) == samples or rows.skipped > samples:
+        if len(found) == samples or rows.skipped > samples or (left is not None and left <= 0):
             break
         try:
-            ids, folded = _encode(value, tokenizer, day)
+            encoded, folded = encode(value)
         except UnusableError as error:
             rows.skipped += 1
             rows.first = rows.first or f"row {number}: {error}"
             continue
-        if ids:
-            sequences.append(ids[:max_length])
-        rows.empty += not ids
+        if encoded:
+            found.append(encoded)
+            left = None if left is None else left - len(encoded)
+        rows.empty += not encoded
         rows.folded += folded
-    rows.used = len(sequences)
+    rows.used = len(found)
     if rows.skipped > rows.used:
         raise InputError(
             f"{where}: {rows.skipped:,} of {rows.read:,} rows cannot be used; {rows.first}. Allowed are "
             f"texts, and lists of messages with role and content."
         )
-    return CalibrationText(sequences, rows)
+    return found, rows
 
 
 def windows(text: str, tokenizer: Any, max_length: int, count: int | None = None) -> list[list[int]]:
@@ -190,11 +216,24 @@ def windows(text: str, tokenizer: Any, max_length: int, count: int | None = None
     return (cut or [bos + ids] * bool(ids))[:count]
 
 
-def _encode(row: Any, tokenizer: Any, day: date) -> tuple[list[int], bool]:
+def _encode(row: Any, tokenizer: Any, max_length: int, day: date) -> tuple[list[int], bool]:
     """Token ids of a row, and whether its system turn was moved."""
     said = said_in(row)
     if isinstance(said, str):
-        return (tokenizer(said, verbose=False)["input_ids"] if said.strip() else []), False
+        ids = tokenizer(said, verbose=False)["input_ids"] if said.strip() else []
+        return ids[:max_length], False
+    ids, folded = encode_messages(said, tokenizer, lambda messages: render(messages, tokenizer, day))
+    return ids[:max_length], folded
+
+
+def encode_messages(said: Messages, tokenizer: Any, encode: Callable[[Messages], T]) -> tuple[T, bool]:
+    """What messages are encoded as, with roles that the chat template knows, and whether their system
+    turn was moved to the head of the user's, because the template refuses it.
+
+    Raises:
+        InputError: the tokenizer has no chat template.
+        UnusableError: the template refuses them.
+    """
     if not tokenizer.chat_template:
         raise InputError(
             "the calibration column holds chat messages, but the model's tokenizer has no chat "
@@ -202,17 +241,22 @@ def _encode(row: Any, tokenizer: Any, day: date) -> tuple[list[int], bool]:
         )
     messages = with_known_roles(said, str(tokenizer.chat_template))
     try:
-        return _render(messages, tokenizer, day), False
+        return encode(messages), False
     except UnusableError:
         if (moved := without_system(messages)) is None:
             raise
-        return _render(moved, tokenizer, day), True
+        return encode(moved), True
 
 
-def _render(messages: Messages, tokenizer: Any, day: date) -> list[int]:
+def render(messages: Messages, tokenizer: Any, day: date, **options: Any) -> Any:
+    """Token ids of messages through the chat template; with ``return_dict`` what goes with them.
+
+    Raises:
+        UnusableError: the template refuses them.
+    """
+    settings = {"tokenize": True, "return_dict": False} | options
     try:
-        ids: list[int] = apply_chat_template(tokenizer, messages, day, tokenize=True, return_dict=False)
+        return apply_chat_template(tokenizer, messages, day, **settings)
     except Exception as error:  # whatever a template raises
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise UnusableError(f"the chat template refuses it ({reason.rstrip('.')})") from None
-    return ids
