@@ -291,7 +291,8 @@ class Record(_Part):
     def divergence(self) -> float | None:
         """KL from the intact model in nats on the same tokens, their mean."""
         if self.heal and self.identity.heal:
-            return None if self.identity.heal.text else self.heal.divergence[1]
+            healed = None if self.identity.heal.text else self.heal.divergence
+            return healed[1] if healed else None
         return self.prune.divergence.mean if self.prune and self.prune.divergence else None
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -99,11 +99,13 @@ class HealPoint(BaseModel):
 class HealFacts(BaseModel):
     """What was trained of a pruned model, on what, and what came of it.
 
-    The loss is KL(intact ‖ pruned) of the distributions of the next token.
+    The loss is that of the objective: of ``distillation`` KL(intact ‖ pruned) of the distributions of
+    the next token, of ``sft`` the cross entropy of the tokens that are learnt.
     """
 
     model_config = ConfigDict(extra="forbid")
 
+    objective: Literal["distillation", "sft"] = "distillation"
     training: dict[str, Any] = Field(description="the settings that change numbers")
     numbers: int = Field(description="how many numbers were trained")
     shared_layers: int = Field(description="layers that were run once for both models")
@@ -111,8 +113,13 @@ class HealFacts(BaseModel):
     seconds: float = Field(description="of training, judging included")
     text: dict[str, Any] = Field(description="what it was trained on, as in calibration")
     held_back_tokens: int
-    divergence: tuple[Number, Number] = Field(
-        description="mean loss of the held-back tokens in nats, before and after"
+    divergence: Pair = Field(
+        None,
+        description="of distillation: KL from the intact model in nats per held-back token, before and "
+        "after",
+    )
+    cross_entropy: Pair = Field(
+        None, description="of sft: nats per held-back token that is learnt, before and after"
     )
     loss: Pair = Field(
         None, description="negative log-likelihood in nats per held-back token, before and after"
@@ -120,3 +127,10 @@ class HealFacts(BaseModel):
     curve: list[HealPoint] = Field(description="at every check, the start first")
     used: bool = Field(description="false: it made nothing better, and the weights are as before")
     warning: str | None = Field(None, description="what went wrong")
+
+    @property
+    def judged(self) -> tuple[str, tuple[Number, Number]]:
+        """What it was judged by on held-back text, in words, and that before and after."""
+        if self.objective == "sft":
+            return "cross entropy of what is learnt", self.cross_entropy or (None, None)
+        return "KL divergence from the intact model", self.divergence or (None, None)

@@ -128,15 +128,17 @@ def how_healed(facts: HealFacts) -> str:
     """What was trained of a checkpoint after it was pruned, in Markdown."""
     said, settings = "", dict(facts.training)
     part, rate = settings["train"], settings["learning_rate"]
-    before, after = (f"{value:.3f}" for value in map(_known, facts.divergence))
+    name, judged = facts.judged
+    before, after = (f"{value:.3f}" for value in map(_known, judged))
+    what = {"distillation": "toward the intact model's predictions", "sft": "on data, by sft"}
     if facts.warning:
         said = f" **Warning:** {facts.warning}."
     return (
-        f"Then it was trained toward the intact model's predictions: {code(part)}"
+        f"Then it was trained {what[facts.objective]}: {code(part)}"
         f"{' with norms' if settings['norms'] else ''}, {facts.numbers:,} numbers, on {facts.tokens:,} "
         f"tokens of {code(facts.text['dataset'])} in {facts.seconds:,.0f} seconds, with a learning rate "
-        f"of up to {rate:g}. Its KL divergence from the intact model went from {before} to {after} nats "
-        f"per token on {facts.held_back_tokens:,} held-back tokens.{said}"
+        f"of up to {rate:g}. Its {name} went from {before} to {after} nats per token on "
+        f"{facts.held_back_tokens:,} held-back tokens.{said}"
     )
 
 

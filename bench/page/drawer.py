@@ -155,21 +155,23 @@ def _healing(record: Record) -> DrawerSection | None:
     """What was trained, and how it went."""
     if (heal := record.heal) is None:
         return None
-    before, after = heal.divergence
+    name, (before, after) = heal.judged
+    loss = "cross entropy" if heal.objective == "sft" else "KL"
     facts = [
+        ("objective", heal.objective),
         ("settings", _listed(heal.training)),
         ("numbers trained", f"{heal.numbers:,}"),
         ("tokens", f"{heal.tokens:,} of {_text(heal.text.get('dataset'))}"),
         ("time", f"{_number(heal.seconds)} s"),
         ("layers run once for both models", _text(heal.shared_layers)),
-        ("KL from the intact model, nats per token", f"{_number(before, 4)} → {_number(after, 4)}"),
+        (f"{name}, nats per token", f"{_number(before, 4)} → {_number(after, 4)}"),
         ("held-back tokens", f"{heal.held_back_tokens:,}"),
         ("peak memory", _bytes(heal.peak_memory_bytes)),
         ("peak memory on GPUs", _bytes(heal.peak_device_memory_bytes)),
     ]
     if heal.loss:
         both = " → ".join(_number(value, 4) for value in heal.loss)
-        facts.append(("loss of the same, nats per token", both))
+        facts.append(("loss of all of them, nats per token", both))
     rows = [
         [
             f"{point.tokens:,}",
@@ -180,7 +182,7 @@ def _healing(record: Record) -> DrawerSection | None:
         ]
         for point in heal.curve
     ]
-    columns = ["tokens", "seconds", "learning rate", "KL, trained on", "KL, held back"]
+    columns = ["tokens", "seconds", "learning rate", f"{loss}, trained on", f"{loss}, held back"]
     warning = [f"Warning: {heal.warning}."] if heal.warning else []
     return DrawerSection("How it was healed", facts, columns, rows, warning)
 

@@ -102,7 +102,8 @@ class Costs:
             yield Job(*reload_of(cell), held)
 
     def _heal_jobs(self, model: ModelSpec, cells: list[Cell]) -> Iterator[Job]:
-        """Both models read the text, and gradients go through the layers after the first removed one."""
+        """Gradients go through the layers after the first removed one; the intact model reads the text
+        where it teaches."""
         size = self._size_of(model)
         for cell in cells:
             assert cell.heal
@@ -111,7 +112,8 @@ class Costs:
             if (tokens := cell.heal.budget) is None:
                 yield Job(*heal_of(cell), 0.0, cell.heal.seconds or 0.0)
             else:
-                work = size.run(tokens, size.layers + TRAINING * after, HEADS * tokens)
+                before = kept - after if cell.heal.is_sft else size.layers
+                work = size.run(tokens, before + TRAINING * after, HEADS * tokens)
                 yield Job(*heal_of(cell), work)
             yield Job(*reload_of(cell), HELD_BACK * size.run(tokens or 0, size.layers))
 

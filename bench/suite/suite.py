@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -191,7 +192,7 @@ class Suite(Section):
     def _calibration_path(cls, data: CalibrationData, info: ValidationInfo) -> CalibrationData:
         folder = _folder(info, "calibration", "dataset")
         data = data.model_copy(update={"dataset": resolve_name(data.dataset, folder)})
-        _check_text(data)
+        _check(partial(check_data, data))
         return data
 
     def limited(self, limit: float | None) -> Suite:
@@ -230,20 +231,20 @@ def _with_texts(
             folder = _folder(info, *location, "solvers", i, "heal", "dataset")
             named = {"dataset": resolve_name(spec.heal.dataset, folder)}
             heal = spec.heal.model_copy(update=named)
-            _check_text(heal.text(CalibrationData()))
+            _check(heal.check_text)
             spec = spec.model_copy(update={"heal": heal})
         found.append(spec)
     return found
 
 
-def _check_text(data: CalibrationData) -> None:
-    """Refuse a data set of which can be seen that it is wrong.
+def _check(check: Callable[[], None]) -> None:
+    """What refuses a data set of which can be seen that it is wrong, for pydantic.
 
     Raises:
         ValueError: saying what.
     """
     try:
-        check_data(data)
+        check()
     except InputError as error:
         raise ValueError(str(error)) from None
 

@@ -1,4 +1,4 @@
-"""``heal``: one pruned checkpoint trained toward the model it was made from, without the harness."""
+"""``heal``: one pruned checkpoint trained for a while, without the harness."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def _load_schema() -> type[BaseModel]:
 @click.command(cls=FieldCommand, argument="checkpoint", schema=_load_schema)
 @config_file
 def heal(config: Path | None, **options: Any) -> None:
-    """Train CHECKPOINT, which was pruned, for a while toward the predictions of the intact model.
+    """Train CHECKPOINT, which was pruned, for a while: toward the predictions of the intact model, or on
+    data.
 
     The same command again goes on where it was interrupted.
     """

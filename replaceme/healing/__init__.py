@@ -1,6 +1,6 @@
-"""Healing: a pruned model is trained for a little while toward the intact one's predictions.
+"""Healing: a pruned model is trained a little, toward the intact one's predictions or on data.
 
-The intact model is the teacher, the pruned one the student; no labels are needed. Everything heavy is
+The intact model is the teacher, the pruned one the student. Everything heavy is
 loaded when something is trained.
 """
 

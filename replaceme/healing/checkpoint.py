@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from replaceme.calibration import CalibrationData, CalibrationText, padding_token
+from replaceme.calibration import CalibrationData, CalibrationText
 from replaceme.checkpoint import Checkpoint
 from replaceme.decoder import Decoder
 from replaceme.edit import Edit
 from replaceme.errors import InputError
 from replaceme.facts import HealFacts
+from replaceme.healing.examples import read_healing_text
 from replaceme.healing.heal import Healed, heal
 from replaceme.healing.need import check_need
 from replaceme.healing.options import HealOptions
@@ -28,6 +29,9 @@ from replaceme.provenance import Provenance
 from replaceme.recipe import digest
 from replaceme.report import Watcher
 from replaceme.selection import Block
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class HealedCheckpoint:
 def heal_checkpoint(
     checkpoint: str | Path, out: str | Path, *, teacher: str | Path, **options: Any
 ) -> HealedCheckpoint:
-    """Train a pruned checkpoint for a while toward the predictions of the model it was made from.
+    """Train a pruned checkpoint for a while: toward the predictions of the model it was made from, or,
+    with ``objective="sft"``, on data.
 
     What is written is an ordinary checkpoint of the same shape; it is loaded again and must predict what
     was measured. A training that is interrupted goes on when the same is asked for again.
@@ -82,20 +87,27 @@ def heal_as_told(options: HealOptions, watcher: Watcher | None = None) -> Healed
     check_apart(teacher.folder, out)
     device = options.device or loading.default_device()
     watcher.step("reading the text")
-    text = source.read_text(options.settings.text(CalibrationData()), options.date)
+    text = read_healing_text(source, options.settings, CalibrationData(), options.date)
     blocks, longest = [Block(*block) for block in provenance.blocks], max(map(len, text.sequences))
     half = loading.fast_dtype(loading.checkpoint_dtype(source.folder), device) != "float32"
     check_need(teacher, options, longest, blocks, half, device)
     watcher.step("loading both models")
     state = out.resolve().with_name(f".{out.name}.healing.safetensors")
     with loading.enough_memory():
-        pair, pad = load_pair(source, teacher, provenance, device)
+        pair, tokenizer = load_pair(source, teacher, provenance, device)
         watcher.step("training")
         places = Places(pair.student.architecture, _saved(source), range(len(pair.kept)))
         known = [models.fingerprint(c.name, c.revision, c.folder) for c in (source, teacher)]
         said = [*known, text.hash, options.parameters(), device]
         healed = heal(
-            pair, text, options, places, pad=pad, state=state, key=digest(said), report=watcher.share
+            pair,
+            text,
+            options,
+            places,
+            tokenizer=tokenizer,
+            state=state,
+            key=digest(said),
+            report=watcher.share,
         )
     del pair
     watcher.step("saving")
@@ -135,8 +147,8 @@ def check_alike(source: Checkpoint, teacher: Checkpoint) -> None:
 
 def load_pair(
     source: Checkpoint, teacher: Checkpoint, provenance: Provenance, device: str
-) -> tuple[Pair, int]:
-    """Both models in memory, and the token that fills up sequences.
+) -> tuple[Pair, PreTrainedTokenizerBase]:
+    """Both models in memory, and their tokenizer.
 
     Both are taken to the dtype of the checkpoint, in which they are the same where nothing was changed.
 
@@ -152,7 +164,7 @@ def load_pair(
     pair = Pair.of_models(Decoder.of(intact), student, Edit(blocks))
     for model in (intact, student):
         model.to(fast)
-    return pair, padding_token(tokenizer)
+    return pair, tokenizer
 
 
 def _saved(source: Checkpoint) -> SavedLayers:
@@ -178,17 +190,20 @@ def _read_provenance(folder: Path) -> Provenance:
 def _tell(text: CalibrationText, healed: Healed, out: Path) -> str:
     """What was done, for a person to read."""
     facts = healed.facts
-    before, after = (f"{value:.4f}" for value in facts.divergence if value is not None)
+    name, judged = facts.judged
+    before, after = (f"{value:.4f}" for value in judged if value is not None)
+    layers = facts.shared_layers
+    shared = f"; {layers} layers were run once for both models" if layers else ""
     lines = [text.rows.notice()] if text.rows else []
     lines.append(
-        f"Trained {facts.training['train']}, {facts.numbers:,} numbers, on {facts.tokens:,} tokens in "
-        f"{facts.seconds:,.0f} seconds; {facts.shared_layers} layers were run once for both models."
+        f"Trained {facts.training['train']} by {facts.objective}, {facts.numbers:,} numbers, on "
+        f"{facts.tokens:,} tokens in {facts.seconds:,.0f} seconds{shared}."
     )
     lines.append(
-        f"KL divergence from the intact model on {facts.held_back_tokens:,} held-back tokens: {before} "
-        f"→ {after} nats per token."
+        f"{name[0].upper()}{name[1:]} on {facts.held_back_tokens:,} held-back tokens: {before} → "
+        f"{after} nats per token."
     )
     if facts.loss:
-        lines.append("Loss of the same: {:.4f} → {:.4f} nats per token.".format(*facts.loss))
+        lines.append("Loss of all of them: {:.4f} → {:.4f} nats per token.".format(*facts.loss))
     lines += [f"Warning: {facts.warning}."] if facts.warning else []
     return "\n".join([*filter(None, lines), f"Wrote {out}."])

@@ -7,19 +7,23 @@ few tokens at a time, since there are as many logits as tokens times vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from replaceme.calibration import Batch
+from replaceme.calibration import Batch, Batches
 from replaceme.decoder import Call, Decoder
+from replaceme.healing.logits import log_softmax, mixed, tokens_at_once
+from replaceme.healing.order import list_steps, split
 from replaceme.healing.pair import Pair
 
-CPU_LOGITS, GPU_LOGITS = 2**23, 2**26  # of each model that are held at once
+if TYPE_CHECKING:
+    from replaceme.healing.course import Course
+    from replaceme.healing.settings import Training
 
 
 @dataclass(frozen=True)
@@ -63,15 +67,15 @@ class Distillation:
         """Add to the gradients those of ``weight`` times the sum of a batch's losses, which is returned
         in nats."""
         start = self.start(batch)
-        with self._mixed():
+        with mixed(self.pair.teacher.model):
             ends = self._follow(start)
         total, gradients = 0.0, []
-        for goal, leaf in _chunks(start.goal, ends.detach(), self._chunk):
+        for goal, leaf in _chunks(start.goal, ends.detach(), self._at_once):
             leaf.requires_grad_()
             reference = self._log_probabilities(self.pair.teacher, goal)
-            with self._mixed():
+            with mixed(self.pair.teacher.model):
                 logits = self.pair.student.predict(leaf[None])[0]
-            logs = _log_softmax(logits.detach())
+            logs = log_softmax(logits.detach())
             likely = reference.exp()
             total += float((likely * (reference - logs)).sum())
             change = logs.exp_().sub_(likely).mul_(weight)  # of Σ p₀ (log p₀ − log p) by the logits
@@ -87,13 +91,13 @@ class Distillation:
         """Mean loss over the tokens of some batches, in nats."""
         total, count = 0.0, 0
         for start in starts:
-            with self._mixed():
+            with mixed(self.pair.teacher.model):
                 ends = self._follow(start)
-            for goal, own in _chunks(start.goal, ends, self._chunk):
+            for goal, own in _chunks(start.goal, ends, self._at_once):
                 reference = self._log_probabilities(self.pair.teacher, goal)
-                with self._mixed():
+                with mixed(self.pair.teacher.model):
                     logits = self.pair.student.predict(own[None])[0]
-                total += float((reference.exp() * (reference - _log_softmax(logits))).sum())
+                total += float((reference.exp() * (reference - log_softmax(logits))).sum())
             count += len(start.goal)
         return total / count
 
@@ -123,28 +127,45 @@ class Distillation:
         return states[start.real]
 
     def _log_probabilities(self, decoder: Decoder, states: Tensor) -> Tensor:
-        return _log_softmax(decoder.logits(states[None])[0])
+        return log_softmax(decoder.logits(states[None])[0])
 
     @property
-    def _chunk(self) -> int:
-        """Tokens whose logits are held at once."""
-        model = self.pair.teacher.model
-        held = CPU_LOGITS if model.device.type == "cpu" else GPU_LOGITS
-        vocabulary: int = model.config.get_text_config().vocab_size
-        return max(1, held // vocabulary)
+    def _at_once(self) -> int:
+        return tokens_at_once(self.pair.teacher.model)
 
-    def _mixed(self) -> AbstractContextManager[None]:
-        """The student's forward in bfloat16 where the models are in half precision; what is trained is
-        float32 all the same."""
-        model = self.pair.teacher.model
-        half = model.dtype in (torch.bfloat16, torch.float16)
-        return torch.autocast(model.device.type, torch.bfloat16, enabled=half)
+
+class Distilling:
+    """The objective that a student predicts what its teacher does."""
+
+    def __init__(self, pair: Pair, batches: Batches, held: Batches, training: Training) -> None:
+        """Runs the teacher over the text that judges.
+
+        Args:
+            batches: the sequences to train on, ``batch_size`` of them in a step.
+            held: those that judge.
+        """
+        self.batches, self.training = batches, training
+        self.distillation = Distillation(pair, training.checkpointing)
+        self.shared = self.distillation.shared
+        self._starts = [self.distillation.start(batch) for batch in held]
+
+    def measure(self) -> float:
+        return self.distillation.measure(self._starts)
+
+    def train(self, course: Course) -> None:
+        batches = self.batches
+        steps = list_steps(batches.sequences, batches.batch_size, batches.lengths, self.training.seed)
+        for rows in course.within(steps):
+            tokens = sum(map(len, rows))
+            course.optimizer.zero_grad()
+            loss = sum(
+                self.distillation.learn(Batch.of(part, pad=batches.pad), 1 / tokens)
+                for part in split(rows, self.training.accumulate)
+            )
+            course.prepare(tokens, loss)
+            course.optimizer.step()
+            course.count(tokens, loss, tokens)
 
 
 def _chunks(goals: Tensor, ends: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     return zip(goals.split(size), ends.split(size), strict=True)
-
-
-def _log_softmax(logits: Tensor) -> Tensor:
-    """Log-probabilities in float32, or in a wider dtype."""
-    return logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))

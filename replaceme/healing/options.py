@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, ValidationError, model_validator
 
 from replaceme.chat import USUAL_DAY, Day
 from replaceme.healing.settings import HealSettings, Training
@@ -26,11 +28,19 @@ class HealOptions(Training):
     samples: int | None = Field(
         None, gt=0, description="sequences at most; not given: as many as the budget takes"
     )
-    max_length: int = Field(256, gt=1, description="tokens of a sequence at most")
+    max_length: int = Field(256, gt=1, description="tokens of a sequence at most. Default of sft: 1024")
     device: str | None = Field(None, description="torch device; not given: the GPU where there is one")
     date: Day = Field(USUAL_DAY, description="the day that chat templates take for today")
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
     overwrite: bool = Field(False, description="replace what is at OUT")
+
+    @model_validator(mode="after")
+    def _check_settings(self) -> Self:
+        try:
+            assert self.settings
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        return self
 
     @property
     def settings(self) -> HealSettings:

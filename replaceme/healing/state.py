@@ -25,7 +25,7 @@ class State:
     Attributes:
         steps, tokens, seconds: done.
         rate: learning rate of the last step.
-        loss: sum over the ``since`` tokens since the last check, in nats.
+        loss: sum over the ``since`` tokens learnt since the last check, in nats.
         curve: a point for each check.
         best: parameters of the best check; ``None``: the start.
     """

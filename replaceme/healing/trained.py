@@ -47,13 +47,21 @@ class Trained:
 
     @classmethod
     def low_rank(
-        cls, model: PreTrainedModel, names: list[str], whole: list[str], rank: int, seed: int
+        cls,
+        model: PreTrainedModel,
+        names: list[str],
+        whole: list[str],
+        *,
+        rank: int,
+        dropout: float,
+        seed: int,
     ) -> Trained:
         """Low-rank changes of matrices by peft, and some tensors themselves.
 
         Args:
             names: of the matrices.
             whole: of the others.
+            dropout: share of what enters the changes that is left out, where the model is in training.
             seed: of where the changes start; they are 0 there.
 
         Raises:
@@ -66,7 +74,9 @@ class Trained:
                 "train: lora needs peft, which is not installed: pip install 'replaceme[heal]'."
             ) from None
         paths = "|".join(re.escape(name.removesuffix(".weight")) for name in names)
-        config = LoraConfig(r=rank, lora_alpha=ALPHA * rank, target_modules=f"({paths})")
+        config = LoraConfig(
+            r=rank, lora_alpha=ALPHA * rank, lora_dropout=dropout, target_modules=f"({paths})"
+        )
         before = {name: model.get_parameter(name).detach() for name in names}
         own = cls.whole(model, whole)
         with torch.random.fork_rng(devices=[]):
@@ -124,7 +134,9 @@ def open_parameters(pair: Pair, training: Training, names: list[str]) -> Trained
         return Trained.whole(model, names)
     matrices = [name for name in names if model.get_parameter(name).ndim == 2]
     others = [name for name in names if name not in matrices]
-    return Trained.low_rank(model, matrices, others, training.parameters()["rank"], training.seed)
+    said = training.parameters()
+    rank, dropout = said["rank"], said.get("dropout", 0.0)
+    return Trained.low_rank(model, matrices, others, rank=rank, dropout=dropout, seed=training.seed)
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:

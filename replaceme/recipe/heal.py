@@ -1,4 +1,4 @@
-"""The step that trains a pruned model for a while toward the intact one's predictions."""
+"""The step that trains a pruned model for a while: toward the intact one's predictions, or on data."""
 
 from __future__ import annotations
 
@@ -30,4 +30,6 @@ class HealStep(Step):
     def words(self) -> str:
         tokens, seconds = self.training.get("tokens"), self.training.get("seconds")
         budget = f"{tokens:,} tokens" if tokens else f"{seconds:g} seconds"
-        return f"healed ({self.training['train']}) on {budget}"
+        objective = self.training.get("objective")  # not said of distillation
+        how = ", ".join(filter(None, [objective, self.training["train"]]))
+        return f"healed ({how}) on {budget}"

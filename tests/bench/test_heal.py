@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -46,6 +47,23 @@ def test_healed_cell_goes_on_from_the_pruned_one(write_suite: WriteSuite) -> Non
     assert healed.identity.recipe[1].words() == "healed (mlp) on 3,000 tokens"
 
 
+def test_objective_stands_in_identity_and_words_where_it_is_not_the_usual(
+    write_suite: WriteSuite, tmp_path: Path
+) -> None:
+    (tmp_path / "chat.jsonl").write_text('{"q": "Snow is", "a": " white."}\n' * 30)
+    heal = {"objective": "sft", "dataset": "./chat.jsonl", "prompt": "q", "column": "a", "tokens": "2M"}
+    solvers = [*SOLVERS, {"name": "lstsq", "heal": heal, "as": "sft"}]
+    found = cells(write_suite(prune={"layers": [2], "solvers": solvers}))
+    step = found["sft"].identity.heal
+    assert step and step.words() == "healed (sft, lora) on 2,000,000 tokens"
+    published = {"learning_rate": 2e-5, "rank": 16, "dropout": 0.05, "train": "lora"}
+    assert step.training.items() >= (published | {"objective": "sft", "prompt": "q"}).items()
+    usual = found["healed"].identity.heal
+    assert usual and not usual.training.keys() & {"objective", "dropout", "prompt", "packing"}
+    again = HealSettings(**step.training, dataset="chat.jsonl", column="a")
+    assert again.parameters() == step.training
+
+
 CHANGES: list[dict[str, Any]] = [
     {"tokens": "3k", "train": "all"},
     {"tokens": 3001},
@@ -82,6 +100,21 @@ def test_what_changes_the_training_changes_the_identity(
         ({"token": 3}, r"heal\.token: unknown key; did you mean 'tokens'\?"),
         ({"rank": 3}, "'rank' belongs to 'train: lora'"),
         ({"dataset": "./no.jsonl"}, "no such file"),
+        ({"packing": True}, "'packing' belongs to 'objective: sft'"),
+        ({"loss_on_prompts": True}, "'loss_on_prompts' belongs to 'objective: sft'"),
+        ({"prompt": "q"}, "'prompt' belongs to 'objective: sft'"),
+        ({"train": "lora", "dropout": 0.1}, "'dropout' belongs to 'objective: sft'"),
+        ({"objective": "sft", "train": "all", "dropout": 0.1}, "'dropout' belongs to 'train: lora'"),
+        ({"objective": "sft", "accumulate": 3}, "8 sequences cannot be split into 3 equal forwards"),
+        (
+            {"objective": "sft", "prompt": "q"},
+            "'prompt' names a column of 'dataset', which is not given",
+        ),
+        (
+            {"objective": "sft", "prompt": "q", "dataset": "builtin:prose"},
+            "'builtin:prose' is a text without columns",
+        ),
+        ({"objective": "rl"}, "heal.objective"),
     ],
 )
 def test_wrong_settings_are_refused_with_their_place(
@@ -210,6 +243,45 @@ def test_commands_of_a_record_make_its_checkpoint_again(
         assert result.returncode == 0, result.stderr
     checkpoint = checkpoint_of(finished[1], "healed")
     one, two = (f / "model.safetensors" for f in (checkpoint, tmp_path / "healed"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.slow
+def test_fine_tuned_cell_says_so_and_is_made_again_by_its_commands(
+    call_here: Call, small_suite: dict[str, Any], tmp_path: Path
+) -> None:
+    import shlex
+
+    pytest.importorskip("trl")
+    rows = [{"q": f"Number {i} and 1 is", "a": f" {i + 1}."} for i in range(300)]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    heal = {"objective": "sft", "dataset": "./sums.jsonl", "prompt": "q", "column": "a"}
+    heal |= {"tokens": 3000, "learning_rate": 3e-3, "batch_size": 4}
+    changes = {
+        "prune": {"layers": [2], "solvers": [{"name": "lstsq", "heal": heal, "as": "sft"}]},
+        "calibration": {"samples": 100, "max_length": 32},
+    }
+    path, out = tmp_path / "suite.yaml", tmp_path / "out"
+    path.write_text(yaml.safe_dump(small_suite | changes))
+    result = call_here("run", path, "--out", out)
+    assert result.returncode == 0, result.stderr
+    record = by_label(out)["sft"]
+    assert record.status == "complete"
+    assert record.heal and record.heal.used and record.heal.cross_entropy
+    assert (record.heal.objective, record.divergence, record.loss) == ("sft", None, None)
+    (drawer,) = drawers([record]).values()
+    assert "healed (sft, lora) on 3,000 tokens" in drawer.title
+    (section,) = (part for part in drawer.sections if part.title == "How it was healed")
+    assert dict(section.facts)["objective"] == "sft"
+    assert "cross entropy, held back" in section.columns
+    prune, again, _ = repeat.commands(record)
+    assert "--objective sft" in again and "--prompt q" in again
+    named = {"PRUNED": "pruned", "HEALED": "healed", "calibration.jsonl": "sums.jsonl"}
+    for command in (prune, again):
+        words = [str(tmp_path / named[w]) if w in named else w for w in shlex.split(command)[1:]]
+        result = call_here(*words)
+        assert result.returncode == 0, result.stderr
+    one, two = (f / "model.safetensors" for f in (checkpoint_of(out, "sft"), tmp_path / "healed"))
     assert one.read_bytes() == two.read_bytes()
 
 

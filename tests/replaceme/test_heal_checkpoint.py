@@ -144,6 +144,62 @@ def test_values_outside_the_layers_are_part_of_an_edit(tiny: Path, tmp_path: Pat
             write_checkpoint(tiny, tmp_path / "no", wrong, None)
 
 
+# ---- fine-tuning on data
+
+
+@pytest.fixture
+def chats(tmp_path: Path) -> Path:
+    """Short chats about the same few things."""
+    things = {"snow": "white", "coal": "black", "grass": "green", "the sky": "blue"}
+    rows = [
+        [
+            {"role": "user", "content": f"What is the colour of {thing}, for the {i}. time?"},
+            {"role": "assistant", "content": f"The colour of {thing} is {colour}."},
+        ]
+        for i in range(30)
+        for thing, colour in things.items()
+    ]
+    file = tmp_path / "chat.jsonl"
+    file.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    return file
+
+
+def test_fine_tuned_checkpoint_tells_what_it_learnt(
+    chats: Path, tiny: Path, pruned: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("trl")
+    settings = {"objective": "sft", "calibration": str(chats), "column": "messages", "tokens": "20k"}
+    options = settings | {"learning_rate": 5e-3, "norms": True}
+    made = replaceme.heal_checkpoint(pruned, tmp_path / "out", teacher=tiny, **options)
+    facts = made.facts
+    assert facts.used and facts.warning is None
+    assert (facts.objective, facts.divergence) == ("sft", None)
+    assert facts.cross_entropy and facts.cross_entropy[1] < 0.9 * facts.cross_entropy[0]
+    assert facts.training.items() >= {"train": "lora", "dropout": 0.05, "objective": "sft"}.items()
+    before, after = (load_file(folder / "model.safetensors") for folder in (pruned, made.out))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert "model.norm.weight" in changed
+    assert not [name for name in changed if "embed" in name or "lm_head" in name]
+    said = Provenance.model_validate_json((made.out / "replaceme.json").read_bytes())
+    assert said.healed == [facts]
+    card = (made.out / "README.md").read_text()
+    assert "trained on data, by sft: `lora` with norms" in card
+    assert "Its cross entropy of what is learnt went from" in card
+    assert "Trained lora by sft" in made.summary
+    assert not [file for file in made.out.parent.iterdir() if "healing" in file.name]
+
+
+def test_plain_text_is_learnt_without_a_data_set(tiny: Path, pruned: Path, tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    options = SETTINGS | {"objective": "sft", "train": "projection", "packing": True}
+    made = replaceme.heal_checkpoint(pruned, tmp_path / "out", teacher=tiny, **options)
+    assert made.facts.used
+    assert made.facts.loss and made.facts.loss[1] < made.facts.loss[0]
+    before, after = (load_file(folder / "model.safetensors") for folder in (pruned, made.out))
+    (changed,) = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed.endswith("mlp.down_proj.weight")
+
+
 # ---- bad input
 
 
@@ -193,6 +249,8 @@ def test_teacher_with_other_weights_is_refused(
         ({"tokens": 1, "seconds": 2}, "give either 'tokens' or 'seconds'"),
         ({"calibration": "no.jsonl"}, "no such file"),
         ({"tokens": 100}, "tokens: 100 are fewer than one step"),
+        ({"packing": True}, "'packing' belongs to 'objective: sft'"),
+        ({"objective": "sft", "prompt": "question"}, "'builtin:prose' is a text without columns"),
         ({"samples": 9, "max_length": 32}, "9 sequences are too few"),
     ],
 )

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from replaceme.calibration import Batch, Batches, CalibrationText
+from replaceme.calibration import Batch, CalibrationText
 from replaceme.decoder import Decoder
 from replaceme.edit import Edit, apply
 from replaceme.errors import InputError
-from replaceme.healing import Training, distillation
+from replaceme.healing import Training, logits
 from replaceme.healing.distillation import Distillation
 from replaceme.healing.heal import heal
 from replaceme.healing.order import list_steps
@@ -26,6 +26,7 @@ from replaceme.healing.parts import choose
 from replaceme.healing.places import Places
 from replaceme.healing.trained import Trained, open_parameters
 from replaceme.io.saved import SavedLayers
+from replaceme.lengths import ALIKE
 from replaceme.selection import Block
 from tests.families import FAMILIES, near_identity, small
 
@@ -137,7 +138,7 @@ def test_plain_removal_shares_all_layers_before_the_gap(pair_of: Any) -> None:
 def test_shared_layers_give_loss_and_gradients_of_whole_models(
     name: str, checkpointing: bool, pair_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distillation, "CPU_LOGITS", 512 * 4)  # four tokens at a time
+    monkeypatch.setattr(logits, "CPU_LOGITS", 512 * 4)  # four tokens at a time
     pair, batch = pair_of(name), Batch.of(ROWS)
     pruned = copy.deepcopy(pair.teacher.model)
     apply(pruned, pair.teacher.architecture, edit_of(pair.teacher))
@@ -363,11 +364,11 @@ def test_model_that_was_not_pruned_from_the_teacher_is_refused(pair_of: Any) -> 
 
 def test_each_round_has_every_sequence_once_in_another_order() -> None:
     rows = [[i] * (1 + i % 3) for i in range(12)]
-    steps = list_steps(Batches(rows, 4), seed=1)
+    steps = list_steps(rows, 4, ALIKE, seed=1)
     rounds = [[row for _ in range(3) for row in next(steps)] for _ in range(3)]
     assert all(sorted(one) == sorted(rows) for one in rounds)
     assert rounds[0] != rounds[1] != rounds[2]
-    again = list_steps(Batches(rows, 4), seed=1)
+    again = list_steps(rows, 4, ALIKE, seed=1)
     assert [row for _ in range(3) for row in next(again)] == rounds[0]
 
 

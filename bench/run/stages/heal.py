@@ -1,4 +1,4 @@
-"""The heal stage of a run: pruned variants of one model trained toward its predictions, one by one."""
+"""The heal stage of a run: pruned variants of one model trained, one by one."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from replaceme.io.saved import SavedLayers
 from replaceme.recipe import digest
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from replaceme.calibration import CalibrationText
     from replaceme.decoder import Decoder
     from replaceme.reload import Expected
@@ -64,7 +66,6 @@ class HealStage:
     @loading.enough_memory()
     def _train(self, made: dict[Cell, tuple[records.Heal, Expected]]) -> None:
         """Train every cell and save it; the model is gone when this returns."""
-        from replaceme.calibration import padding_token
         from replaceme.decoder import Decoder
 
         self.ledger.progress.step(f"{self.model.name}: loading for healing")
@@ -75,10 +76,12 @@ class HealStage:
         for cell in self.cells:
             self.ledger.progress.step(f"{cell.name}: healing", heal_of(cell))
             with self.ledger.guard([(cell, "heal")]):
-                made[cell] = self._heal(cell, decoder, padding_token(tokenizer))
+                made[cell] = self._heal(cell, decoder, tokenizer)
 
     @loading.enough_memory()
-    def _heal(self, cell: Cell, decoder: Decoder, pad: int) -> tuple[records.Heal, Expected]:
+    def _heal(
+        self, cell: Cell, decoder: Decoder, tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[records.Heal, Expected]:
         """Train and save a cell; returns what to record of it, and what its checkpoint is to do."""
         from replaceme.healing.heal import heal
         from replaceme.healing.pair import Pair
@@ -96,7 +99,7 @@ class HealStage:
             text,
             cell.heal,
             places,
-            pad=pad,
+            tokenizer=tokenizer,
             state=self._state(cell),
             key=digest([cell.identity.canonical(), text.hash, self.ledger.device]),
             report=self.ledger.progress.share,
@@ -114,9 +117,11 @@ class HealStage:
         return made, healed.expected
 
     def _text(self, cell: Cell) -> CalibrationText:
+        from replaceme.healing.examples import read_healing_text
+
         suite = self.ledger.plan.suite
         assert cell.heal is not None
-        text = self.checkpoint.read_text(cell.heal.text(suite.calibration), suite.date)
+        text = read_healing_text(self.checkpoint, cell.heal, suite.calibration, suite.date)
         if cell.heal.dataset and text.rows and (notice := text.rows.notice()):
             self.ledger.progress.say(f"{cell.name}: {notice}")
         return text

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from math import isfinite
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from replaceme.calibration import Batch, Batches
 from replaceme.errors import InputError
 from replaceme.facts import HealPoint
-from replaceme.healing.distillation import Distillation, Start
-from replaceme.healing.order import Rows, list_steps, split
+from replaceme.healing.order import Row
 from replaceme.healing.settings import Training
 from replaceme.healing.state import State, load_state, save_state
 from replaceme.healing.trained import Trained
@@ -44,16 +44,31 @@ class Outcome:
     warning: str | None
 
 
-class Trainer:
-    """Trains a student with AdamW; the learning rate rises, then falls as a cosine, over the budget."""
+class Objective(Protocol):
+    """What a student is to learn, and from which text."""
+
+    shared: int  # layers that are run once for teacher and student
+
+    def measure(self) -> float:
+        """Mean loss on held-back text, in nats."""
+
+    def train(self, course: Course) -> None:
+        """Steps of the optimizer as long as the course has some."""
+
+
+class Course:
+    """The training of a student with AdamW; the learning rate rises, then falls as a cosine, over the
+    budget.
+
+    An objective takes steps from :meth:`within`; it calls :meth:`prepare` before the optimizer does one,
+    and :meth:`count` after.
+    """
 
     def __init__(
         self,
-        distillation: Distillation,
-        trained: Trained,
-        batches: Batches,
-        starts: list[Start],
         training: Training,
+        trained: Trained,
+        objective: Objective,
         *,
         state: Path | None = None,
         key: str = "",
@@ -62,53 +77,33 @@ class Trainer:
         """Nothing runs yet.
 
         Args:
-            batches: the sequences to train on, ``batch_size`` of them in a step.
-            starts: of the batches that judge.
             state: file that an interrupted training goes on from; ``None``: it starts anew.
             key: identity of what is trained; a file of another is not read.
-
-        Raises:
-            InputError: the budget is smaller than a step.
+            report: told which share of the budget is used up.
         """
         from transformers import get_cosine_schedule_with_warmup
 
-        self.distillation, self.trained, self.batches = distillation, trained, batches
-        self.starts, self.training, self.report = starts, training, report
-        self._file, self._key, self._now = state, key, State()
+        self.training, self.trained, self.objective = training, trained, objective
+        self._report, self._file, self._key, self._now = report, state, key, State()
         self._parameters = [*trained.parameters.values()]
-        self._optimizer = torch.optim.AdamW(self._parameters, lr=training.rate, weight_decay=0)
+        self.optimizer = torch.optim.AdamW(self._parameters, lr=training.rate, weight_decay=0)
         warmup = round(training.warmup * TICKS)
-        self._schedule = get_cosine_schedule_with_warmup(self._optimizer, warmup, TICKS).lr_lambdas[0]
-        self._check_budget()
-
-    def _check_budget(self) -> None:
-        step = sum(map(len, next(list_steps(self.batches, self.training.seed))))
-        if (budget := self.training.budget) is not None and budget < step:
-            raise InputError(
-                f"tokens: {budget:,} are fewer than one step of {self.training.batch_size} sequences "
-                f"takes, which is {step:,}; give more, or a smaller batch_size."
-            )
+        self._schedule = get_cosine_schedule_with_warmup(self.optimizer, warmup, TICKS).lr_lambdas[0]
 
     def run(self) -> Outcome:
         """Train until the budget is used up.
 
         Raises:
-            InputError: the loss is no number at the start.
+            InputError: the budget is smaller than a step, or the loss is no number at the start.
         """
-        found = load_state(self._file, self._key, self.trained.parameters, self._optimizer)
+        found = load_state(self._file, self._key, self.trained.parameters, self.optimizer)
         self._now = found or State()
         self._began = time.perf_counter() - self._now.seconds
         warning = None
         try:
             if not self._now.curve:
                 self._judge()
-            for rows in islice(list_steps(self.batches, self.training.seed), self._now.steps, None):
-                if self._is_over(rows):
-                    break
-                self._step(rows)
-                self.report(min(1.0, self._share()))
-                if self._share() * self.training.checks >= len(self._now.curve):
-                    self._judge()
+            self.objective.train(self)
             if self._now.since:
                 self._judge()
         except _DivergedError:
@@ -118,11 +113,58 @@ class Trainer:
             )
         return Outcome(self._take_best(), self._now.curve, warning)
 
-    def _is_over(self, rows: Rows) -> bool:
-        """Whether the budget has no room for another step."""
-        if self.training.budget is None:
-            return self._share() >= 1
-        return self._now.tokens + sum(map(len, rows)) > self.training.budget
+    @property
+    def steps(self) -> int:
+        """How many are done."""
+        return self._now.steps
+
+    def within(self, steps: Iterator[list[Row]]) -> Iterator[list[Row]]:
+        """Those that are not done yet, as long as the budget has room for another.
+
+        Raises:
+            InputError: it has none for the first.
+        """
+        for rows in islice(steps, self._now.steps, None):
+            tokens, budget = sum(map(len, rows)), self.training.budget
+            if self._now.steps == 0 and budget is not None and budget < tokens:
+                raise InputError(
+                    f"tokens: {budget:,} are fewer than one step of {len(rows)} sequences takes, which "
+                    f"is {tokens:,}; give more, or a smaller batch_size."
+                )
+            over = self._share() >= 1 if budget is None else self._now.tokens + tokens > budget
+            if over:
+                return
+            yield rows
+
+    def prepare(self, tokens: int, loss: float) -> None:
+        """Make gradients and learning rate ready for a step.
+
+        Args:
+            tokens: that it is over.
+            loss: of the step, in nats.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, LARGEST_NORM)
+        if not (isfinite(loss) and isfinite(float(norm))):
+            raise _DivergedError
+        middle = TICKS * min(1.0, self._share(tokens / 2))
+        self._now.rate = self.training.rate * float(self._schedule(middle))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._now.rate
+
+    def count(self, tokens: int, loss: float, learnt: int) -> None:
+        """Note that a step is done, and judge if that is due.
+
+        Args:
+            tokens: that it was over.
+            loss: sum over those that were learnt, in nats.
+            learnt: how many these are.
+        """
+        now = self._now
+        now.steps, now.tokens = now.steps + 1, now.tokens + tokens
+        now.loss, now.since = now.loss + loss, now.since + learnt
+        self._report(min(1.0, self._share()))
+        if self._share() * self.training.checks >= len(now.curve):
+            self._judge()
 
     def _share(self, more: float = 0.0) -> float:
         """How much of the budget is used up, with some more tokens."""
@@ -131,28 +173,10 @@ class Trainer:
             return (time.perf_counter() - self._began) / self.training.seconds
         return (self._now.tokens + more) / self.training.budget
 
-    def _step(self, rows: Rows) -> None:
-        now, tokens = self._now, sum(map(len, rows))
-        self._optimizer.zero_grad()
-        loss = sum(
-            self.distillation.learn(Batch.of(part, pad=self.batches.pad), 1 / tokens)
-            for part in split(rows, self.training.accumulate)
-        )
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, LARGEST_NORM)
-        if not (isfinite(loss) and isfinite(float(norm))):
-            raise _DivergedError
-        middle = TICKS * min(1.0, self._share(tokens / 2))
-        now.rate = self.training.rate * float(self._schedule(middle))
-        for group in self._optimizer.param_groups:
-            group["lr"] = now.rate
-        self._optimizer.step()
-        now.steps, now.tokens = now.steps + 1, now.tokens + tokens
-        now.loss, now.since = now.loss + loss, now.since + tokens
-
     def _judge(self) -> None:
         """Note how well the held-back text is predicted, keep the state if it is the best, and save
         everything."""
-        now, found = self._now, self.distillation.measure(self.starts)
+        now, found = self._now, self.objective.measure()
         if not isfinite(found):
             if not now.curve:
                 raise InputError("the predictions of the models on the text are not numbers.")
@@ -172,7 +196,7 @@ class Trainer:
         )
         now.loss, now.since = 0.0, 0
         if self._file:
-            save_state(self._file, self._key, now, self.trained.parameters, self._optimizer)
+            save_state(self._file, self._key, now, self.trained.parameters, self.optimizer)
 
     def _take_best(self) -> dict[str, Tensor] | None:
         """Put the best state into the parameters, and read the tensors off."""
