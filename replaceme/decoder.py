@@ -153,16 +153,17 @@ class Decoder:
         """The input of a module of a layer."""
         return Read((self.layers[layer].get_submodule(path),), of_input=True)
 
-    def projection(self, layer: int) -> str:
-        """The matrix that ends the last branch of a layer.
+    def entry(self, layer: int) -> str:
+        """What a layer's last branch ends in: its projection, or the module that its experts are in.
 
         Raises:
-            InputError: it does not end in a single one.
+            InputError: it ends in neither.
         """
-        path = self.kind(layer).projection
+        path = self.kind(layer).entry
         if path is None:
             raise InputError(
-                f"layer {layer} of {self.architecture.title} does not end in a single matrix."
+                f"layer {layer} of {self.architecture.title} ends neither in a single matrix nor in "
+                f"experts."
             )
         return path
 
@@ -252,9 +253,10 @@ class Decoder:
         """:meth:`step`, which gradients can follow."""
         return first(self.layers[layer](states, *call.args, **call.kwargs))
 
-    def is_normed(self, layer: int) -> bool:
-        """Whether the output of a layer's last projection passes a norm before it is added."""
-        return self.kind(layer).projection in self.kind(layer).norms
+    def is_linear(self, layer: int) -> bool:
+        """Whether what a layer adds last is the output of one matrix."""
+        kind = self.kind(layer)
+        return kind.projection is not None and kind.projection not in kind.norms
 
     def end_of(self, layer: int, path: str) -> nn.Module:
         """What returns what one of the two projections adds: itself, or the norm behind it."""
@@ -284,13 +286,23 @@ class Decoder:
 
     @torch.no_grad()
     def finish(self, layer: int, inputs: Tensor) -> Tensor:
-        """What the last branch of a layer adds, [tokens, d] float32, from its projection's input."""
-        path = self.projection(layer)
-        matrix = self.layers[layer].get_submodule(path)
-        states = matrix(inputs.to(next(matrix.parameters()).device))
-        if self.is_normed(layer):
+        """What the last branch of a layer adds, [tokens, d] float32, from the input of its entry."""
+        kind, path = self.kind(layer), self.entry(layer)
+        module = self.layers[layer].get_submodule(path)
+        inputs = inputs.to(next(module.parameters()).device)
+        if kind.experts:
+            return kind.factor * self.run_experts(layer, inputs).float()
+        states = module(inputs)
+        if path in kind.norms:
             states = self.end_of(layer, path)(states)
-        return self.kind(layer).factor * first(states).float()
+        return kind.factor * first(states).float()
+
+    @torch.no_grad()
+    def run_experts(self, layer: int, states: Tensor) -> Tensor:
+        """M [tokens, d] of a layer, without its factor, for the states [tokens, d] that its experts are
+        given."""
+        modules = self.branch(layer).modules
+        return sum_of([first(module(states[None])).reshape(states.shape) for module in modules])
 
     @torch.no_grad()
     def logits(self, states: Tensor) -> Tensor:

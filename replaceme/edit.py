@@ -24,7 +24,7 @@ class Edit:
     Attributes:
         blocks: layers to remove, in ascending order, without overlap.
         transforms: layer → T [d, d] float64, merged into whatever ends the layer's MLP.
-        weights: (layer, tensor) → new values in the tensor's shape, such as
+        weights: (layer, parameter) → new values in its shape, such as
             ``(12, "mlp.down_proj.weight")``; they are rounded to the model's dtype.
         outside: new values of tensors outside the layers, such as ``lm_head.weight``.
     """
@@ -46,12 +46,21 @@ class Edit:
     def changes(self, architecture: Architecture, layer: int, tensor: str) -> bool:
         """Whether a tensor of a decoder layer gets other values."""
         merges = layer in self.transforms and architecture.kind(layer).merges(tensor)
-        return merges or (layer, tensor) in self.weights
+        return merges or self.new_values(architecture, layer, tensor) is not None
+
+    def new_values(self, architecture: Architecture, layer: int, tensor: str) -> Tensor | None:
+        """Those of a tensor of a decoder layer, named as in memory or as in files, if it gets any."""
+        if (layer, tensor) in self.weights:
+            return self.weights[layer, tensor]
+        part = architecture.part(layer, tensor) if self.weights else None
+        values = self.weights.get((layer, part.parameter)) if part else None
+        return part.of(values) if part and values is not None else None
 
     def changed(self, architecture: Architecture, layer: int, tensor: str, values: Tensor) -> Tensor:
         """The values of a tensor of a decoder layer after the edit, in its dtype."""
-        if (layer, tensor) in self.weights:
-            values = self.weights[layer, tensor].to(values).reshape(values.shape)
+        new = self.new_values(architecture, layer, tensor)
+        if new is not None:
+            values = new.to(values).reshape(values.shape)
         if layer in self.transforms:
             kind, transform = architecture.kind(layer), self.transforms[layer]
             if (axis := kind.merge_axis(tensor)) is not None:

@@ -66,8 +66,8 @@ class TokenSample:
         mlp: [tokens, d], M_{start-1}: what the MLP of the layer before the block adds.
         before: [tokens, d], L_{start-1}: the residual stream that enters the block.
         after: [tokens, d], L_{end-1}: the residual stream that leaves it.
-        inputs: [at most DIAGNOSED_TOKENS, k], H_{start-1}: what enters that layer's last projection; or
-            ``None``.
+        inputs: [at most DIAGNOSED_TOKENS, k], H_{start-1}: what enters that layer's last projection, or
+            its experts; or ``None``.
     """
 
     mlp: Tensor
@@ -96,7 +96,7 @@ class Moments:
     The features X are M [tokens, d], or H with a column of ones where the projection has a bias,
     [tokens, k]; both times the residual multiplier. The target of the correction is
     D = L_{end-1} − L_{start-1}: ``X C ≈ D``. There are none of H where the projection's output passes a
-    norm.
+    norm, or experts are in its place.
 
     Attributes:
         gram: [k, k] float64, Σ w XᵀX.
@@ -181,7 +181,7 @@ def collect(
     reads: dict[Any, Read] = {i: decoder.output(i) for i in starts | ends}
     reads |= {("mlp", i): decoder.branch(i) for i in starts if decoder.kind(i).adds}
     if any(kind.of_input for kind in needs.moments):
-        reads |= {("input", i): decoder.input_of(i, decoder.projection(i)) for i in starts}
+        reads |= {("input", i): decoder.input_of(i, decoder.entry(i)) for i in starts}
     sample_tokens = min(max(needs.sample_tokens, DIAGNOSED_TOKENS), batches.counted)
     steps = len(batches)
     for step, batch in enumerate(batches, 1):
@@ -191,7 +191,7 @@ def collect(
         for block, total in totals.items():
             features = _Features(decoder, states, block, batches.counted, grams)
             for kind in needs.moments:
-                if not (kind.of_input and decoder.is_normed(block.start - 1)):
+                if not kind.of_input or decoder.is_linear(block.start - 1):
                     total.add(kind, *features.products(kind))
             total.keep(features, batch.ranks, sample_tokens)
         report(step / steps)
@@ -258,7 +258,7 @@ class _Features:
     def _input_features(self) -> Tensor:
         layer = self.block.start - 1
         assert self.inputs is not None
-        return features_of(self.decoder, layer, self.decoder.projection(layer), self.inputs)
+        return features_of(self.decoder, layer, self.decoder.entry(layer), self.inputs)
 
     @property
     def before(self) -> Tensor:

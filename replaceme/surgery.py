@@ -130,7 +130,9 @@ class _FileEdit:
             for i in self.edit.transforms
             if i not in merges
         ]
-        lacking += [f"{rest} of layer {i}" for i, rest in self.edit.weights if (i, rest) not in inside]
+        parts = {(i, p.parameter) for i, rest in inside if (p := self.architecture.part(i, rest))}
+        found = {*inside, *parts}
+        lacking += [f"{rest} of layer {i}" for i, rest in self.edit.weights if (i, rest) not in found]
         shapes = {entry.name: entry.shape for entry in entries}
         lacking += [name for name in self.edit.outside if name not in shapes]
         if lacking:
@@ -151,7 +153,7 @@ class _FileEdit:
 
     def _check_shape(self, layer: int, rest: str, shape: list[int], source: Path) -> None:
         where = f"{source}: {rest} of layer {layer} has the shape {shape}"
-        values = self.edit.weights.get((layer, rest))
+        values = self.edit.new_values(self.architecture, layer, rest)
         if values is not None and list(values.shape) != shape:
             raise InputError(f"{where}, and its new values have {list(values.shape)}.")
         transform = self.edit.transforms.get(layer)

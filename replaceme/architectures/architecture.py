@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 Axis = Literal[-1, -2]
 
@@ -21,6 +21,25 @@ class Norm:
 
     path: str
     offset: float
+
+
+class Part(NamedTuple):
+    """Which part of a parameter a tensor in files is.
+
+    Attributes:
+        parameter: its name within a layer, in memory.
+        expert: whose part it is; ``None``: the whole.
+        turned: whether its last two axes are exchanged in files.
+    """
+
+    parameter: str
+    expert: int | None
+    turned: bool
+
+    def of(self, values: Tensor) -> Tensor:
+        """The part of the parameter's values, as files have it."""
+        part = values if self.expert is None else values[self.expert]
+        return part.mT if self.turned else part
 
 
 @dataclass(frozen=True)
@@ -37,7 +56,11 @@ class LayerKind:
         outputs: tensors that M is linear in, names in memory and in files, ``*`` for an expert's number,
             each with the axis of its outputs: -2 (…, out, in), -1 (…, in, out) and a bias (…, out).
             Merging a transform into all of them transforms M.
+        stored: those that are called something else in files, or are one for each expert there, each
+            with the parameter in memory that it is a part of.
         projection: the matrix that ends M's branch, where it is a single one.
+        experts: where M is made by several instead, each module of ``adds`` is given one and the same
+            state and nothing else, and M is linear in ``outputs``.
         norm: the norm that M passes last.
         scales: its tensors, which take a diagonal transform, each with what the norm adds to it.
         mixer: the projection that ends the attention, or whatever else mixes tokens, where the stream
@@ -51,7 +74,9 @@ class LayerKind:
     adds: tuple[str, ...] = ()
     factor: float = 1.0
     outputs: dict[str, Axis] = field(default_factory=dict, hash=False)
+    stored: dict[str, str] = field(default_factory=dict, hash=False)
     projection: str | None = None
+    experts: bool = False
     norm: str | None = None
     scales: dict[str, float] = field(default_factory=dict, hash=False)
     mixer: str | None = None
@@ -60,13 +85,26 @@ class LayerKind:
     parallel: bool = False
     tokenwise: bool = True
 
+    @property
+    def entry(self) -> str | None:
+        """The module whose input decides M: the projection, or the first that experts are in."""
+        return self.adds[0] if self.experts else self.projection
+
     def factor_of(self, path: str) -> float:
         """What the output of one of the two projections is multiplied by in the residual stream."""
         return self.mixer_factor if path == self.mixer else self.factor
 
     def merge_axis(self, tensor: str) -> Axis | None:
         """The axis of a tensor's outputs where a whole transform is merged into it."""
-        return next((axis for name, axis in self._patterns if name.fullmatch(tensor)), None)
+        return next((axis for name, axis in self.outputs.items() if _match(name, tensor)), None)
+
+    def part(self, tensor: str) -> Part | None:
+        """Of which parameter a tensor in files is a part; ``None``: it is called as in memory."""
+        for name, parameter in self.stored.items():
+            if match := _match(name, tensor):
+                expert = int(match[1]) if match.groups() else None
+                return Part(parameter, expert, self.outputs[name] != self.outputs[parameter])
+        return None
 
     def scale_offset(self, tensor: str) -> float | None:
         """What the last norm adds to a tensor that takes a diagonal transform; ``None`` for others."""
@@ -81,12 +119,10 @@ class LayerKind:
         modules = {self.projection, self.mixer, *(norm.path for norm in self.norms.values())}
         return tensor.rpartition(".")[0] in modules
 
-    @cached_property
-    def _patterns(self) -> list[tuple[re.Pattern[str], Axis]]:
-        return [
-            (re.compile(re.escape(name).replace(r"\*", r"\d+")), axis)
-            for name, axis in self.outputs.items()
-        ]
+
+def _match(name: str, tensor: str) -> re.Match[str] | None:
+    """A tensor's name, compared with one that may have ``*`` for a number."""
+    return re.fullmatch(re.escape(name).replace(r"\*", r"(\d+)"), tensor)
 
 
 @dataclass(frozen=True)
@@ -117,6 +153,11 @@ class Architecture:
     def kind(self, layer: int) -> LayerKind:
         """What a layer of the intact model does."""
         return self._kind_of[layer]
+
+    def part(self, layer: int, tensor: str) -> Part | None:
+        """:meth:`LayerKind.part` of a tensor of a decoder layer."""
+        kind = self._kind_of.get(layer)
+        return kind.part(tensor) if kind else None
 
     def keeping(self, numbers: Sequence[int]) -> Architecture:
         """That of the model with some of its layers alone, which are numbered anew."""

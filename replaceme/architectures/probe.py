@@ -81,14 +81,15 @@ class Probe:
             adds,
             round(factors[adds[0]], 6),
             found.outputs,
-            projection,
-            found.norm,
-            found.scales,
-            mixer,
-            mixer_factor,
-            norms,
-            (norms[mixer].path if mixer in norms else mixer) in factors,
-            bool(tokenwise),
+            projection=projection,
+            experts=not projection and bool(tokenwise and found.outputs) and self._are_alike(adds),
+            norm=found.norm,
+            scales=found.scales,
+            mixer=mixer,
+            mixer_factor=mixer_factor,
+            norms=norms,
+            parallel=(norms[mixer].path if mixer in norms else mixer) in factors,
+            tokenwise=bool(tokenwise),
         )
 
     @cached_property
@@ -168,6 +169,17 @@ class Probe:
         after = first(module(*map(moved, args), **{key: moved(value) for key, value in kwargs.items()}))
         one, two = (tensor.reshape(-1, self.states.shape[-1])[1:] for tensor in (before, after))
         return bool(torch.allclose(one, two, rtol=RTOL, atol=ATOL))
+
+    def _are_alike(self, names: tuple[str, ...]) -> bool:
+        """Whether modules are all given the same state, and nothing else."""
+        calls = self._inputs(names).values()
+        given = [args[0] for args, _ in calls if len(args) == 1 and isinstance(args[0], Tensor)]
+        others = [value for _, kwargs in calls for value in kwargs.values() if value is not None]
+        return (
+            len(given) == len(names)
+            and not others
+            and all(state.shape == self.states.shape and torch.equal(state, given[0]) for state in given)
+        )
 
     def _sum(self, adds: Iterable[str]) -> Tensor:
         outputs = self._outputs()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
 
-VERSION = 5  # of what is measured; older ones that were kept are measured again
+VERSION = 6  # of what is measured; older ones that were kept are measured again
 Build = Callable[["PreTrainedConfig"], "PreTrainedModel"]
 
 
@@ -203,14 +203,17 @@ def name_in_files(model: PreTrainedModel, found: Architecture) -> Architecture:
             if name.startswith(f"{prefix}.{kind.layers[0]}.")
         }
         outputs = dict(kind.outputs)
+        parts: dict[str, str] = {}
         for name, axis in kind.outputs.items():
-            outputs |= _places(layer.get_parameter(name), axis, inside)
+            places = _places(layer.get_parameter(name), axis, inside)
+            outputs |= places
+            parts |= {place: name for place in places if place not in kind.outputs}
         scales = {
             place: offset
             for name, offset in kind.scales.items()
             for place in {name: None} | _places(layer.get_parameter(name), -1, inside)
         }
-        kinds.append(replace(kind, outputs=outputs, scales=scales))
+        kinds.append(replace(kind, outputs=outputs, stored=parts, scales=scales))
     along = {
         place: axis
         for name, axis in found.along.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,14 +57,25 @@ class SavedLayers:
         return cls(architecture, entries, outside, cast)
 
     def dtype(self, layer: int, tensor: str) -> str | None:
-        """The dtype that a tensor will be saved in; ``None`` where the files lack it."""
-        return self._dtype_of(self.entries.get((layer, tensor)))
+        """The dtype that a tensor, or all that it is made of, will be saved in; ``None`` where the
+        files lack it, or hold its parts in several."""
+        dtypes = self._dtypes.get((layer, tensor), set())
+        return next(iter(dtypes)) if len(dtypes) == 1 else None
+
+    @cached_property
+    def _dtypes(self) -> dict[tuple[int, str], set[str]]:
+        """Those that each parameter of a layer will be saved in."""
+        found: dict[tuple[int, str], set[str]] = {}
+        for (layer, tensor), stored in self.entries.items():
+            part = self.architecture.part(layer, tensor)
+            names = {tensor, part.parameter} if part else {tensor}
+            for name in names:
+                found.setdefault((layer, name), set()).add(self.cast or FLOATS[stored.entry.dtype][0])
+        return found
 
     def outside_dtype(self, name: str) -> str | None:
         """The same of a tensor outside the layers."""
-        return self._dtype_of(self.outside.get(name))
-
-    def _dtype_of(self, found: Stored | None) -> str | None:
+        found = self.outside.get(name)
         return (self.cast or FLOATS[found.entry.dtype][0]) if found else None
 
     def obstacle(self, dtype: str) -> str | None:
@@ -91,9 +103,7 @@ class SavedLayers:
             if values.shape == parameter.shape:
                 values = values.to(parameter.device)
                 return values.to(getattr(torch, self.cast)) if self.cast else values
-        kind = self.architecture.kind(layer)
-        merged = [t for i, t in self.entries if i == layer and kind.merge_axis(t)]
-        dtypes = {getattr(torch, dtype) for tensor in merged if (dtype := self.dtype(layer, tensor))}
+        dtypes = {getattr(torch, dtype) for dtype in self._dtypes.get((layer, tensor), ())}
         if len(dtypes) != 1 or torch.promote_types(parameter.dtype, *dtypes) != parameter.dtype:
             raise InputError(
                 f"{tensor} of layer {layer} is made of tensors in {' and '.join(map(str, dtypes))}, and "

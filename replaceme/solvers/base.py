@@ -77,7 +77,7 @@ class Solution(NamedTuple):
 
 def list_working(architecture: Architecture) -> str:
     """The solvers that work where a norm follows the MLP, for a message."""
-    whole = "refit, reconstruct, " if all(kind.projection for kind in architecture.kinds) else ""
+    whole = "refit, reconstruct, " if all(kind.entry for kind in architecture.kinds) else ""
     return (
         f"solvers that work are uidl, {whole}and lstsq or relative with diagonal: true, or cosine with "
         f"shape: diagonal"

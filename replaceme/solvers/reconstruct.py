@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from replaceme.solvers.base import LayerSize, Problem, Solution, Solver
-from replaceme.solvers.projection import LinearFit, Weights
+from replaceme.solvers.fits import choose_fit
+from replaceme.solvers.projection import Weights
 from replaceme.solvers.refit import Refit, check_projections
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from replaceme.calibration import Batch, Batches
     from replaceme.decoder import Call, Decoder
     from replaceme.selection import Block
-    from replaceme.solvers.normed import NormedFit
     from replaceme.statistics import Needs
 
 
@@ -31,9 +31,10 @@ class Reconstruct(Solver):
     projection) and H (input of the MLP's), toward the original model's states at the same two points:
     ``min_V Σ wᵢ‖Aᵢ V + sᵢ − tᵢ‖² + λ‖V − W‖²``, where s is the pruned model's residual stream, t the
     original's, wᵢ = 1/(‖sᵢ‖ ‖tᵢ‖); then the same for H with the attention already corrected. Where
-    attention and MLP are parallel both are solved at once toward the layer's output. The layer before a
-    further gap aims at the state behind that gap. Norms behind the projections are treated as in
-    ``refit``. Both streams advance layer by layer, so that only their current states are held.
+    attention and MLP are parallel both are solved at once toward the layer's output, unless a norm
+    follows or there are experts. The layer before a further gap aims at the state behind that gap.
+    Norms behind the projections, and experts, are treated as in ``refit``. Both streams advance layer by
+    layer, so that only their current states are held.
     """
 
     name: ClassVar[str] = "reconstruct"
@@ -121,9 +122,9 @@ class _Walk:
         if layer == len(self.decoder.layers):
             return False
         following = self.ends.get(layer, layer + 1)
-        kind = self.decoder.kind(layer)
-        if kind.mixer and not kind.parallel:
-            self._solve_mixer(layer, kind.mixer)
+        mixer = self.decoder.kind(layer).mixer
+        if mixer and not self._is_joint(layer):
+            self._solve_mixer(layer, mixer)
         for stream in self.streams:
             stream.target = self._original(stream.original, stream.calls, layer, following)
         self._solve_output(layer)
@@ -144,15 +145,13 @@ class _Walk:
         with edit_temporarily(self.decoder.model, self.decoder.architecture, Edit(weights=own)):
             yield
 
-    def _fit(self, layer: int, paths: list[str]) -> LinearFit | NormedFit:
-        if paths[-1] in self.decoder.kind(layer).norms:
-            from replaceme.solvers.normed import NormedFit
-
-            return NormedFit(self.decoder, layer, paths[-1], self.ridge)
-        return LinearFit(self.decoder, layer, paths, self.ridge)
+    def _is_joint(self, layer: int) -> bool:
+        """Whether attention and MLP are parallel, and their projections one linear system."""
+        kind = self.decoder.kind(layer)
+        return kind.parallel and not kind.norms and not kind.experts
 
     def _solve_mixer(self, layer: int, path: str) -> None:
-        fit = self._fit(layer, [path])
+        fit = choose_fit(self.decoder, layer, [path], self.ridge)
         for stream in self.streams:
             _, goal = self._mix(layer, stream.original, stream)
             inputs, state = self._mix(layer, stream.pruned, stream)
@@ -166,15 +165,15 @@ class _Walk:
         return inputs, states.to(output.device).float() + factor * output.float()
 
     def _solve_output(self, layer: int) -> None:
-        """The MLP's output projection, and the attention's with it where they are parallel."""
+        """The MLP's output projection or experts, and the attention's projection with it if joint."""
         from replaceme.decoder import capture
 
-        kind = self.decoder.kind(layer)
-        paths = [kind.mixer] if kind.mixer and kind.parallel and not kind.norms else []
-        paths.append(self.decoder.projection(layer))
+        mixer = self.decoder.kind(layer).mixer
+        paths = [mixer] if mixer and self._is_joint(layer) else []
+        paths.append(self.decoder.entry(layer))
         reads = {path: self.decoder.input_of(layer, path) for path in paths}
 
-        fit = self._fit(layer, paths)
+        fit = choose_fit(self.decoder, layer, paths, self.ridge)
         for stream in self.streams:
             with ExitStack() as stack:
                 stack.enter_context(self._put_weights(layer))

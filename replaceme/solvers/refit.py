@@ -16,6 +16,7 @@ from replaceme.solvers.base import (
     list_numbers,
     list_working,
 )
+from replaceme.solvers.fits import choose_fit
 from replaceme.solvers.linear import solve_ridge
 from replaceme.solvers.projection import Weights, correct_projection
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from replaceme.selection import Block
     from replaceme.statistics import Needs
 
-KEPT_TOKENS = 65536  # at most, where the projection's input is kept
+KEPT_TOKENS = 65536  # at most, where what enters the projection, or the experts, is kept
 
 
 class Refit(Solver):
@@ -40,7 +41,8 @@ class Refit(Solver):
     breaks (11.6 nats instead of 3.5 on a SmolLM2-135M without its layers 11 to 16).
 
     Where the projection's output passes a norm before it is added, that norm's gain is refitted with it,
-    see :class:`replaceme.solvers.normed.NormedFit`.
+    see :class:`replaceme.solvers.normed.NormedFit`; where there are experts in its place, the matrix of
+    each, see :class:`replaceme.solvers.experts.ExpertsFit`.
     """
 
     name: ClassVar[str] = "refit"
@@ -69,8 +71,8 @@ class Refit(Solver):
         weights: Weights = {}
         notes = {}
         for block in problem.blocks:
-            normed = problem.decoder.is_normed(block.start - 1)
-            found, notes[block] = (self._solve_normed if normed else self._solve_linear)(problem, block)
+            linear = problem.decoder.is_linear(block.start - 1)
+            found, notes[block] = (self._solve_linear if linear else self._solve_kept)(problem, block)
             weights |= found
         return Solution(Edit(problem.blocks, weights=weights), join_notes(notes))
 
@@ -80,21 +82,19 @@ class Refit(Solver):
         moments = problem.statistics[block].moments[Kind(of_input=True, rows="geometric")]
         correction, notes = solve_ridge(moments.gram.clone(), moments.cross, self.ridge)
         layer = block.start - 1
-        path = problem.decoder.projection(layer)
+        path = problem.decoder.entry(layer)
         return correct_projection(problem.decoder, layer, path, correction), notes
 
-    def _solve_normed(self, problem: Problem, block: Block) -> tuple[Weights, dict[str, Any]]:
-        """From a pass of its own, since the norm's scale depends on the weights."""
-        from replaceme.solvers.normed import NormedFit
-
+    def _solve_kept(self, problem: Problem, block: Block) -> tuple[Weights, dict[str, Any]]:
+        """From a pass of its own that keeps tokens, where sums over them are not enough."""
         decoder, layer = problem.decoder, block.start - 1
-        path = decoder.projection(layer)
+        path = decoder.entry(layer)
         reads = {
             path: decoder.input_of(layer, path),
             "before": decoder.output(layer),
             "after": decoder.output(block.end - 1),
         }
-        fit = NormedFit(decoder, layer, path, self.ridge)
+        fit = choose_fit(decoder, layer, [path], self.ridge)
         batches = problem.batches.evenly(KEPT_TOKENS)
         for batch in batches:
             states = decoder.run(batch, reads, until=block.end)
@@ -103,17 +103,19 @@ class Refit(Solver):
 
 
 def check_projections(solver: str, architecture: Architecture) -> None:
-    """Refuse models with layers whose last branch does not end in one matrix, or one and its norm.
+    """Refuse models with layers whose last branch ends neither in one matrix, or one and its norm, nor
+    in experts.
 
     Raises:
         InputError: naming what they end in, and the solvers that do work.
     """
-    kind = next((kind for kind in architecture.kinds if not kind.projection), None)
+    kind = next((kind for kind in architecture.kinds if not kind.entry), None)
     if kind is None:
         return
     if kind.outputs:
         reason = (
-            "has one MLP output projection for each expert; lstsq, relative and cosine fit a transform"
+            "adds last what several matrices make of more than one state; lstsq, relative and cosine "
+            "fit a transform"
         )
     elif kind.norm:
         working = list_working(architecture)

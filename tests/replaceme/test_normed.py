@@ -109,7 +109,7 @@ class Branch:
 
 def read_inputs(decoder: Decoder, batch: Batch, layer: int = 1) -> tuple[Tensor, Tensor]:
     """[sequences, tokens, …]: what enters a layer's last projection, and the state behind the layer."""
-    path = decoder.projection(layer)
+    path = decoder.entry(layer)
     reads = {"inputs": decoder.input_of(layer, path), "state": decoder.output(layer)}
     seen = decoder.run(batch, reads, until=layer + 1)
     return seen["inputs"], seen["state"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -32,14 +31,10 @@ def calibrate(made: Make, model_type: str, name: str, **parameters: Any) -> Any:
 
 @pytest.mark.parametrize("solver", ["refit", "reconstruct"])
 @pytest.mark.parametrize("model_type", [f.model_type for f in TRANSFORMS.values()])
-def test_projections_of_experts_are_not_refitted(made: Make, model_type: str, solver: str) -> None:
+def test_experts_are_refitted(made: Make, model_type: str, solver: str) -> None:
     row = measured(made(model_type))
-    message = (
-        rf"solver '{solver}' does not work on {re.escape(row.title)}, which has one MLP output "
-        rf"projection for each expert; lstsq, relative and cosine fit a transform\."
-    )
-    with pytest.raises(InputError, match=message):
-        make_solver(solver).check(row)
+    assert any(kind.experts for kind in row.kinds)
+    make_solver(solver).check(row)
 
 
 @pytest.mark.parametrize("solver", ["lstsq", "relative", "cosine"])
@@ -72,12 +67,11 @@ def test_a_norm_of_more_than_a_projection_is_refused(model_type: str, norm: str,
     assert "solvers that work are uidl, and lstsq or relative with diagonal: true" in str(error.value)
 
 
-@pytest.mark.parametrize("model_type, solver", [("gemma2", "lstsq"), ("mixtral", "refit")])
-def test_calibration_refuses_a_solver_before_any_pass(made: Make, model_type: str, solver: str) -> None:
-    model = made(model_type)
+def test_calibration_refuses_a_solver_before_any_pass(made: Make) -> None:
+    model = made("gemma2")
     model.get_input_embeddings().register_forward_hook(lambda *_: pytest.fail("it ran"))
-    with pytest.raises(InputError, match=f"solver '{solver}'"):
-        replaceme.calibrate(model, Batches([[1, 2]]), counts=[1], solvers=[make_solver(solver)])
+    with pytest.raises(InputError, match="solver 'lstsq'"):
+        replaceme.calibrate(model, Batches([[1, 2]]), counts=[1], solvers=[make_solver("lstsq")])
 
 
 @pytest.mark.parametrize("solver", ["lstsq", "relative", "cosine"])
