@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -57,14 +57,12 @@ class _Part:
     Attributes:
         tokens: [n] int64, their numbers.
         inputs: [n, k], what it is multiplied with, times its gate.
-        gram: [k, k] float64, Σ w XᵀX.
-        correction: [k, d] float64, C.
+        correction: [k, d] float32, C.
     """
 
     matrix: _Matrix
     tokens: Tensor
     inputs: Tensor
-    gram: Tensor
     correction: Tensor
 
 
@@ -77,7 +75,7 @@ class ExpertsFit:
     place of one of them and zeros in that of the others it returns ``gᵢₑHᵢₑ``. Solved expert by expert
     on what the others have left, :data:`SWEEPS` times (block Gauss-Seidel). λ is the same for all, in
     units of the median of diag(XᵀwX) over all of them, so that an expert with few tokens stays nearly
-    as it is.
+    as it is. Where XᵀwX + λ is not positive after rounding, C is not finite.
     """
 
     decoder: Decoder
@@ -101,7 +99,7 @@ class ExpertsFit:
         rows = _Rows(*map(torch.cat, zip(*self.rows, strict=True)))
         with torch.no_grad():
             parts = list(self._read(rows))
-        energy = torch.cat([part.gram.diagonal() for part in parts])
+        energy = torch.cat([self._scaled(part, rows).square().sum(0) for part in parts])
         self._descend(parts, rows, self.ridge * energy[energy > 0].median())
         return self._corrected(parts)
 
@@ -109,25 +107,24 @@ class ExpertsFit:
         import torch
 
         left = rows.change.clone()
-        for part in parts:
-            part.gram.diagonal().add_(penalty)
-            part.gram = torch.linalg.cholesky_ex(part.gram).L
+        factors = [_factor(self._scaled(part, rows), penalty) for part in parts]
         for _ in range(SWEEPS):
-            for part in parts:
-                inputs = self._scaled(part.inputs, rows.scale[part.tokens])
-                pull = (inputs.mT @ left[part.tokens]).double() - penalty * part.correction
-                step = torch.cholesky_solve(pull, part.gram)
+            for part, factor in zip(parts, factors, strict=True):
+                inputs = self._scaled(part, rows)
+                pull = inputs.mT @ left[part.tokens] - penalty * part.correction
+                step = torch.cholesky_solve(pull, factor)
                 part.correction += step
-                left[part.tokens] -= inputs @ step.float()
+                left[part.tokens] -= inputs @ step
 
-    def _scaled(self, inputs: Tensor, scale: Tensor) -> Tensor:
-        return inputs.float() * (self.decoder.kind(self.layer).factor * scale)
+    def _scaled(self, part: _Part, rows: _Rows) -> Tensor:
+        """√w X [n, k] float32 of a matrix."""
+        scale = rows.scale[part.tokens]
+        return part.inputs.float() * (self.decoder.kind(self.layer).factor * scale)
 
-    def _corrected(self, parts: Iterable[_Part]) -> Weights:
-        values: dict[str, Tensor] = {}
+    def _corrected(self, parts: list[_Part]) -> Weights:
+        names = dict.fromkeys(part.matrix.name for part in parts)
+        values = {name: self._parameters[name].data.clone() for name in names}
         for part in parts:
-            name = part.matrix.name
-            values.setdefault(name, self._parameters[name].data.clone())
             own = part.matrix.of(values)
             own.copy_(own.double() + part.correction)
         return {(self.layer, name): tensor for name, tensor in values.items()}
@@ -136,31 +133,26 @@ class ExpertsFit:
     def _parameters(self) -> dict[str, nn.Parameter]:
         """Those that M is linear in."""
         own = dict(self.decoder.layers[self.layer].named_parameters())
-        return {name: own[name] for name in own if self._axis(name) is not None}
+        return {matrix.name: own[matrix.name] for matrix in self._matrices}
 
-    def _axis(self, name: str) -> Axis | None:
-        return self.decoder.kind(self.layer).merge_axis(name)
-
-    def _list_matrices(self) -> Iterator[_Matrix]:
-        for name, parameter in self._parameters.items():
-            axis = self._axis(name)
-            assert axis is not None
-            experts: Iterable[int | None] = range(len(parameter)) if parameter.ndim == 3 else (None,)
-            for expert in experts:
-                yield _Matrix(name, expert, axis)
+    @cached_property
+    def _matrices(self) -> list[_Matrix]:
+        found: list[_Matrix] = []
+        for name, parameter in self.decoder.layers[self.layer].named_parameters():
+            if (axis := self.decoder.kind(self.layer).merge_axis(name)) is not None:
+                experts = [*range(len(parameter))] if parameter.ndim == 3 else [None]
+                found += [_Matrix(name, expert, axis) for expert in experts]
+        return found
 
     def _read(self, rows: _Rows) -> Iterator[_Part]:
         """The matrices that get tokens."""
-        matrices = list(self._list_matrices())
         with self._no_outputs() as values:
-            routes = self._routes(matrices, values, rows.states)
-            for matrix, tokens in zip(matrices, routes, strict=True):
+            routes = self._routes(values, rows.states)
+            for matrix, tokens in zip(self._matrices, routes, strict=True):
                 if len(tokens):
                     own = matrix.of(values)
                     inputs = self._inputs(own, rows.states[tokens])
-                    scaled = self._scaled(inputs, rows.scale[tokens])
-                    gram = (scaled.mT @ scaled).double()
-                    yield _Part(matrix, tokens, inputs, gram, gram.new_zeros(own.shape))
+                    yield _Part(matrix, tokens, inputs, rows.change.new_zeros(own.shape))
 
     @contextmanager
     def _no_outputs(self) -> Iterator[dict[str, Tensor]]:
@@ -171,14 +163,12 @@ class ExpertsFit:
         with other_values((own, values[name]) for name, own in self._parameters.items()):
             yield values
 
-    def _routes(
-        self, matrices: list[_Matrix], values: dict[str, Tensor], states: Tensor
-    ) -> list[Tensor]:
+    def _routes(self, values: dict[str, Tensor], states: Tensor) -> list[Tensor]:
         """For each matrix the numbers of the tokens that it gets: each fills a column of its own."""
         found: list[Tensor] = []
         width = states.shape[-1]
-        for start in range(0, len(matrices), width):
-            some = matrices[start : start + width]
+        for start in range(0, len(self._matrices), width):
+            some = self._matrices[start : start + width]
             for column, matrix in enumerate(some):
                 matrix.of(values)[:, column] = 1
             seen = self._run(states) != 0
@@ -204,3 +194,15 @@ class ExpertsFit:
         import torch
 
         return torch.cat([self.decoder.run_experts(self.layer, s) for s in states.split(TOKENS_AT_ONCE)])
+
+
+def _factor(inputs: Tensor, penalty: Tensor) -> Tensor:
+    """The Cholesky factor [k, k] of XᵀX + λ, found in float64 and kept in float32: the sweeps correct
+    what that rounds."""
+    import torch
+
+    gram = (inputs.mT @ inputs).double()
+    gram.diagonal().add_(penalty)
+    found = torch.linalg.cholesky_ex(gram)
+    factor: Tensor = found.L.float()
+    return factor.masked_fill_(found.info > 0, torch.nan)

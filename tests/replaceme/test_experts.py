@@ -83,6 +83,7 @@ def outputs(decoder: Decoder) -> dict[str, torch.nn.Parameter]:
     return {name: own[name] for name in decoder.kind(BEFORE).outputs if name in own}
 
 
+@torch.no_grad()
 def teach(decoder: Decoder, batch: Batch, ridge: float) -> tuple[ExpertsFit, dict[str, Tensor], Tensor]:
     """A fit toward what other expert matrices would make, these, and the state behind them."""
     entry = decoder.entry(BEFORE)
