@@ -31,7 +31,7 @@ class Places:
     numbers: Sequence[int]
 
     def check(self, names: Iterable[str]) -> None:
-        """Refuse tensors that the files hold in another form, such as experts one by one.
+        """Refuse tensors that the files hold under another name, or in parts of several dtypes.
 
         Raises:
             InputError: naming one.
@@ -39,8 +39,8 @@ class Places:
         for name in names:
             if self._dtype(name) is None:
                 raise InputError(
-                    f"{name} is trained, but the files hold it under another name or in parts, such as "
-                    f"experts one by one; train lora, which changes the attention's matrices there."
+                    f"{name} is trained, but the files hold it under another name or in parts; to train "
+                    f"something else, such as mlp or lora, may do."
                 )
 
     def rounded(self, values: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -123,6 +123,43 @@ def test_bfloat16_checkpoint_of_a_float32_teacher_shares_its_layers(tiny: Path, 
     assert dtypes == {torch.bfloat16}
 
 
+@pytest.fixture(scope="module")
+def mixture(save_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A Mixtral whose files hold experts one by one, intact and without two layers."""
+    folder = tmp_path_factory.mktemp("mixture")
+    whole = save_model(folder / "whole", "mixtral", num_local_experts=4, num_hidden_layers=6)
+    options = {"layers": 2, "solver": "lstsq", "samples": 30, "max_length": 32}
+    replaceme.prune_checkpoint(str(whole), folder / "pruned", **options)
+    return [whole, folder / "pruned"]
+
+
+def test_experts_are_healed_in_files_that_hold_them_one_by_one(
+    mixture: list[Path], tmp_path: Path
+) -> None:
+    """What was measured of the student is what the checkpoint predicts: else it is not written."""
+    whole, pruned = mixture
+    made = replaceme.heal_checkpoint(pruned, tmp_path / "out", teacher=whole, **SETTINGS)
+    assert made.facts.used
+    before, after = (load_file(folder / "model.safetensors") for folder in (pruned, made.out))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    layers = range(made.facts.shared_layers, 4)
+    assert changed == {
+        f"model.layers.{i}.block_sparse_moe.experts.{expert}.w2.weight"
+        for i in layers
+        for expert in range(4)
+    }
+
+
+def test_what_such_files_hold_under_another_name_is_not_healed(
+    mixture: list[Path], tmp_path: Path
+) -> None:
+    whole, pruned = mixture
+    with pytest.raises(InputError, match=r"mlp\.gate\.weight is trained, but .* such as mlp or lora"):
+        replaceme.heal_checkpoint(pruned, tmp_path / "out", teacher=whole, **SETTINGS, train="all")
+    assert not (tmp_path / "out").exists()
+
+
 def test_values_outside_the_layers_are_part_of_an_edit(tiny: Path, tmp_path: Path) -> None:
     from replaceme.architectures import architecture_of
     from replaceme.edit import Edit
