@@ -257,6 +257,7 @@ def test_fit_beats_plain_removal(name: str, solver: str, tokenizer: Any, texts: 
         ),
         ({"model_type": "smollm3", "no_rope_layers": None}, {"no_rope_layers": [1, 1, 0, 1]}),
         ({"model_type": "deepseek_v3"}, {"first_k_dense_replace": 2}),
+        ({"model_type": "llama4_text", "interleave_moe_layer_step": 2}, {"moe_layers": [1, 2, 3]}),
         (
             {"model_type": "of-my-own", "decoder_sparse_step": 2},
             {"decoder_sparse_step": 1, "mlp_only_layers": [0]},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,10 +32,15 @@ def calibrate(made: Make, model_type: str, name: str, **parameters: Any) -> Any:
 
 @pytest.mark.parametrize("solver", ["refit", "reconstruct"])
 @pytest.mark.parametrize("model_type", [f.model_type for f in TRANSFORMS.values()])
-def test_experts_are_refitted(made: Make, model_type: str, solver: str) -> None:
+def test_experts_that_are_given_one_state_are_refitted(made: Make, model_type: str, solver: str) -> None:
     row = measured(made(model_type))
     assert any(kind.experts for kind in row.kinds)
     make_solver(solver).check(row)
+    other = replace(row, kinds=tuple(replace(kind, experts=False) for kind in row.kinds))
+    with pytest.raises(
+        InputError, match="several matrices make of more than one state; lstsq, relative"
+    ):
+        make_solver(solver).check(other)
 
 
 @pytest.mark.parametrize("solver", ["lstsq", "relative", "cosine"])
