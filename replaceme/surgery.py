@@ -211,7 +211,7 @@ class _FileEdit:
         import torch
 
         dtype = getattr(torch, self.dtype or FLOATS[entry.dtype][0])
-        return self.edit.outside[entry.name].to(dtype).reshape(weight.shape)
+        return self.edit.outside[entry.name].to(weight.device, dtype).reshape(weight.shape)
 
     def _change(self, changed: tuple[int, str] | None, dtype: str, weight: Tensor) -> Tensor:
         import torch
