@@ -64,7 +64,10 @@ def _out_from_file(out: Path, info: ValidationInfo) -> Path:
 
 
 def _check_is_there(dataset: str) -> str:
-    CalibrationData(dataset=dataset).local_file()
+    data = CalibrationData(dataset=dataset)
+    if data.generated:
+        data.read_from()  # which says how it is written
+    data.local_file()
     return dataset
 
 

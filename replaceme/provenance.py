@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
+from replaceme.calibration import GENERATED
 from replaceme.facts import HealFacts, Measures, Pair
 from replaceme.io.models import is_hub_id
 from replaceme.selectors import SELECTORS
@@ -77,7 +78,7 @@ class Provenance(Measures, Origin):
 
     def card(self) -> str:
         """A model card in the hub's format (https://huggingface.co/docs/hub/model-cards)."""
-        data, tokens = self.calibration["dataset"], self.calibration["tokens"]
+        data, tokens = name_text(self.calibration), self.calibration["tokens"]
         base = [f"base_model: {self.model}"] if is_hub_id(self.model) else []
         count = sum(end - start for start, end in self.blocks)
         return "\n".join(
@@ -90,7 +91,7 @@ class Provenance(Measures, Origin):
                 "",
                 f"# {self.model} with {count} decoder layers less",
                 "",
-                how_pruned(self.blocks, self.solver, code(data), tokens),
+                how_pruned(self.blocks, self.solver, data, tokens),
                 "",
                 *fit_table(self.intact_loss, self.loss, self.relative_error, self.mean_cosine),
                 *([f"**Warning:** {self.warning}.", ""] if self.warning else []),
@@ -136,10 +137,23 @@ def how_healed(facts: HealFacts) -> str:
     return (
         f"Then it was trained {what[facts.objective]}: {code(part)}"
         f"{' with norms' if settings['norms'] else ''}, {facts.numbers:,} numbers, on {facts.tokens:,} "
-        f"tokens of {code(facts.text['dataset'])} in {facts.seconds:,.0f} seconds, with a learning rate "
+        f"tokens of {name_text(facts.text)} in {facts.seconds:,.0f} seconds, with a learning rate "
         f"of up to {rate:g}. Its {name} went from {before} to {after} nats per token on "
         f"{facts.held_back_tokens:,} held-back tokens.{said}"
     )
+
+
+def name_text(described: dict[str, Any]) -> str:
+    """A text in Markdown, by what :meth:`replaceme.CalibrationText.describe` says of it."""
+    name = code(str(described["dataset"]))
+    if not described.get("generated"):
+        return name
+    return name_own_text("" if described["dataset"] == GENERATED else name)
+
+
+def name_own_text(prompts: str) -> str:
+    """Text that the model wrote itself, in Markdown; ``prompts``: the data set that it answered."""
+    return f"text that the model wrote itself{f', in answer to {prompts}' if prompts else ''}"
 
 
 def _known(value: float | None) -> float:

@@ -6,6 +6,7 @@ Rules, the same for every source:
   through the model's chat template, which writes its own special tokens.
 * A ``.txt`` file (or a built-in text) is cut into consecutive windows of ``max_length`` tokens; each
   starts with the tokenizer's BOS where the tokenizer would put one.
+* Text that the model writes itself is a file of such rows, which somebody else has it write before.
 * A row that cannot be used is skipped and counted; more such rows than usable ones are refused.
 """
 
@@ -19,6 +20,8 @@ from replaceme.calibration.data import (
     CalibrationData,
     is_data_file,
 )
+from replaceme.calibration.generated import COLUMN, GENERATED, Generated
+from replaceme.calibration.prompts import Prompt, read_prompts
 from replaceme.calibration.rows import rows_of, values_of
 from replaceme.calibration.sequences import (
     CalibrationText,
@@ -36,12 +39,16 @@ from replaceme.calibration.sequences import (
 __all__ = [
     "BUILTINS",
     "BUILTIN_PREFIX",
+    "COLUMN",
+    "GENERATED",
     "PICKLES",
     "Batch",
     "Batches",
     "CalibrationData",
     "CalibrationText",
+    "Generated",
     "Messages",
+    "Prompt",
     "RowCount",
     "UnusableError",
     "check_data",
@@ -50,6 +57,7 @@ __all__ = [
     "is_data_file",
     "load_sequences",
     "padding_token",
+    "read_prompts",
     "read_text",
     "render",
     "rows_of",

@@ -42,6 +42,8 @@ def check_data(data: CalibrationData) -> None:
             f"{data.where}: {data.split!r} is no split; allowed are a name, a part of it such as "
             f"train[:1000] or train[10%:20%], and several joined by +."
         )
+    if data.generated and data.has_no_rows:
+        raise InputError(f"{data.where} has no rows that could be prompts; give a table.")
     path = data.local_file()
     if path is not None and data.streaming:
         raise InputError(

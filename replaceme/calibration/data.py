@@ -9,8 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from replaceme.calibration.generated import COLUMN, GENERATED, Generated, name_generated
 from replaceme.errors import InputError
 
 BUILTIN_PREFIX = "builtin:"
@@ -40,7 +41,12 @@ class CalibrationData(BaseModel):
     dataset: str = Field(
         "builtin:prose",
         description="hub id, local folder, .jsonl/.json/.csv/.tsv/.parquet/.arrow/.txt file (.gz as "
-        "well), or builtin:prose",
+        "well), builtin:prose, or generated: text that the model writes itself",
+    )
+    generated: Generated | None = Field(
+        None,
+        description="how the model writes its text itself; with a dataset: its own answers to the "
+        "prompts in the column",
     )
     subset: str | None = Field(None, description="configuration name of a hub data set")
     split: str = Field("train", description="split, or a part of it such as train[:1000]")
@@ -55,19 +61,23 @@ class CalibrationData(BaseModel):
     max_length: int = Field(256, gt=1, description="tokens per sequence at most")
     seed: int = Field(42, ge=0, description="seed of the choice of rows and of sampled tokens")
 
+    _name_generated = model_validator(mode="before")(name_generated)
+
     @property
     def where(self) -> str:
         """How messages begin."""
         return f"calibration dataset {self.dataset!r}"
 
     def local_file(self) -> Path | None:
-        """The file behind ``dataset``, or ``None`` for a hub data set or a folder.
+        """The file behind ``dataset``, or ``None`` for a hub data set, a folder, or none at all.
 
         Raises:
             InputError: an unknown built-in, a missing file, a file of another kind, or a pickle.
         """
         if self.dataset.startswith(BUILTIN_PREFIX):
             return builtin(self.dataset.removeprefix(BUILTIN_PREFIX))
+        if self.dataset == GENERATED:
+            return None
         path = Path(self.dataset).expanduser()
         if path.suffix.lower() in PICKLES:
             raise InputError(
@@ -89,6 +99,8 @@ class CalibrationData(BaseModel):
 
     def local_folder(self) -> Path | None:
         """The folder behind ``dataset``, if there is one."""
+        if self.dataset == GENERATED:
+            return None
         path = Path(self.dataset).expanduser()
         try:
             return path if path.is_dir() else None
@@ -98,10 +110,20 @@ class CalibrationData(BaseModel):
     @property
     def is_plain_text(self) -> bool:
         """Whether it is one text without rows, so that no chat template is needed."""
+        return self.generated is None and self.has_no_rows
+
+    @property
+    def has_no_rows(self) -> bool:
+        """Whether ``dataset`` is one text."""
         return self.dataset.startswith(BUILTIN_PREFIX) or kind_of(Path(self.dataset)) == "text"
 
     def fingerprint(self) -> str:
-        """SHA-256 of the local data, or the hub id with its revision (nothing is downloaded)."""
+        """SHA-256 of the local data, or the hub id with its revision (nothing is downloaded).
+
+        Of text that the model writes, that of the prompts; ``generated`` where there are none.
+        """
+        if self.dataset == GENERATED:
+            return GENERATED
         if (path := self.local_file()) is not None:
             return "sha256:" + file_hash(path)
         if (folder := self.local_folder()) is not None:
@@ -110,8 +132,44 @@ class CalibrationData(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What the sequences depend on, as far as it is known before they are read."""
-        found = self.model_dump(exclude={"dataset", "streaming"}) | {"data": self.fingerprint()}
+        found = self.described(exclude={"dataset", "streaming"}) | {"data": self.fingerprint()}
         return found | ({"streaming": BUFFER} if self.streaming else {})
+
+    def described(self, exclude: set[str] | None = None) -> dict[str, Any]:
+        """The fields as JSON; ``generated`` only where the model writes."""
+        unsaid = set() if self.generated else {"generated"}
+        return self.model_dump(mode="json", exclude=unsaid | (exclude or set()))
+
+    def writing(self) -> dict[str, Any]:
+        """What text that the model writes depends on besides the model."""
+        own, asks = {"generated", "max_length"}, self.dataset != GENERATED
+        return {key: value for key, value in self.identity().items() if asks or key in own}
+
+    def written(self, file: Path) -> CalibrationData:
+        """The same with the text that the model wrote in a file."""
+        assert self.generated
+        return self.model_copy(update={"generated": self.generated.written(file)})
+
+    def read_from(self) -> CalibrationData:
+        """The data set that the rows are in: this one, or the file that the model's text was written to.
+
+        Raises:
+            InputError: it is not written yet.
+        """
+        if self.generated is None:
+            return self
+        if self.generated.file is None:
+            raise InputError(
+                f"{self.where} is text that the model writes itself, which a suite has it do; elsewhere "
+                f"run `replaceme-bench generate MODEL --out FILE.jsonl` before, and name the file."
+            )
+        return CalibrationData(
+            dataset=str(self.generated.file),
+            column=COLUMN,
+            samples=self.samples,
+            max_length=self.max_length,
+            seed=self.seed,
+        )
 
 
 def kind_of(path: Path) -> str | None:

@@ -40,6 +40,7 @@ def values_of(data: CalibrationData, in_order: bool = False) -> Iterator[tuple[i
     Raises:
         InputError: the data set cannot be read, or lacks the column.
     """
+    data = data.read_from()
     if data.streaming:
         yield from enumerate(_stream(data, in_order), 1)
         return

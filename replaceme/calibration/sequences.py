@@ -90,7 +90,7 @@ class CalibrationText:
         if self.data is None:
             return {"dataset": "texts in memory"} | tokens
         date = {"date": self.day.isoformat() if self.day else None}
-        return self.data.model_dump() | date | {"fingerprint": self.data.fingerprint()} | tokens
+        return self.data.described() | date | {"fingerprint": self.data.fingerprint()} | tokens
 
 
 def token_hash(sequences: Sequence[Sequence[int]]) -> str:

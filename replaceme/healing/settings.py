@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from replaceme.calibration import CalibrationData, check_data
+from replaceme.amounts import Amount
+from replaceme.calibration import CalibrationData, Generated, check_data
+from replaceme.calibration.generated import name_generated
 
 VERSION = 1  # changes whenever the same settings would give other numbers
 TOKENS = 200_000
 LEAST_SAMPLES, MOST_SAMPLES = 16, 100_000
-SUFFIXES = {"": 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
-VARIABLE = r"\$\{"  # of a suite file, which stands for a number
-AMOUNT = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*([kMG]?)")
 RUNTIME = {"accumulate", "checkpointing"}  # change no numbers, but for their rounding
 LAST = 3  # layers of ``tail``, as in arXiv 2411.15558
 LEARNING_RATES = {"projection": 1e-3, "mlp": 5e-4, "lora": 1e-3, "tail": 2e-4, "all": 1e-4}
@@ -24,28 +22,6 @@ USUAL = {"sft": {"train": "lora", "max_length": 1024}}  # defaults that depend o
 
 Objective = Literal["distillation", "sft"]
 Part = Literal["projection", "mlp", "lora", "tail", "all"]
-
-
-def parse_amount(value: Any) -> Any:
-    """A whole number from a text such as ``200k`` or ``2M``; everything else as it is.
-
-    Raises:
-        ValueError: a text that is none.
-    """
-    if not isinstance(value, str):
-        return value
-    if match := AMOUNT.fullmatch(value.strip()):
-        return round(float(match[1]) * SUFFIXES[match[2]])
-    raise ValueError(f"{value[:40]!r} is no number of tokens; allowed are such as 200000, 200k and 2M")
-
-
-Amount = Annotated[
-    int,
-    BeforeValidator(parse_amount),
-    WithJsonSchema(
-        {"type": ["integer", "string"], "minimum": 1, "pattern": f"^{AMOUNT.pattern}$|{VARIABLE}"}
-    ),
-]
 
 
 class Training(BaseModel):
@@ -179,6 +155,9 @@ class HealSettings(Training):
     dataset: str | None = Field(
         None, description="text to train on, as in calibration; null: the calibration text"
     )
+    generated: Generated | None = Field(
+        None, description="how the intact model writes the text itself, as in calibration"
+    )
     subset: str | None = Field(None, description="configuration name of a hub data set")
     split: str = Field("train", description="split, or a part of it such as train[:1000]")
     revision: str | None = Field(None, description="revision of a hub data set; null: its newest")
@@ -196,9 +175,13 @@ class HealSettings(Training):
     def _check_prompt(self) -> Self:
         if self.prompt and self.dataset is None:
             raise ValueError("'prompt' names a column of 'dataset', which is not given")
+        if self.prompt and self.generated:
+            raise ValueError("'prompt' names the prompts of given answers; 'column' those to answer")
         if self.prompt and self.text(CalibrationData()).is_plain_text:
             raise ValueError(f"'prompt' names a column, and {self.dataset!r} is a text without columns")
         return self
+
+    _name_generated = model_validator(mode="before")(name_generated)
 
     def text(self, calibration: CalibrationData) -> CalibrationData:
         """The text to train on: as many sequences as the budget takes, or the calibration's own.
@@ -209,6 +192,7 @@ class HealSettings(Training):
             return calibration
         return CalibrationData(
             dataset=self.dataset,
+            generated=self.generated,
             subset=self.subset,
             split=self.split,
             revision=self.revision,

@@ -6,9 +6,16 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from replaceme.calibration import BUILTIN_PREFIX, BUILTINS, CalibrationData
+from replaceme.calibration import (
+    BUILTIN_PREFIX,
+    BUILTINS,
+    COLUMN,
+    GENERATED,
+    CalibrationData,
+    Generated,
+)
 from replaceme.io.models import is_hub_id
-from replaceme.recipe.step import Part, Step
+from replaceme.recipe.step import Part, Step, digest
 
 LOCAL = "calibration.jsonl"  # stands for local data, whose name is not recorded
 
@@ -29,6 +36,7 @@ class CalibrationSettings(Part):
         samples, max_length: sequences at most, and tokens of one.
         streaming: rows that a stream was shuffled within.
         date: the day that chat templates took for today.
+        generated: how the model wrote the text itself, to the prompts in ``data`` if there are any.
     """
 
     subset: str | None = None
@@ -41,6 +49,7 @@ class CalibrationSettings(Part):
     data: str | None = None
     streaming: int | None = None
     date: str | None = None
+    generated: Generated | None = None
 
     @property
     def hub(self) -> tuple[str, str] | None:
@@ -50,17 +59,47 @@ class CalibrationSettings(Part):
 
     @property
     def name(self) -> str | None:
-        """Hub id or built-in text; ``None`` for local data, which are known by content alone."""
+        """Hub id or built-in text, or that there is none since the model wrote; ``None`` for local data,
+        which are known by content alone."""
         if self.hub:
             return self.hub[0]
+        if self.data == GENERATED:
+            return GENERATED
         known = {
             CalibrationData(dataset=name).fingerprint(): name
             for name in (f"{BUILTIN_PREFIX}{builtin}" for builtin in BUILTINS)
         }
         return known.get(self.data or "")
 
+    @property
+    def file(self) -> str:
+        """What stands for the file of a text that the model wrote itself."""
+        return f"generated-{digest(self.writing())[:8]}.jsonl"
+
+    def writing(self) -> dict[str, Any]:
+        """The keys of ``generate`` that have the model write the same text."""
+        assert self.generated
+        said = self.generated.model_dump() | {"max_length": self.max_length}
+        if self.data == GENERATED:
+            return said
+        asked = {**self._source(), "samples": self.samples, "prompts_seed": self.seed}
+        asked["prompts"] = asked.pop("calibration")
+        asked["prompts_revision"] = asked.pop("calibration_revision")
+        return said | asked | {"date": self.date}
+
     def settings(self) -> dict[str, Any]:
         """The keys of ``prune`` that name the same text."""
+        source = self._source()
+        if self.generated:
+            source = dict.fromkeys(source) | {"calibration": self.file, "column": COLUMN}
+        return source | {
+            "samples": self.samples,
+            "max_length": self.max_length,
+            "seed": self.seed,
+            "date": self.date,
+        }
+
+    def _source(self) -> dict[str, Any]:
         revision = self.hub[1] if self.hub and self.hub[1] != "main" else None
         return {
             "calibration": self.name or LOCAL,
@@ -68,11 +107,7 @@ class CalibrationSettings(Part):
             "subset": self.subset,
             "split": self.split,
             "column": self.column,
-            "samples": self.samples,
-            "max_length": self.max_length,
-            "seed": self.seed,
             "streaming": True if self.streaming else None,
-            "date": self.date,
         }
 
 
