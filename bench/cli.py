@@ -11,6 +11,7 @@ from bench.exits import EXIT_INTERRUPTED, EXIT_WRONG
 from bench.verbs import (
     card,
     compare,
+    generate,
     heal,
     history,
     inspect,
@@ -72,7 +73,7 @@ class _Group(click.Group):
         except OSError as error:
             _refuse(ctx, _explain(error))
         except KeyboardInterrupt:
-            resumes = ctx.invoked_subcommand in ("run", "heal")
+            resumes = ctx.invoked_subcommand in ("run", "heal", "generate")
             hint = "; the same command continues where it stopped" if resumes else ""
             click.echo(f"Interrupted{hint}.", err=True)
             ctx.exit(EXIT_INTERRUPTED)
@@ -101,6 +102,7 @@ COMMANDS = (
     prune.prune,
     prune.apply,
     heal.heal,
+    generate.generate,
 )
 for command in COMMANDS:
     main.add_command(command)

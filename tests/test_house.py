@@ -50,6 +50,8 @@ WALLS = [
     ("suite", "scoring"),
     ("scoring", "suite"),
     ("scoring", "run"),
+    ("writing", "suite"),
+    ("writing", "run"),
     ("tasks", "suite"),
     ("tasks", "scoring"),
     ("tasks", "run"),
@@ -147,7 +149,8 @@ def test_only_scoring_imports_lm_eval() -> None:
 
 def test_only_processes_of_their_own_import_vllm() -> None:
     serving = {f"bench/serving/{name}.py" for name in ("worker", "probe", "swap")}
-    assert importers("vllm") == {"bench/scoring/generation/engine.py", *serving}
+    writing = {"bench/scoring/generation/engine.py", "bench/writing/worker.py"}
+    assert importers("vllm") == {*writing, *serving}
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -6,8 +6,11 @@ import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import psutil
+
+KV_CACHE_BYTES = 2 << 30
 
 
 def engine_version() -> str | None:
@@ -39,6 +42,36 @@ def physical_cores() -> int:
     """Physical cores this process may use, at least 1."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(usable or 1, psutil.cpu_count(logical=False) or usable or 1)
+
+
+def writing_arguments(
+    dtype: str, kv_cache_bytes: int, trust_remote_code: bool, at_once: int | None = None
+) -> dict[str, Any]:
+    """How an engine is started that writes texts, and whose weights can be put in and watched.
+
+    Args:
+        dtype: to compute in.
+        kv_cache_bytes: for the KV cache on a CPU.
+        at_once: texts on a CPU; ``None``: vLLM's default.
+    """
+    import torch
+
+    on_cpu = not torch.cuda.is_available()
+    few = {"max_num_seqs": at_once} if at_once else {}
+    return {
+        "dtype": dtype,
+        "trust_remote_code": trust_remote_code,
+        "enforce_eager": on_cpu,
+        "load_format": "safetensors",
+        "worker_extension_cls": "bench.serving.swap.Weights",
+        **({"kv_cache_memory_bytes": kv_cache_bytes, **few} if on_cpu else {}),
+    }
+
+
+def choose_kv_cache_bytes() -> int:
+    """For the KV cache of an engine that writes on a CPU; less where there is not four times as much
+    memory."""
+    return min(KV_CACHE_BYTES, psutil.virtual_memory().available // 4)
 
 
 def _cpu_model() -> str:

@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
 from bench.run.costs import writing_of
 from bench.run.stages.scores import Scores
-from bench.serving import EngineMissingError, ServingError, device_name, engine_version
+from bench.serving import (
+    EngineMissingError,
+    ServingError,
+    choose_kv_cache_bytes,
+    device_name,
+    engine_version,
+)
 from bench.suite.matrix import Cell
 from bench.tasks.planned import PlannedTask, stage_of
 from replaceme.recipe import digest
@@ -21,8 +25,6 @@ if TYPE_CHECKING:
     from bench.scoring.generation.launch import Engines
     from bench.scoring.tasks import PreparedTask
     from bench.scoring.unloaded import UnloadedScorer
-
-KV_CACHE_BYTES = 2 << 30  # on a CPU; less where there is not four times as much memory
 
 Asking = dict[PlannedTask, "PreparedTask"]
 
@@ -92,7 +94,7 @@ class GenerationScoring:
                 self.ledger.out / "logs",
                 self.ledger.progress.share,
                 dtype=self.scores.dtype,
-                kv_cache_bytes=min(KV_CACHE_BYTES, psutil.virtual_memory().available // 4),
+                kv_cache_bytes=choose_kv_cache_bytes(),
                 trust_remote_code=self.scores.model.trust_remote_code,
             ) as engines,
             tempfile.TemporaryDirectory(prefix="requests-", dir=texts.path.parent) as folder,

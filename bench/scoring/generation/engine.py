@@ -16,7 +16,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from bench.scoring.generation.job import Job
 from bench.scoring.generation.texts import Text
-from bench.serving.device import engine_version
+from bench.serving.device import engine_version, writing_arguments
 
 
 @contextmanager
@@ -57,19 +57,8 @@ class EngineLM(VLLM):
             ValueError: vLLM refuses the checkpoint, or has not the memory for it.
             RuntimeError: it has no kernel for the model.
         """
-        import torch
-
-        on_cpu = not torch.cuda.is_available()
-        memory = {"kv_cache_memory_bytes": job.kv_cache_bytes} if on_cpu else {}
-        engine = cls(
-            str(folder),
-            dtype=job.dtype,
-            trust_remote_code=job.trust_remote_code,
-            enforce_eager=on_cpu,
-            load_format="safetensors",
-            worker_extension_cls="bench.serving.swap.Weights",
-            **memory,
-        )
+        how = writing_arguments(job.dtype, job.kv_cache_bytes, job.trust_remote_code)
+        engine = cls(str(folder), **how)
         one = SamplingParams(temperature=0, max_tokens=1, detokenize=False)
         engine.model.generate([TokensPrompt(prompt_token_ids=[0, 0])], one, use_tqdm=False)
         engine.model.reset_prefix_cache()

@@ -79,8 +79,12 @@ class Texts:
             asked: hash of all requests of the task.
             count: how many they are.
         """
-        known = self._texts.get((variant, asked), {})
+        known = self.known(variant, asked)
         return [index for index in range(count) if index not in known]
+
+    def known(self, variant: str, asked: str) -> dict[int, Text]:
+        """What a variant has written so far, by the number of the request."""
+        return dict(self._texts.get((variant, asked), {}))
 
     def of(self, variant: str, asked: str) -> list[Text]:
         """What a variant wrote to the requests of a task, in their order.

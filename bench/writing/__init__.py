@@ -1,0 +1,1 @@
+"""Text that a model writes itself, through vLLM in a process of its own."""
