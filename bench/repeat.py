@@ -11,7 +11,7 @@ from typing import Any
 from bench.records import Record
 from replaceme.calibration import CalibrationData
 from replaceme.errors import InputError
-from replaceme.recipe import LOCAL
+from replaceme.recipe import LOCAL, PruneStep
 from replaceme.solvers import make_solver
 
 USUAL = {"num_blocks": 1, **CalibrationData().model_dump(include={"split", "column"})}
@@ -39,7 +39,7 @@ def commands(record: Record) -> list[str]:
     """Shell commands: one that makes the checkpoint, and one that measures the cell in its suite."""
     in_suite = f"replaceme-bench run SUITE.yaml --only {shlex.quote(glob.escape(record.name))}"
     healing = [_heal(record)] if record.identity.heal else []
-    return [_prune(record), *healing, in_suite] if record.layers else [in_suite]
+    return [*_generate(record), _prune(record), *healing, in_suite] if record.layers else [in_suite]
 
 
 def _said_by(record: Record, verb: str) -> dict[str, Any]:
@@ -72,6 +72,21 @@ def _prune(record: Record) -> str:
     words += ["--out", "PRUNED"]
     words = [*words, "--", model] if model.startswith("-") else [model, *words]
     return f"replaceme-bench prune {shlex.join(words)}{given}"
+
+
+def _generate(record: Record) -> list[str]:
+    """Commands that have the model write the texts that the others name."""
+    steps = (record.identity.prune, record.identity.heal)
+    texts = [step.calibration if isinstance(step, PruneStep) else step.text for step in steps if step]
+    found = {}
+    for text in texts:
+        if text and text.generated:
+            told = {key: value for key, value in text.writing().items() if value is not None}
+            told = {key: value for key, value in told.items() if value != USUAL.get(key, ...)}
+            words = [word for key, value in told.items() for word in _option(key, value)]
+            words = [record.model_id, *words, "--out", text.file]
+            found[text.file] = f"replaceme-bench generate {shlex.join(words)}"
+    return [*found.values()]
 
 
 def heal_settings(record: Record) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from typing import Any
 from bench import repeat
 from bench.records import Record
 from bench.render.escape import visible
+from replaceme.calibration import GENERATED
 from replaceme.io.models import is_hub_id
-from replaceme.provenance import code
+from replaceme.provenance import code, name_own_text
 from replaceme.recipe import CalibrationSettings
 
 
@@ -34,7 +35,10 @@ def heal_settings(record: Record) -> dict[str, Any]:
 def dataset(record: Record) -> str:
     """The calibration text, in Markdown."""
     text = calibration_of(record)
-    return code(text.name) if text.name else f"a local text ({code(text.data or '')})"
+    name = code(text.name) if text.name else f"a local text ({code(text.data or '')})"
+    if text.generated:
+        return name_own_text("" if text.data == GENERATED else name)
+    return name
 
 
 def hub_dataset(record: Record) -> tuple[str, str] | None:

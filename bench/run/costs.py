@@ -6,9 +6,11 @@ Only how they compare with each other matters: the pace of this machine is measu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from bench.run.forecast import Job, Key
-from bench.run.sizes import DECODING, ModelSize, TaskSize
+from bench.run.own_text import OwnText, list_unwritten
+from bench.run.sizes import DECODING, WRITING, ModelSize, TaskSize
 from bench.suite.matrix import Cell, Plan
 from bench.suite.suite import ModelSpec
 from bench.tasks.planned import PlannedTask, stage_of
@@ -22,6 +24,11 @@ CHECKS = (
 TRAINING = 3.0  # forwards of a layer that a step takes where gradients go through it
 HEADS = 3.0  # times that the output matrix is applied to a token in a step
 ENGINE = 10.0  # seconds until an engine process has started
+
+
+def own_text_of(text: OwnText) -> Key:
+    """The job that has a model write its own text."""
+    return "generate", text.key
 
 
 def calibration_of(model: ModelSpec) -> Key:
@@ -64,11 +71,17 @@ def serving_of(cell: Cell) -> Key:
     return "serve", cell.name
 
 
+def cost_of(text: OwnText, size: ModelSize) -> Job:
+    """What a model's own text costs."""
+    return Job(*own_text_of(text), size.run(WRITING * text.tokens, size.layers, text.tokens), ENGINE)
+
+
 class Costs:
     """The jobs that are left of a plan, as well as they are known."""
 
-    def __init__(self, plan: Plan, list_due: Callable[[Cell], list[str]]) -> None:
-        self._plan, self._list_due = plan, list_due
+    def __init__(self, plan: Plan, list_due: Callable[[Cell], list[str]], out: Path = Path()) -> None:
+        """``out``: folder of the results, where texts may lie that models wrote."""
+        self._plan, self._list_due, self._out = plan, list_due, out
         self.sizes: dict[ModelSpec, ModelSize] = {}
         self.tokens: dict[ModelSpec, int] = {}  # of the calibration text
         self.tasks: dict[PlannedTask, TaskSize] = {}
@@ -77,6 +90,8 @@ class Costs:
 
     def list_jobs(self) -> Iterator[Job]:
         """What is left, in seconds on a usual machine."""
+        for text in list_unwritten(self._plan, self._list_due, self._out):
+            yield cost_of(text, self._size_of(text.model))
         for model in self._plan.suite.models:
             cells = [cell for cell in self._plan.cells if cell.model == model]
             due = {cell: self._list_due(cell) for cell in cells}

@@ -50,7 +50,7 @@ class Ledger:
         self.records = {cell: recall_record(cell, plan, self.store, retry) for cell in plan.cells}
         self.device = plan.suite.device or loading.default_device()
         self.reopened: dict[ModelSpec, None] = {}
-        self.progress = Progress(Costs(plan, self.list_due))
+        self.progress = Progress(Costs(plan, self.list_due, out))
 
     def list_due(self, cell: Cell) -> list[str]:
         """Names of the stages that are still to do for a cell."""

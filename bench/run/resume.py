@@ -13,6 +13,7 @@ from bench.store import Store
 from bench.suite.matrix import Cell, Plan, serving_identity
 from bench.tasks.catalog import yaml_of
 from bench.tasks.planned import PlannedGroup, PlannedTask, stage_of
+from replaceme.calibration import CalibrationData
 from replaceme.io.models import file_hash
 from replaceme.recipe import digest
 
@@ -116,9 +117,11 @@ def hash_attempt(cell: Cell, stage: str, plan: Plan) -> str:
     tried: dict[str, Any] = {"stage": stage, "device": suite.device}
     if stage == "prune":
         tried |= {"batch": suite.prune.batch_size, "code": cell.model.trust_remote_code}
+        tried |= _writer(suite.calibration)
     elif stage == "heal":
         assert cell.heal is not None
         tried |= {"heal": cell.heal.model_dump(mode="json"), "code": cell.model.trust_remote_code}
+        tried |= _writer(cell.heal.text(suite.calibration))
     elif stage == "serve":
         assert suite.serve is not None
         tried |= suite.serve.model_dump(mode="json")
@@ -130,6 +133,11 @@ def hash_attempt(cell: Cell, stage: str, plan: Plan) -> str:
         tried |= suite.score.model_dump(mode="json", exclude={"tasks", "include_path"})
         tried |= {"task": scored.identity.canonical(), "metric": scored.spec.metric}
     return digest(tried)
+
+
+def _writer(data: CalibrationData) -> dict[str, str | None]:
+    """The engine that writes a text; empty for one that no model writes."""
+    return {"engine": engine_version()} if data.generated else {}
 
 
 def judge(record: Record, plan: Plan) -> Literal["complete", "failed", "started"]:

@@ -16,7 +16,7 @@ from bench.suite import files as suite_files
 from bench.suite.prune_spec import Matrix, PruneSpec
 from bench.tasks.presets import replace_presets
 from bench.tasks.spec import SEEDS, Limit, PromptSpec, Seed, Seeds, TaskSpec
-from replaceme.calibration import CalibrationData, check_data
+from replaceme.calibration import GENERATED, CalibrationData, check_data
 from replaceme.chat import USUAL_DAY, Day
 from replaceme.errors import InputError
 from replaceme.io import yaml_source
@@ -191,7 +191,7 @@ class Suite(Section):
     @classmethod
     def _calibration_path(cls, data: CalibrationData, info: ValidationInfo) -> CalibrationData:
         folder = _folder(info, "calibration", "dataset")
-        data = data.model_copy(update={"dataset": resolve_name(data.dataset, folder)})
+        data = data.model_copy(update={"dataset": _resolve_dataset(data.dataset, folder)})
         _check(partial(check_data, data))
         return data
 
@@ -229,12 +229,21 @@ def _with_texts(
     for i, spec in enumerate(solvers):
         if spec.heal and spec.heal.dataset:
             folder = _folder(info, *location, "solvers", i, "heal", "dataset")
-            named = {"dataset": resolve_name(spec.heal.dataset, folder)}
+            named = {"dataset": _resolve_dataset(spec.heal.dataset, folder)}
             heal = spec.heal.model_copy(update=named)
             _check(heal.check_text)
             spec = spec.model_copy(update={"heal": heal})
         found.append(spec)
     return found
+
+
+def _resolve_dataset(name: str, folder: Path) -> str:
+    """The name of a data set, a path made absolute; text that a model writes has none.
+
+    Raises:
+        ValueError: neither a name nor a path.
+    """
+    return name if name == GENERATED else resolve_name(name, folder)
 
 
 def _check(check: Callable[[], None]) -> None:

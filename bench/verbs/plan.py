@@ -16,6 +16,7 @@ from bench.verbs.suite_options import LIMIT, ONLY, OUT, SUITE, expand_suite
 if TYPE_CHECKING:
     from bench.records import Record
     from bench.run.estimate import Estimate
+    from bench.run.own_text import OwnText
     from bench.run.space import Need
     from bench.suite.matrix import Plan
     from bench.tasks.planned import PlannedGroup, PlannedTask
@@ -38,6 +39,7 @@ def plan(
 ) -> None:
     """Show the cells of a suite, what is done, and what would run; loads no model."""
     from bench.render.escape import visible
+    from bench.run.own_text import list_unwritten
     from bench.run.resume import list_stages_due, list_stages_left, recall_record
     from bench.run.space import compute_need
     from bench.store import Store
@@ -48,6 +50,7 @@ def plan(
     records = {cell: recall_record(cell, found, store) for cell in found.cells}
     due = {cell: list_stages_due(record, found) for cell, record in records.items()}
     space = compute_need(found, folder)
+    own = [*list_unwritten(found, due.__getitem__, folder)]
     if as_json:
         cells = [
             {
@@ -64,6 +67,9 @@ def plan(
             "out": str(folder),
             "cells": cells,
             "disk": asdict(space),
+            "generated": [
+                {"model": text.model.name, "file": str(text.file), **text.data.writing()} for text in own
+            ],
         }
         content["known_by_name"] = list_known_by_name(found)
         content["groups"] = {group.name: [task.name for task in group.tasks] for group in found.groups}
@@ -85,6 +91,7 @@ def plan(
         click.echo(visible(f"Known by name, not by content: {'; '.join(named)}."))
     if failed:
         click.echo("`run` leaves what failed alone until something changes; --retry-failed redoes it.")
+    _print_own(own)
     _print_space(space, folder)
     if estimate:
         _print_estimate(_estimated(found, folder))
@@ -115,6 +122,25 @@ def _with_groups(due: list[str], plan: Plan) -> list[str]:
     every: list[PlannedTask | PlannedGroup] = [*plan.tasks, *plan.groups]
     order = ["prune", "heal", *map(stage_of, every), "serve"]
     return [shown[stage] for stage in order if stage in shown]
+
+
+def _print_own(texts: list[OwnText]) -> None:
+    """What models will write themselves, and about how long that takes."""
+    from bench.console import duration
+    from bench.render.escape import visible
+    from bench.run.costs import cost_of
+    from bench.run.sizes import ModelSize
+    from bench.serving import EngineMissingError, engine_version
+    from replaceme.checkpoint import Checkpoint
+
+    for text in texts:
+        model, time = text.model, ""
+        if found := Checkpoint.find(model.id, model.revision, model.trust_remote_code):
+            job = cost_of(text, ModelSize.of(found))
+            time = f", about {duration(job.fixed + job.work)} on two cores without a GPU"
+        click.echo(visible(f"{text.describe()} into {text.file}{time}."))
+    if texts and engine_version() is None:
+        click.echo(visible(EngineMissingError().reason))
 
 
 def _print_space(space: Need, folder: Path) -> None:

@@ -87,7 +87,8 @@ def heal_as_told(options: HealOptions, watcher: Watcher | None = None) -> Healed
     check_apart(teacher.folder, out)
     device = options.device or loading.default_device()
     watcher.step("reading the text")
-    text = read_healing_text(source, options.settings, CalibrationData(), options.date)
+    settings = options.settings
+    text = read_healing_text(source, settings, settings.text(CalibrationData()), options.date)
     blocks, longest = [Block(*block) for block in provenance.blocks], max(map(len, text.sequences))
     half = loading.fast_dtype(loading.checkpoint_dtype(source.folder), device) != "float32"
     check_need(teacher, options, longest, blocks, half, device)

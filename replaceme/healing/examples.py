@@ -99,19 +99,18 @@ class ExampleText(CalibrationText):
 
 
 def read_healing_text(
-    source: Checkpoint, settings: HealSettings, calibration: CalibrationData, day: date
+    source: Checkpoint, settings: HealSettings, data: CalibrationData, day: date
 ) -> CalibrationText:
     """What a pruned model is trained on.
 
     Args:
         source: whose tokenizer reads it.
-        calibration: the text where the settings name none.
+        data: what :meth:`HealSettings.text` gives, written where the model writes it itself.
         day: today, for a chat template that asks.
 
     Raises:
         InputError: the data cannot be read or used, or what the objective needs is not installed.
     """
-    data = settings.text(calibration)
     if not settings.is_sft:
         return source.read_text(data, day)
     if find_spec("trl") is None:

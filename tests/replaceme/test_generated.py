@@ -155,10 +155,12 @@ def test_texts_are_continued_where_there_is_no_template(tokenizer: Any, tmp_path
 
 
 def test_rows_that_cannot_be_answered_are_skipped(tokenizer: Any, tmp_path: Path) -> None:
-    rows = ["How?", "", "long " * 200, CHAT[1:2], 7]
+    rows = ["How?", "Who?", "When?", "", "long " * 200, CHAT[1:2], 7]
     prompts, count = prompts_of(rows, tokenizer, tmp_path, max_length=64)
-    assert len(prompts) == count.used == 1
+    assert len(prompts) == count.used == 3
     assert (count.empty, count.skipped) == (1, 3)
     assert "leaves no room for an answer in a max_length of 64" in count.first
-    with pytest.raises(InputError, match=r"has no prompt to answer; row 1: .* no turn of the user"):
+    with pytest.raises(InputError, match=r"1 of 1 rows cannot be used; row 1: .* no turn of the user"):
         prompts_of([CHAT[1:2]], tokenizer, tmp_path)
+    with pytest.raises(InputError, match="has no prompt to answer"):
+        prompts_of([""], tokenizer, tmp_path)

@@ -411,4 +411,4 @@ def test_library_that_is_not_installed_is_named(tiny: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "trl", None)
     settings = HealSettings(objective="sft")
     with pytest.raises(InputError, match=r"needs trl, .* pip install 'replaceme\[heal\]'"):
-        read_healing_text(Checkpoint.open(str(tiny)), settings, CalibrationData(), DAY)
+        read_healing_text(Checkpoint.open(str(tiny)), settings, settings.text(CalibrationData()), DAY)

@@ -15,6 +15,7 @@ PATTERNS = (
     "responses/*/.*.jsonl.gz-*",
     "edits/.*.safetensors.part",
     "healing/.*.safetensors.part",
+    "texts/.*.jsonl-*",
     "checkpoints/.*-*",
     "logs/serving-*",
 )

@@ -11,6 +11,7 @@ from bench.run.costs import heal_of, reload_of
 from bench.run.host import environment
 from bench.run.host.leftovers import discard
 from bench.run.ledger import Ledger
+from bench.run.stages.generate import provide
 from bench.suite.matrix import Cell
 from bench.suite.suite import ModelSpec
 from replaceme.checkpoint import Checkpoint
@@ -68,19 +69,25 @@ class HealStage:
         """Train every cell and save it; the model is gone when this returns."""
         from replaceme.decoder import Decoder
 
+        texts: dict[Cell, CalibrationText] = {}
+        for cell in self.cells:
+            with self.ledger.guard([(cell, "heal")]):
+                texts[cell] = self._text(cell)
+        if not texts:
+            return
         self.ledger.progress.step(f"{self.model.name}: loading for healing")
         own = self.model.dtype or loading.checkpoint_dtype(self.source)
         device = self.ledger.device
         model, tokenizer = self.checkpoint.load(loading.fast_dtype(own, device), device)
         decoder = Decoder.of(model)
-        for cell in self.cells:
+        for cell, text in texts.items():
             self.ledger.progress.step(f"{cell.name}: healing", heal_of(cell))
             with self.ledger.guard([(cell, "heal")]):
-                made[cell] = self._heal(cell, decoder, tokenizer)
+                made[cell] = self._heal(cell, text, decoder, tokenizer)
 
     @loading.enough_memory()
     def _heal(
-        self, cell: Cell, decoder: Decoder, tokenizer: PreTrainedTokenizerBase
+        self, cell: Cell, text: CalibrationText, decoder: Decoder, tokenizer: PreTrainedTokenizerBase
     ) -> tuple[records.Heal, Expected]:
         """Train and save a cell; returns what to record of it, and what its checkpoint is to do."""
         from replaceme.healing.heal import heal
@@ -88,7 +95,7 @@ class HealStage:
         from replaceme.healing.places import Places
 
         assert cell.heal is not None
-        text, (start, provenance) = self._text(cell), load_edit(self.checkpoints.edit_file(cell.pruned))
+        start, provenance = load_edit(self.checkpoints.edit_file(cell.pruned))
         longest = max(map(len, text.sequences))
         half, device = decoder.model.dtype.itemsize == 2, self.ledger.device
         check_need(self.checkpoint, cell.heal, longest, start.blocks, half, device)
@@ -121,7 +128,8 @@ class HealStage:
 
         suite = self.ledger.plan.suite
         assert cell.heal is not None
-        text = read_healing_text(self.checkpoint, cell.heal, suite.calibration, suite.date)
+        data = provide(self.ledger, self.checkpoint, cell, cell.heal.text(suite.calibration))
+        text = read_healing_text(self.checkpoint, cell.heal, data, suite.date)
         if cell.heal.dataset and text.rows and (notice := text.rows.notice()):
             self.ledger.progress.say(f"{cell.name}: {notice}")
         return text

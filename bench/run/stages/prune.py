@@ -11,6 +11,7 @@ from bench.run.costs import calibration_of, fit_of, reload_of
 from bench.run.host import environment
 from bench.run.host.leftovers import discard
 from bench.run.ledger import Ledger
+from bench.run.stages.generate import provide
 from bench.suite.layer_counts import check_declared
 from bench.suite.matrix import Cell
 from bench.suite.suite import ModelSpec
@@ -23,7 +24,7 @@ from replaceme.io.saved import SavedLayers
 from replaceme.provenance import choice_line, list_blocks
 
 if TYPE_CHECKING:
-    from replaceme.calibration import CalibrationText
+    from replaceme.calibration import CalibrationData, CalibrationText
     from replaceme.reload import Expected
     from replaceme.session import Session
 
@@ -93,9 +94,10 @@ class PruneStage:
             return
         session = None
         with self.ledger.guard((cell, "prune") for cell in fitting):
+            data = provide(self.ledger, self.checkpoint, fitting[0], self.ledger.plan.suite.calibration)
             job = calibration_of(self.model)
             self.ledger.progress.step(f"{self.model.name}: calibrating", job)
-            text = self._text(fitting[0])
+            text = self._text(fitting[0], data)
             fitting += self._stale(text, fitting)
             self.ledger.progress.learn_text(self.model, sum(map(len, text.sequences)))
             session = self._calibrate(fitting, text)
@@ -120,10 +122,9 @@ class PruneStage:
             with self.ledger.stage(cell, "prune") as record:
                 record.prune = self._confirm(cell, prune, expected)
 
-    def _text(self, cell: Cell) -> CalibrationText:
-        suite = self.ledger.plan.suite
+    def _text(self, cell: Cell, data: CalibrationData) -> CalibrationText:
         compat = cell.prune.compat == "reference"
-        text = self.checkpoint.read_text(suite.calibration, suite.date, compat)
+        text = self.checkpoint.read_text(data, self.ledger.plan.suite.date, compat)
         if text.rows and (notice := text.rows.notice()):
             self.ledger.progress.say(f"{self.model.name}: {notice}")
         return text
