@@ -64,7 +64,7 @@ def compute_need(plan: Plan, out: Path, retry: Retry = NOTHING) -> Need:
         writing = [cell for cell in cells if _writes_checkpoint(cell, plan, store, retry)]
         if not writing:
             continue
-        folder = _find_folder(model)
+        folder = find_folder(model)
         if folder is None:
             unknown.append(model.id)
             continue
@@ -74,7 +74,7 @@ def compute_need(plan: Plan, out: Path, retry: Retry = NOTHING) -> Need:
     return Need(most, disk.free(out), unknown)
 
 
-def _find_folder(model: ModelSpec) -> Path | None:
+def find_folder(model: ModelSpec) -> Path | None:
     """The folder of a model, if all of it is on this machine; what is wrong with it is told later."""
     if not models.is_hub_id(model.id):
         return models.known_folder(model.id)

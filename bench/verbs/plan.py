@@ -39,6 +39,8 @@ def plan(
 ) -> None:
     """Show the cells of a suite, what is done, and what would run; loads no model."""
     from bench.render.escape import visible
+    from bench.run.host.disk import format_bytes
+    from bench.run.memory import compute_healing_needs
     from bench.run.own_text import list_unwritten
     from bench.run.resume import list_stages_due, list_stages_left, recall_record
     from bench.run.space import compute_need
@@ -49,7 +51,7 @@ def plan(
     store = Store(folder)
     records = {cell: recall_record(cell, found, store) for cell in found.cells}
     due = {cell: list_stages_due(record, found) for cell, record in records.items()}
-    space = compute_need(found, folder)
+    space, memory = compute_need(found, folder), compute_healing_needs(found, folder)
     own = [*list_unwritten(found, due.__getitem__, folder)]
     if as_json:
         cells = [
@@ -67,6 +69,7 @@ def plan(
             "out": str(folder),
             "cells": cells,
             "disk": asdict(space),
+            "healing_memory": memory,
             "generated": [
                 {"model": text.model.name, "file": str(text.file), **text.data.writing()} for text in own
             ],
@@ -93,6 +96,8 @@ def plan(
         click.echo("`run` leaves what failed alone until something changes; --retry-failed redoes it.")
     _print_own(own)
     _print_space(space, folder)
+    for name, size in memory.items():
+        click.echo(visible(f"Healing {name} takes up to {format_bytes(size)} of its device's memory."))
     if estimate:
         _print_estimate(_estimated(found, folder))
 

@@ -16,11 +16,15 @@ from bench import repeat
 from bench.leaderboard import leaderboard
 from bench.page.drawer import drawers
 from bench.records import Record
+from bench.run.host.disk import format_bytes
 from bench.store import Store
 from bench.suite import matrix, suite
+from replaceme.checkpoint import Checkpoint
 from replaceme.errors import InputError
-from replaceme.healing import HealSettings
+from replaceme.healing import HealSettings, Training
+from replaceme.healing.need import Sizes
 from replaceme.io.editfile import load_edit
+from replaceme.selection import Block
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 WriteSuite = Callable[..., Path]
@@ -329,3 +333,21 @@ def test_plan_names_the_stage(call_here: Call, write_suite: WriteSuite, tmp_path
     path = write_suite(prune={"layers": [2], "solvers": SOLVERS})
     lines = call_here("plan", path, "--out", tmp_path / "out").stdout.splitlines()
     assert any("prune, heal, score:colours" in line for line in lines if "healed" in line)
+
+
+# ---- the memory
+
+
+def test_plan_says_what_healing_takes_of_its_device(
+    write_suite: WriteSuite, forked: Any, tiny: Path, tmp_path: Path
+) -> None:
+    path = write_suite(prune={"layers": [2], "solvers": [*SOLVERS, WHOLE]})
+    needed = json.loads(forked("plan", path, "--out", tmp_path, "--json").stdout)["healing_memory"]
+    sizes = Sizes.of(Checkpoint.open(str(tiny)))
+    longest = suite.load(path).calibration.max_length
+    whole = Training(train="all", **{k: v for k, v in HEAL.items() if k != "learning_rate"})
+    assert needed == {"tiny": sizes.compute_need(whole, longest, (Block(1, 3),), half=False)}
+    told = forked("plan", path, "--out", tmp_path).stdout
+    assert f"Healing tiny takes up to {format_bytes(needed['tiny'])} of its device's memory." in told
+    without = write_suite(prune={"layers": [2], "solvers": ["lstsq"]})
+    assert "Healing" not in forked("plan", without, "--out", tmp_path).stdout
