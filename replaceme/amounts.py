@@ -25,6 +25,12 @@ def parse_amount(value: Any) -> Any:
     raise ValueError(f"{value[:40]!r} is no number of tokens; allowed are such as 200000, 200k and 2M")
 
 
+def format_amount(count: int) -> str:
+    """A whole number as short as :func:`parse_amount` takes it without loss: ``200k``."""
+    fits = [suffix for suffix, size in SUFFIXES.items() if count % size == 0]
+    return f"{count // SUFFIXES[fits[-1]]}{fits[-1]}"
+
+
 Amount = Annotated[
     int,
     BeforeValidator(parse_amount),

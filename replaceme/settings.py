@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
+from replaceme.amounts import format_amount
 from replaceme.calibration import is_data_file
 from replaceme.errors import InputError
 from replaceme.healing.settings import HealSettings
@@ -53,6 +54,19 @@ class SolverSpec(BaseModel):
         except InputError as error:
             raise ValueError(str(error)) from None
         return {"label": label, "solver": solver, "heal": value.get("heal")}
+
+    def spread(self) -> list[SolverSpec]:
+        """One for each place where its training is scored; itself where that is the end alone."""
+        if self.heal is None or not self.heal.score_at:
+            return [self]
+        return [
+            self.model_copy(update={"heal": heal, "label": self.label + _tell_end(heal)})
+            for heal in self.heal.spread()
+        ]
+
+
+def _tell_end(heal: HealSettings) -> str:
+    return f" at {format_amount(heal.until)}" if heal.until else ""
 
 
 def check_positive(count: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from bench.names import make_distinct
-from bench.plots import changed, distances, pareto, quality, serving, tasks
+from bench.plots import changed, distances, pareto, quality, serving, tasks, training
 from bench.plots.facts import by_model, comparable, solver_names, workloads
 from bench.plots.figure import Figure
 from bench.plots.style import PAPER, SCREEN, Style
@@ -34,6 +34,8 @@ def _of_model(
 ) -> Iterator[Figure]:
     yield quality.against_layers("quality", model, cells, order, style)
     if chart := changed.against_layers("changed-answers", model, cells, order, style):
+        yield chart
+    if chart := training.against_tokens("training", model, cells, style):
         yield chart
     yield from _served(model, cells, order, style)
     maps = distances.maps(cells)

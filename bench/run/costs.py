@@ -124,7 +124,7 @@ class Costs:
             assert cell.heal
             kept = size.layers - cell.layers
             after = kept - self.starts.get(cell.pruned, kept // 2)
-            if (tokens := cell.heal.budget) is None:
+            if (tokens := cell.heal.until or cell.heal.budget) is None:
                 yield Job(*heal_of(cell), 0.0, cell.heal.seconds or 0.0)
             else:
                 before = kept - after if cell.heal.is_sft else size.layers

@@ -111,6 +111,11 @@ class Cell:
         return replace(self, solver=solver, identity=self.identity.before(HealStep.kind))
 
     @property
+    def trained(self) -> Cell:
+        """The same with its training done to the end."""
+        return replace(self, identity=self.identity.training)
+
+    @property
     def stem(self) -> str:
         """Name of the cell's files; independent of the label, which may change."""
         kind = f"{self.layers} {self.solver.solver.name}" if self.solver else "baseline"

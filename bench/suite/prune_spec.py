@@ -54,6 +54,10 @@ def _distinct_counts(layers: Items) -> Items:
     return layers
 
 
+def _spread(solvers: Sequence[SolverSpec]) -> list[SolverSpec]:
+    return [one for spec in solvers for one in spec.spread()]
+
+
 def _labelled(solvers: Items) -> Items:
     labels = [spec.label for spec in solvers]
     if twice := {label for label in labels if labels.count(label) > 1}:
@@ -76,9 +80,9 @@ class Matrix(Section):
     blocks: Annotated[tuple[tuple[int, int], ...], AfterValidator(check_block_list)] = Field(
         (), description="blocks to remove together instead, half-open"
     )
-    solvers: Annotated[tuple[SolverSpec, ...], AfterValidator(_labelled)] = Field(
-        (), description="how to compensate for them"
-    )
+    solvers: Annotated[
+        tuple[SolverSpec, ...], AfterValidator(_spread), AfterValidator(tuple), AfterValidator(_labelled)
+    ] = Field((), description="how to compensate for them")
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -100,7 +104,7 @@ class PruneSpec(Section):
         default=[],
         description="blocks to remove together instead, half-open: [[20, 28]] removes layers 20 to 27",
     )
-    solvers: Annotated[list[SolverSpec], AfterValidator(_labelled)] = Field(
+    solvers: Annotated[list[SolverSpec], AfterValidator(_spread), AfterValidator(_labelled)] = Field(
         min_length=1, description="how to compensate for them"
     )
     selector: Selector = Field("angular", description="how the blocks are chosen")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -96,7 +97,8 @@ class Course:
         Raises:
             InputError: the budget is smaller than a step, or the loss is no number at the start.
         """
-        found = load_state(self._file, self._key, self.trained.parameters, self.optimizer)
+        most = self.training.until or math.inf
+        found = load_state(self._file, self._key, self.trained.parameters, self.optimizer, most)
         self._now = found or State()
         self._began = time.perf_counter() - self._now.seconds
         warning = None
@@ -104,8 +106,10 @@ class Course:
             if not self._now.curve:
                 self._judge()
             self.objective.train(self)
+            if self.training.until:
+                self._save()
             if self._now.since:
-                self._judge()
+                self._judge(save=not self.training.until)
         except _DivergedError:
             warning = (
                 f"the loss was not a number after {self._now.tokens:,} tokens, where training stopped; "
@@ -131,7 +135,8 @@ class Course:
                     f"tokens: {budget:,} are fewer than one step of {len(rows)} sequences takes, which "
                     f"is {tokens:,}; give more, or a smaller batch_size."
                 )
-            over = self._share() >= 1 if budget is None else self._now.tokens + tokens > budget
+            end = self.training.until or budget
+            over = self._share() >= 1 if end is None else self._now.tokens + tokens > end
             if over:
                 return
             yield rows
@@ -173,9 +178,13 @@ class Course:
             return (time.perf_counter() - self._began) / self.training.seconds
         return (self._now.tokens + more) / self.training.budget
 
-    def _judge(self) -> None:
+    def _judge(self, save: bool = True) -> None:
         """Note how well the held-back text is predicted, keep the state if it is the best, and save
-        everything."""
+        everything.
+
+        Args:
+            save: a training that is left early goes on elsewhere, as if it had not been judged here.
+        """
         now, found = self._now, self.objective.measure()
         if not isfinite(found):
             if not now.curve:
@@ -195,8 +204,14 @@ class Course:
             )
         )
         now.loss, now.since = 0.0, 0
+        if save:
+            self._save()
+
+    def _save(self) -> None:
+        """Write all that the training goes on from."""
+        self._now.seconds = time.perf_counter() - self._began
         if self._file:
-            save_state(self._file, self._key, now, self.trained.parameters, self.optimizer)
+            save_state(self._file, self._key, self._now, self.trained.parameters, self.optimizer)
 
     def _take_best(self) -> dict[str, Tensor] | None:
         """Put the best state into the parameters, and read the tensors off."""

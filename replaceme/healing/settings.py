@@ -45,6 +45,9 @@ class Training(BaseModel):
         None, gt=0, description="tokens to train on, such as 200k or 2M; null: 200k, or as seconds allow"
     )
     seconds: float | None = Field(None, gt=0, description="seconds to train for, instead of tokens")
+    until: Amount | None = Field(
+        None, gt=0, description="leave the training after so many of these tokens; null: at its end"
+    )
     learning_rate: float | None = Field(
         None,
         gt=0,
@@ -91,6 +94,8 @@ class Training(BaseModel):
     def _check_together(self) -> Self:
         if self.tokens and self.seconds:
             raise ValueError("give either 'tokens' or 'seconds'")
+        if self.until:
+            self._check_stop("until", self.until)
         lora = self.train == "lora"
         if self.rank and not lora:
             raise ValueError("'rank' belongs to 'train: lora'")
@@ -110,6 +115,13 @@ class Training(BaseModel):
                 f"a step of {self.batch_size} sequences cannot be split into {self.accumulate} forwards"
             )
         return self
+
+    def _check_stop(self, name: str, tokens: int) -> None:
+        if self.budget is None or tokens >= self.budget:
+            whole = f"the {self.budget:,} tokens" if self.budget else "the 'seconds'"
+            raise ValueError(
+                f"{name!r} lies within 'tokens'; {tokens:,} is not before the end of {whole}"
+            )
 
     @property
     def budget(self) -> int | None:
@@ -152,6 +164,9 @@ class Training(BaseModel):
 class HealSettings(Training):
     """Training of a pruned model after its solver: toward the intact model's predictions, or on data."""
 
+    score_at: tuple[Amount, ...] = Field(
+        (), description="tokens after which what is trained until then is a variant of its own too"
+    )
     dataset: str | None = Field(
         None, description="text to train on, as in calibration; null: the calibration text"
     )
@@ -170,6 +185,21 @@ class HealSettings(Training):
         gt=1,
         description="tokens per sequence at most, where dataset is given. Default of sft: 1024",
     )
+
+    @model_validator(mode="after")
+    def _check_stops(self) -> Self:
+        if self.score_at and self.until:
+            raise ValueError("give either 'until' or 'score_at'")
+        if len(set(self.score_at)) < len(self.score_at):
+            raise ValueError("'score_at' names a number of tokens twice")
+        for tokens in self.score_at:
+            self._check_stop("score_at", tokens)
+        return self
+
+    def spread(self) -> list[Self]:
+        """The trainings that end where ``score_at`` says, and the whole one."""
+        stops = [*sorted(self.score_at), None]
+        return [self.model_copy(update={"score_at": (), "until": tokens}) for tokens in stops]
 
     @model_validator(mode="after")
     def _check_prompt(self) -> Self:

@@ -68,6 +68,8 @@ def save_state(
         "tokens": state.tokens,
         "seconds": state.seconds,
         "rate": state.rate,
+        "loss": state.loss,
+        "since": state.since,
         "curve": CURVE.dump_python(state.curve, mode="json"),
     }
     part = path.with_name(f".{path.name}.part")
@@ -88,8 +90,13 @@ def load_state(
     key: str,
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
+    most: float,
 ) -> State | None:
-    """Go on from a file, if there is one of the same training: parameters and optimizer are set."""
+    """Go on from a file, if there is one of the same training: parameters and optimizer are set.
+
+    Args:
+        most: tokens; a file of a training that is further is not read.
+    """
     from safetensors import SafetensorError, safe_open
 
     if path is None or not path.is_file():
@@ -97,7 +104,7 @@ def load_state(
     try:
         with safe_open(path, framework="pt") as file:
             said = json.loads((file.metadata() or {})[METADATA])
-            if said.pop("key") != key:
+            if said.pop("key") != key or said["tokens"] > most:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         curve = CURVE.validate_python(said.pop("curve"))

@@ -75,6 +75,12 @@ class Identity(Part):
         """The step that trains, if there is one."""
         return next((step for step in self.recipe if isinstance(step, HealStep)), None)
 
+    @property
+    def training(self) -> Self:
+        """That of the whole training, of a model that leaves it earlier."""
+        steps = (step.whole() if isinstance(step, HealStep) else step for step in self.recipe)
+        return self.model_copy(update={"recipe": tuple(steps)})
+
     def before(self, kind: str) -> Self:
         """The identity of what its first step of a kind is given."""
         kinds = [step.kind for step in self.recipe]

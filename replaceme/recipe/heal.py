@@ -27,9 +27,16 @@ class HealStep(Step):
     def settings(self) -> dict[str, Any]:
         return {**(self.text.settings() if self.text else {}), **self.training}
 
+    def whole(self) -> HealStep:
+        """The same training to its end."""
+        training = {key: value for key, value in self.training.items() if key != "until"}
+        return self.model_copy(update={"training": training})
+
     def words(self) -> str:
         tokens, seconds = self.training.get("tokens"), self.training.get("seconds")
         budget = f"{tokens:,} tokens" if tokens else f"{seconds:g} seconds"
+        if until := self.training.get("until"):
+            budget = f"{until:,} of {budget}"
         objective = self.training.get("objective")  # not said of distillation
         how = ", ".join(filter(None, [objective, self.training["train"]]))
         return f"healed ({how}) on {budget}"

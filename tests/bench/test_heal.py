@@ -15,6 +15,7 @@ import yaml
 from bench import repeat
 from bench.leaderboard import leaderboard
 from bench.page.drawer import drawers
+from bench.plots import SCREEN, figures
 from bench.records import Record
 from bench.run.host.disk import format_bytes
 from bench.store import Store
@@ -97,9 +98,28 @@ def test_what_changes_the_training_changes_the_identity(
     assert identity({"tokens": 3000, "accumulate": 2, "checkpointing": True}) == identity(settings)
 
 
+def test_training_is_scored_along_the_way_as_variants_of_its_own(write_suite: WriteSuite) -> None:
+    heal = HEAL | {"score_at": ["2k", 500]}
+    solver = {"name": "lstsq", "heal": heal, "as": "healed"}
+    found = cells(write_suite(prune={"layers": [2], "solvers": [solver]}))
+    assert [*found] == ["baseline", "healed at 500", "healed at 2k", "healed"]
+    assert [cell.heal.until for cell in found.values() if cell.heal] == [500, 2000, None]
+    alone = cells(write_suite(prune={"layers": [2], "solvers": [solver | {"heal": HEAL}]}))["healed"]
+    assert found["healed"].identity == alone.identity
+    assert {cell.trained.stem for cell in found.values() if cell.heal} == {alone.stem}
+    assert found["healed at 2k"].identity.recipe[1].words() == "healed (mlp) on 2,000 of 3,000 tokens"
+
+
 @pytest.mark.parametrize(
     ("heal", "said"),
     [
+        (
+            {"score_at": [300_000]},
+            "'score_at' lies within 'tokens'; 300,000 is not before the end of the",
+        ),
+        ({"score_at": [100, "0.1k"]}, "'score_at' names a number of tokens twice"),
+        ({"seconds": 5, "score_at": [10]}, "10 is not before the end of the 'seconds'"),
+        ({"until": 10, "score_at": [10]}, "give either 'until' or 'score_at'"),
         ({"tokens": "lots"}, r"heal\.tokens: 'lots' is no number of tokens"),
         ({"token": 3}, r"heal\.token: unknown key; did you mean 'tokens'\?"),
         ({"rank": 3}, "'rank' belongs to 'train: lora'"),
@@ -307,6 +327,28 @@ def test_same_command_again_does_nothing_and_what_is_lost_is_made_again(
     result = call_here("run", path, "--out", copy, "--only", "*/healed")
     assert result.returncode == 0, result.stderr
     assert (checkpoint / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_run_scores_a_training_along_the_way(
+    finished: Finished, call_here: Call, tmp_path: Path
+) -> None:
+    path, _, records = finished
+    told = yaml.safe_load(path.read_text())
+    heal = HEAL | {"score_at": [1000, 2000]}
+    told["prune"]["solvers"] = [{"name": "lstsq", "heal": heal, "as": "healed"}]
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump(told))
+    result = call_here("run", tmp_path / "suite.yaml", "--out", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    found = by_label(tmp_path / "out")
+    trained = {label: record.heal.tokens for label, record in found.items() if record.heal}
+    whole = records["healed"]
+    assert whole.heal and whole.heal.tokens == trained["healed"]
+    assert (trained["healed at 1k"], trained["healed at 2k"]) == (7 * 128, 15 * 128)
+    assert found["healed"].quality["endings"].metrics == whole.quality["endings"].metrics
+    assert not [*(tmp_path / "out" / "healing").glob("*")]
+    chart = next(figure for figure in figures(found.values(), SCREEN) if "training" in figure.name)
+    assert [row[2] for row in chart.rows] == [f"{tokens:,}" for tokens in sorted(trained.values())]
 
 
 @pytest.mark.slow

@@ -287,6 +287,28 @@ def test_interrupted_training_goes_on_to_the_same_bytes(
     assert anew[0] < 0.1
 
 
+@pytest.mark.parametrize("settings", [{"train": "all"}, {"train": "lora", "norms": True}])
+def test_training_that_is_left_early_goes_on_as_if_it_was_not(
+    settings: dict[str, Any], pair_of: Any, tmp_path: Path
+) -> None:
+    if settings["train"] == "lora":
+        pytest.importorskip("peft")
+
+    def run(until: int | None, state: Path | None = None) -> Any:
+        return train(pair_of("llama"), state=state, key="a", until=until, **settings)
+
+    alone, shared = [], tmp_path / "state.safetensors"
+    together = [run(until, shared) for until in (700, 1300, None)]
+    alone = [run(until) for until in (700, 1300, None)]
+    assert [healed.facts.tokens for healed in together] == [672, 1296, 1968]
+    for one, other in zip(together, alone, strict=True):
+        assert all(torch.equal(other.values[name], values) for name, values in one.values.items())
+        strip = {"curve": {"__all__": {"seconds"}}, "seconds": True}
+        assert one.facts.model_dump(exclude=strip) == other.facts.model_dump(exclude=strip)
+    again = run(700, shared)  # what lies there is further
+    assert all(torch.equal(alone[0].values[name], values) for name, values in again.values.items())
+
+
 def test_split_steps_give_nearly_the_same(pair_of: Any) -> None:
     one, two = train(pair_of("llama")), train(pair_of("llama"), accumulate=3, checkpointing=True)
     assert one.facts.training == two.facts.training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,8 @@ class HealStage:
         self.ledger, self.checkpoints = ledger, checkpoints
         self.model, self.checkpoint, self.source = model, checkpoint, checkpoint.folder
         self.saved = SavedLayers.of(self.source, checkpoint.architecture, model.dtype)
-        self.cells = [cell for cell in cells if cell.heal and self._lacks(cell)]
+        lacking = [cell for cell in cells if cell.heal and self._lacks(cell)]
+        self.cells = sorted(lacking, key=_end)  # each goes on from where the one before left
 
     def _lacks(self, cell: Cell) -> bool:
         """Whether a cell is pruned and not healed, or what was trained is gone and asked for again."""
@@ -62,7 +64,9 @@ class HealStage:
             self.ledger.progress.step(f"{cell.name}: loading what was saved", reload_of(cell))
             with self.ledger.stage(cell, "heal") as record:
                 record.heal = self._confirm(cell, healed, expected)
-            discard(self._state(cell))
+        left = {self._state(cell) for cell in self.cells if cell not in made}
+        for state in {self._state(cell) for cell in made} - left:
+            discard(state)
 
     @loading.enough_memory()
     def _train(self, made: dict[Cell, tuple[records.Heal, Expected]]) -> None:
@@ -108,7 +112,7 @@ class HealStage:
             places,
             tokenizer=tokenizer,
             state=self._state(cell),
-            key=digest([cell.identity.canonical(), text.hash, self.ledger.device]),
+            key=digest([cell.identity.training.canonical(), text.hash, self.ledger.device]),
             report=self.ledger.progress.share,
         )
         edit = pair.extend(start, places.edit(healed.values))
@@ -146,5 +150,10 @@ class HealStage:
         return made
 
     def _state(self, cell: Cell) -> Path:
-        """Where a training lies as long as it is not done."""
-        return self.ledger.out / "healing" / f"{cell.stem}.safetensors"
+        """Where a training lies as long as it is not done, which cells share that leave it at different
+        tokens."""
+        return self.ledger.out / "healing" / f"{cell.trained.stem}.safetensors"
+
+
+def _end(cell: Cell) -> float:
+    return (cell.heal and cell.heal.until) or math.inf
