@@ -19,7 +19,7 @@ SUFFIXES = (".yaml", ".yml")
 def shipped() -> dict[str, Path]:
     """Name → file of the suites that come with this package."""
     folder = shipped_folder("suites", "suites")
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return dict(sorted((path.stem, path) for path in folder.glob("*.yaml")))
 
 
 def find(name: str, folder: Path) -> Path:

@@ -182,7 +182,7 @@ def test_shipped_suite_is_extended_by_its_name(tmp_path: Path) -> None:
 
 
 def test_shipped_suites_are_listed_and_planned_by_name_anywhere(call: Call, tmp_path: Path) -> None:
-    names = ["demo", "llama", "mistral", "paper", "qwen", "smoke"]
+    names = ["demo", "demo-heal", "llama", "mistral", "paper", "qwen", "smoke"]
     listed = call("list", "suites", cwd=tmp_path).stdout.splitlines()
     assert [line.partition(":")[0] for line in listed] == names
     assert all((ROOT / "suites" / f"{name}.yaml").is_file() for name in names)
