@@ -11,9 +11,9 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
-from trl import SFTConfig, SFTTrainer
 
 from replaceme.healing.examples import Example
+from replaceme.healing.from_trl import SFTConfig, SFTTrainer
 from replaceme.healing.order import split
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class CourseTrainer(SFTTrainer):
             model=model,
             args=_arguments(course.training, half=half, cpu=cpu, folder=folder),
             train_dataset=Dataset.from_list([next(list_steps())[0].features()]),  # only looked at
-            processing_class=tokenizer,
+            processing_class=copy.deepcopy(tokenizer),  # trl gives it a padding token
             callbacks=[_Teller(self)],
             optimizers=(course.optimizer, None),
         )

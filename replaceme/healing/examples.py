@@ -218,7 +218,7 @@ class _Reader:
     def _marked_template(self) -> str | None:
         """A chat template that marks the assistant's turns: the tokenizer's own, or that which trl has
         in its place; ``None``: there is none."""
-        from trl.chat_template_utils import get_training_chat_template, has_generation_markers
+        from replaceme.healing.from_trl import get_training_chat_template, has_generation_markers
 
         own = self.tokenizer.chat_template
         if not self.tokenizer.is_fast:

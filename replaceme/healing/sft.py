@@ -11,13 +11,12 @@ import datasets
 import torch
 from datasets import Dataset
 from torch import Tensor
-from trl import pack_dataset
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from replaceme.calibration import Batch
 from replaceme.errors import InputError
 from replaceme.healing.course_trainer import CourseTrainer, leave_alone
 from replaceme.healing.examples import IGNORED, Example
+from replaceme.healing.from_trl import DataCollatorForLanguageModeling, pack_dataset
 from replaceme.healing.logits import is_half, log_softmax, mixed, tokens_at_once
 from replaceme.healing.order import list_steps
 from replaceme.io.quiet import silence

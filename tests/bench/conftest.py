@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -86,7 +87,8 @@ class Forked:
             changes: ``fault``, ``file_limit``, ``ignored`` (see ``forking.py``).
         """
         if self._running:  # of a test that failed before it came to wait for it
-            os.killpg(self.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+                os.killpg(self.pid, signal.SIGKILL)
             self.wait()
         request = {"arguments": [*map(str, arguments)], "output": str(self._output)}
         assert self._server.stdin and self._server.stdout

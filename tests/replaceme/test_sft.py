@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import date
@@ -382,6 +384,20 @@ def test_loss_that_is_no_number_stops_and_keeps_the_best(pair_of: Any, tokenizer
     assert "the loss was not a number after" in facts.warning
     assert facts.used
     assert 0 < facts.tokens < 1200
+
+
+def test_tokenizer_and_environment_stay_as_they_were(pair_of: Any, tokenizer: Any) -> None:
+    """In a process of its own: trl sets the level of vLLM's log once, when it is imported."""
+    train(pair_of(), tokenizer, tokens=500)
+    assert tokenizer.pad_token is None
+    program = "import os, replaceme.healing.sft; print(os.environ.get('VLLM_LOGGING_LEVEL'))"
+    for level in (None, "DEBUG"):
+        said = {} if level is None else {"VLLM_LOGGING_LEVEL": level}
+        environment = {k: v for k, v in os.environ.items() if k != "VLLM_LOGGING_LEVEL"} | said
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+        )
+        assert done.stdout.split() == [str(level)], done.stderr
 
 
 def test_time_is_a_budget_too(pair_of: Any, tokenizer: Any) -> None:
