@@ -276,7 +276,7 @@ def test_fine_tuned_cell_says_so_and_is_made_again_by_its_commands(
 ) -> None:
     import shlex
 
-    pytest.importorskip("trl")
+    pytest.importorskip("replaceme.healing.from_trl", exc_type=ImportError)
     rows = [{"q": f"Number {i} and 1 is", "a": f" {i + 1}."} for i in range(300)]
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     heal = {"objective": "sft", "dataset": "./sums.jsonl", "prompt": "q", "column": "a"}

@@ -37,7 +37,7 @@ from tests.replaceme.test_healing import (
 )
 
 pytestmark = pytest.mark.slow
-trl = pytest.importorskip("trl")
+pytest.importorskip("replaceme.healing.from_trl", exc_type=ImportError)
 
 SFT = {"objective": "sft", "batch_size": 4, "tokens": 1200, "learning_rate": 3e-3}
 WITHOUT_DROPOUT = {
