@@ -150,6 +150,18 @@ def measured(model: Any) -> Architecture:
     return architecture_of_model(model, "the model")
 
 
+@torch.no_grad()
+def last_states(model: Any, sequences: list[list[int]], layer: int) -> Tensor:
+    """[tokens, d] float64 behind a layer, of sequences that are run alone."""
+    seen: list[Tensor] = []
+    hook = lambda _m, _a, out: seen.append(out[0] if isinstance(out, tuple) else out)  # noqa: E731
+    handle = model.model.layers[layer].register_forward_hook(hook)
+    for ids in sequences:
+        model(torch.tensor([ids]), use_cache=False)
+    handle.remove()
+    return torch.cat([states[0] for states in seen]).double()
+
+
 def stored_in(dtype: torch.dtype) -> Callable[[int, str, Tensor], Tensor]:
     """What a checkpoint in a dtype holds of a parameter."""
     return lambda _layer, _tensor, parameter: parameter.data.to(dtype)

@@ -21,7 +21,7 @@ from replaceme.selection import Block
 from replaceme.solvers import Solver, experts, make_solver
 from replaceme.solvers.experts import ExpertsFit
 from replaceme.surgery import write_checkpoint
-from tests.families import EXPERTS, FAMILIES, GATED, Family, measured, small
+from tests.families import EXPERTS, FAMILIES, GATED, Family, last_states, measured, small
 
 pytestmark = pytest.mark.slow
 
@@ -176,18 +176,6 @@ def test_what_is_changed_are_output_matrices_and_routers_stay(model: Any, rows: 
     mixers = {(5, n) for n, _ in decoder.layers[5].named_parameters() if "self_attn.o_proj" in n}
     changed = fitted(model, rows, make_solver("reconstruct")).edit.weights.keys()
     assert changed == at_gap | after | mixers
-
-
-@torch.no_grad()
-def last_states(model: Any, sequences: Sequences, layer: int) -> Tensor:
-    """[tokens, d] float64 behind a layer, of sequences that are run alone."""
-    seen: list[Tensor] = []
-    hook = lambda _m, _a, out: seen.append(out[0] if isinstance(out, tuple) else out)  # noqa: E731
-    handle = model.model.layers[layer].register_forward_hook(hook)
-    for ids in sequences:
-        model(torch.tensor([ids]), use_cache=False)
-    handle.remove()
-    return torch.cat([states[0] for states in seen]).double()
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

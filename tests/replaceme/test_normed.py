@@ -20,7 +20,7 @@ from replaceme.selection import Block
 from replaceme.solvers import Solver, make_solver, normed
 from replaceme.solvers.normed import NormedFit
 from replaceme.surgery import write_checkpoint
-from tests.families import measured
+from tests.families import last_states, measured
 
 pytestmark = pytest.mark.slow
 
@@ -206,18 +206,6 @@ def test_what_is_changed_are_projections_and_the_norms_behind_them(
     assert fitted(model, few, make_solver("refit")).edit.weights.keys() == at_gap
     everywhere = at_gap | {(layer, name) for layer in (4, 5) for name in both}
     assert fitted(model, few, make_solver("reconstruct")).edit.weights.keys() == everywhere
-
-
-@torch.no_grad()
-def last_states(model: Any, sequences: Sequences, layer: int) -> Tensor:
-    """[tokens, d] float64 behind a layer, of sequences that are run alone."""
-    seen: list[Tensor] = []
-    hook = lambda _m, _a, out: seen.append(out[0] if isinstance(out, tuple) else out)  # noqa: E731
-    handle = model.model.layers[layer].register_forward_hook(hook)
-    for ids in sequences:
-        model(torch.tensor([ids]), use_cache=False)
-    handle.remove()
-    return torch.cat([states[0] for states in seen]).double()
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
