@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from replaceme.healing.settings import CPU_LOGITS, GPU_LOGITS
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-CPU_LOGITS, GPU_LOGITS = 2**23, 2**26  # of each model that are held at once
 
 
 def tokens_at_once(model: PreTrainedModel) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from replaceme.architectures import layer_count
 from replaceme.errors import InputError
-from replaceme.healing.settings import LAST
+from replaceme.healing.settings import GPU_LOGITS, LAST
 from replaceme.io import contents, loading, models
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TRAINED = 24  # bytes of a trained number: it, its gradient, two means, what is between, and a half
 EXACT, HALF = 4, 2  # bytes of a number
-LOGITS = 2**26 * 16  # bytes of those that are held at once
+LOGIT = 16  # bytes of one that is held, of both models and what is made of them
 REST = 1 << 30  # of libraries
 
 
@@ -97,7 +97,7 @@ class Sizes:
         between = together * number * self.width
         kept = inside + behind * between if training.checkpointing else behind * inside
         trained = TRAINED * self.count_trained(training, blocks)
-        return number * self.whole + trained + kept + LOGITS + REST
+        return number * self.whole + trained + kept + LOGIT * GPU_LOGITS + REST
 
     def _count_behind(self, blocks: Sequence[Block]) -> int:
         """Layers from the one before the first gap on."""

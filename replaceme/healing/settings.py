@@ -14,6 +14,7 @@ VERSION = 1  # changes whenever the same settings would give other numbers
 TOKENS = 200_000
 LEAST_SAMPLES, MOST_SAMPLES = 16, 100_000
 RUNTIME = {"accumulate", "checkpointing"}  # change no numbers, but for their rounding
+CPU_LOGITS, GPU_LOGITS = 2**23, 2**26  # of each model that are held at once
 LAST = 3  # layers of ``tail``, as in arXiv 2411.15558
 LEARNING_RATES = {"projection": 1e-3, "mlp": 5e-4, "lora": 1e-3, "tail": 2e-4, "all": 1e-4}
 SFT_RATE, SFT_DROPOUT = 2e-5, 0.05  # as published, with lora of rank 16
