@@ -41,21 +41,21 @@ def compute_healing_needs(plan: Plan, out: Path) -> dict[str, int]:
         ]
         if cells and (folder := find_folder(model)):
             sizes = Sizes.of(Checkpoint.read(model.id, folder, model.revision, model.trust_remote_code))
-            half = _is_half(plan, model, folder)
-            needs[model.name] = max(_compute_need(cell, plan, sizes, half) for cell in cells)
+            device = plan.suite.device or ("cuda" if shutil.which("nvidia-smi") else "cpu")
+            half = _is_half(model, folder, device)
+            needs[model.name] = max(_compute_need(cell, plan, sizes, half, device) for cell in cells)
     return needs
 
 
-def _compute_need(cell: Cell, plan: Plan, sizes: Sizes, half: bool) -> int:
+def _compute_need(cell: Cell, plan: Plan, sizes: Sizes, half: bool, device: str) -> int:
     assert cell.heal is not None
     calibration: CalibrationData = plan.suite.calibration
     tokens = cell.heal.text(calibration).max_length
     blocks = cell.prune.given or (Block(1, 1 + cell.layers),)
-    return sizes.compute_need(cell.heal, tokens, blocks, half)
+    return sizes.compute_need(cell.heal, tokens, blocks, half, device)
 
 
-def _is_half(plan: Plan, model: ModelSpec, folder: Path) -> bool:
-    """Whether a model is computed in half precision, as it is on a GPU."""
-    device = plan.suite.device or ("cuda" if shutil.which("nvidia-smi") else "cpu")
+def _is_half(model: ModelSpec, folder: Path, device: str) -> bool:
+    """Whether a model is computed in half precision for certain, as it is on a GPU."""
     dtype = model.dtype or declared_dtype(models.read_config(folder))
     return device != "cpu" and dtype in HALVES

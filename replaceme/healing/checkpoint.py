@@ -90,7 +90,7 @@ def heal_as_told(options: HealOptions, watcher: Watcher | None = None) -> Healed
     settings = options.settings
     text = read_healing_text(source, settings, settings.text(CalibrationData()), options.date)
     blocks, longest = [Block(*block) for block in provenance.blocks], max(map(len, text.sequences))
-    half = loading.fast_dtype(loading.checkpoint_dtype(source.folder), device) != "float32"
+    half = loading.training_dtype(loading.checkpoint_dtype(source.folder), device) != "float32"
     check_need(teacher, options, longest, blocks, half, device)
     watcher.step("loading both models")
     state = out.resolve().with_name(f".{out.name}.healing.safetensors")
@@ -159,7 +159,7 @@ def load_pair(
     import torch
 
     own = loading.checkpoint_dtype(source.folder)
-    fast = getattr(torch, loading.fast_dtype(own, device))
+    fast = getattr(torch, loading.training_dtype(own, device))
     (intact, tokenizer), (student, _) = teacher.load(own, device), source.load(own, device)
     blocks = tuple(Block(*block) for block in provenance.blocks)
     pair = Pair.of_models(Decoder.of(intact), student, Edit(blocks))

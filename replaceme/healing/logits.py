@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from replaceme.healing.settings import CPU_LOGITS, GPU_LOGITS
+from replaceme.healing.settings import logits_held
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 
 def tokens_at_once(model: PreTrainedModel) -> int:
     """Tokens whose logits are held at once; there are as many logits as tokens times vocabulary."""
-    held = CPU_LOGITS if model.device.type == "cpu" else GPU_LOGITS
     vocabulary: int = model.config.get_text_config().vocab_size
-    return max(1, held // vocabulary)
+    return max(1, logits_held(model.device.type) // vocabulary)
 
 
 def is_half(model: PreTrainedModel) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from replaceme.architectures import layer_count
 from replaceme.errors import InputError
-from replaceme.healing.settings import GPU_LOGITS, LAST
+from replaceme.healing.settings import LAST, logits_held
 from replaceme.io import contents, loading, models
 
 if TYPE_CHECKING:
@@ -83,7 +83,9 @@ class Sizes:
             "all": behind * self.layer + self.head,
         }[training.train]
 
-    def compute_need(self, training: Training, tokens: int, blocks: Sequence[Block], half: bool) -> int:
+    def compute_need(
+        self, training: Training, tokens: int, blocks: Sequence[Block], half: bool, device: str
+    ) -> int:
         """Bytes on the device.
 
         Args:
@@ -97,7 +99,7 @@ class Sizes:
         between = together * number * self.width
         kept = inside + behind * between if training.checkpointing else behind * inside
         trained = TRAINED * self.count_trained(training, blocks)
-        return number * self.whole + trained + kept + LOGIT * GPU_LOGITS + REST
+        return number * self.whole + trained + kept + LOGIT * logits_held(device) + REST
 
     def _count_behind(self, blocks: Sequence[Block]) -> int:
         """Layers from the one before the first gap on."""
@@ -123,10 +125,10 @@ def check_need(
     Raises:
         InputError: saying how much it takes, how much there is, and what takes less.
     """
-    need = Sizes.of(checkpoint).compute_need(training, tokens, blocks, half)
+    need = Sizes.of(checkpoint).compute_need(training, tokens, blocks, half, device)
     if need > (there := loading.device_memory(device)):
         raise InputError(
-            f"training {training.train} takes about {need / 1e9:,.0f} GB on {device!r}, which has "
-            f"{there / 1e9:,.0f} GB; less is taken by a smaller batch_size, 'accumulate', "
+            f"training {training.train} takes about {need / 1e9:,.1f} GB on {device!r}, which has "
+            f"{there / 1e9:,.1f} GB; less is taken by a smaller batch_size, 'accumulate', "
             f"'checkpointing: true', or 'train: lora' or 'projection'."
         )

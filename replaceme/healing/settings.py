@@ -14,15 +14,20 @@ VERSION = 1  # changes whenever the same settings would give other numbers
 TOKENS = 200_000
 LEAST_SAMPLES, MOST_SAMPLES = 16, 100_000
 RUNTIME = {"accumulate", "checkpointing"}  # change no numbers, but for their rounding
-CPU_LOGITS, GPU_LOGITS = 2**23, 2**26  # of each model that are held at once
+CPU_LOGITS, GPU_LOGITS = 2**23, 2**26
 LAST = 3  # layers of ``tail``, as in arXiv 2411.15558
-LEARNING_RATES = {"projection": 1e-3, "mlp": 5e-4, "lora": 1e-3, "tail": 2e-4, "all": 1e-4}
+LEARNING_RATES = {"projection": 3e-3, "mlp": 1e-3, "lora": 2e-3, "tail": 2e-4, "all": 2e-4}
 SFT_RATE, SFT_DROPOUT = 2e-5, 0.05  # as published, with lora of rank 16
 OF_SFT = {"objective", "prompt", "loss_on_prompts", "packing", "dropout"}  # no part of other identities
 USUAL = {"sft": {"train": "lora", "max_length": 1024}}  # defaults that depend on the objective
 
 Objective = Literal["distillation", "sft"]
 Part = Literal["projection", "mlp", "lora", "tail", "all"]
+
+
+def logits_held(device: str) -> int:
+    """How many logits of each model are held at once."""
+    return CPU_LOGITS if device == "cpu" else GPU_LOGITS
 
 
 class Training(BaseModel):
@@ -147,9 +152,10 @@ class Training(BaseModel):
             gaps: places where layers go.
             layers: of the intact model.
         """
-        if self.norms or self.train not in ("projection", "mlp"):
+        if self.train not in ("projection", "mlp"):
             return total
-        return (gaps if self.train == "projection" else layers) * outputs
+        at_gaps_alone = self.train == "projection" and not self.norms
+        return (gaps if at_gaps_alone else layers) * outputs  # more than norms and an MLP's output
 
     def parameters(self) -> dict[str, Any]:
         """All that changes numbers, with the defaults put in."""

@@ -251,3 +251,14 @@ def fast_dtype(dtype: str, device: str) -> str:
 
     slow = device == "cpu" and not torch.cpu._is_amx_tile_supported()
     return "float32" if slow else dtype
+
+
+def training_dtype(dtype: str, device: str) -> str:
+    """The dtype to train in with weights of ``dtype``: the same on a GPU and, of bfloat16, on a CPU that
+    multiplies it, elsewhere float32."""
+    import torch
+
+    cpu = torch.cpu
+    multiplies = cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()
+    as_it_is = device != "cpu" or (dtype == "bfloat16" and multiplies)
+    return dtype if as_it_is else "float32"

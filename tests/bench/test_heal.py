@@ -388,7 +388,9 @@ def test_plan_says_what_healing_takes_of_its_device(
     sizes = Sizes.of(Checkpoint.open(str(tiny)))
     longest = suite.load(path).calibration.max_length
     whole = Training(train="all", **{k: v for k, v in HEAL.items() if k != "learning_rate"})
-    assert needed == {"tiny": sizes.compute_need(whole, longest, (Block(1, 3),), half=False)}
+    assert needed == {
+        "tiny": sizes.compute_need(whole, longest, (Block(1, 3),), half=False, device="cpu")
+    }
     told = forked("plan", path, "--out", tmp_path).stdout
     assert f"Healing tiny takes up to {format_bytes(needed['tiny'])} of its device's memory." in told
     without = write_suite(prune={"layers": [2], "solvers": ["lstsq"]})

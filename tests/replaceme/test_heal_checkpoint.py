@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 import replaceme
 from replaceme.errors import InputError
+from replaceme.io import loading
 from replaceme.io.editfile import load_edit, save_edit
 from replaceme.io.saved import SavedLayers
 from replaceme.provenance import Provenance
@@ -121,6 +122,32 @@ def test_bfloat16_checkpoint_of_a_float32_teacher_shares_its_layers(tiny: Path, 
     assert made.facts.used
     dtypes = {tensor.dtype for tensor in load_file(made.out / "model.safetensors").values()}
     assert dtypes == {torch.bfloat16}
+
+
+def test_half_precision_trains_to_nearly_what_float32_does(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"layers": 2, "solver": "lstsq", "samples": 30, "max_length": 32, "dtype": "bfloat16"}
+    replaceme.prune_checkpoint(str(tiny), tmp_path / "cast", **options)
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        monkeypatch.setattr(loading, "training_dtype", lambda *_, dtype=dtype: dtype)
+        out = tmp_path / dtype
+        found[dtype] = replaceme.heal_checkpoint(tmp_path / "cast", out, teacher=tiny, **SETTINGS)
+    gains = {dtype: made.facts.divergence[0] - made.facts.divergence[1] for dtype, made in found.items()}
+    assert gains["float32"] > 0
+    assert gains["bfloat16"] == pytest.approx(gains["float32"], rel=0.05)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_cpu_trains_in_bfloat16_if_it_multiplies_it(
+    fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert loading.training_dtype("bfloat16", "cpu") == ("bfloat16" if fast else "float32")
+    assert loading.training_dtype("float16", "cpu") == "float32"
+    assert loading.training_dtype("float16", "cuda:0") == "float16"
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,7 @@ class HealStage:
         self.ledger.progress.step(f"{self.model.name}: loading for healing")
         own = self.model.dtype or loading.checkpoint_dtype(self.source)
         device = self.ledger.device
-        model, tokenizer = self.checkpoint.load(loading.fast_dtype(own, device), device)
+        model, tokenizer = self.checkpoint.load(loading.training_dtype(own, device), device)
         decoder = Decoder.of(model)
         for cell, text in texts.items():
             self.ledger.progress.step(f"{cell.name}: healing", heal_of(cell))
