@@ -87,7 +87,9 @@ class Course:
         self.training, self.trained, self.objective = training, trained, objective
         self._report, self._file, self._key, self._now = report, state, key, State()
         self._parameters = [*trained.parameters.values()]
-        self.optimizer = torch.optim.AdamW(self._parameters, lr=training.rate, weight_decay=0, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            self._parameters, lr=training.rate, weight_decay=0, fused=True
+        )
         warmup = round(training.warmup * TICKS)
         self._schedule = get_cosine_schedule_with_warmup(self.optimizer, warmup, TICKS).lr_lambdas[0]
 
