@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from replaceme.calibration import Batch, Batches
 from replaceme.decoder import Decoder, Read
+from replaceme.gram import compute_gram
 from replaceme.report import Report, no_report
 
 if TYPE_CHECKING:
@@ -199,9 +200,13 @@ def collect(
 
 
 def real_tokens(states: Tensor, batch: Batch) -> Tensor:
-    """The rows [tokens, d] of states [sequences, tokens, d] that count: all but padding, as a rule."""
+    """The rows [tokens, d] of states [sequences, tokens, d] that count: all but padding, as a rule.
+
+    Where all count, they are the states themselves.
+    """
     mask = batch.counted.flatten()
-    return states.reshape(len(mask), -1)[mask.to(states.device)]
+    rows = states.reshape(len(mask), -1)
+    return rows if bool(mask.all()) else rows[mask.to(states.device)]
 
 
 def with_ones(decoder: Decoder, layer: int, path: str, states: Tensor) -> Tensor:
@@ -281,7 +286,7 @@ class _Features:
             x, change = x * scale, change * scale
         key = (kind, self.block.start if kind.rows == "equal" else self.block)
         if key not in self.grams:
-            self.grams[key] = x.mT @ x
+            self.grams[key] = compute_gram(x)
         return self.grams[key], x.mT @ change
 
 

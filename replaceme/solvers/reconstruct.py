@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from replaceme.decoder import Call, Decoder
     from replaceme.selection import Block
     from replaceme.statistics import Needs
+
+KEPT_BYTES = 2**28  # of inputs of an MLP's projection, at most; where there are more the MLP runs again
 
 
 class Reconstruct(Solver):
@@ -74,17 +76,27 @@ class Reconstruct(Solver):
 
 @dataclass
 class _Stream:
-    """The states of one batch in both models, after the same layer."""
+    """The states of one batch in both models, before or after the same layer.
+
+    Attributes:
+        inputs: of projections of the pruned layer, kept until they have their new weights.
+        outputs: of those that have them.
+    """
 
     batch: Batch
     calls: list[Call]
     original: Tensor
     pruned: Tensor
-    target: Tensor | None = None
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
 
 
 class _Walk:
-    """Both models side by side, and the weights found so far."""
+    """Both models side by side, and the weights found so far.
+
+    The intact layer runs once, and what is before a projection of the pruned one: the projection's
+    input is kept while its weights are solved for, and from there the layer goes on.
+    """
 
     def __init__(
         self, decoder: Decoder, blocks: tuple[Block, ...], weights: Weights, ridge: float
@@ -92,6 +104,7 @@ class _Walk:
         self.decoder, self.blocks, self.weights, self.ridge = decoder, blocks, weights, ridge
         self.ends = {block.start - 1: block.end for block in blocks}
         self.layer = 0
+        self.room = 0
         self.streams: list[_Stream] = []
 
     @property
@@ -100,41 +113,63 @@ class _Walk:
 
     def start(self, batches: Batches) -> None:
         """Bring both streams behind the first gap; the pruned one has its weights already."""
+        from replaceme.decoder import capture
+
         gap = self.blocks[0]
+        layer = gap.start - 1
+        reads = {path: self.decoder.input_of(layer, path) for path in self.decoder.kind(layer).around}
         for batch in batches:
             states, calls = self.decoder.enter(batch)
-            for layer in range(gap.start - 1):
-                states = self.decoder.step(layer, states, calls[layer])
-            with self._put_weights(gap.start - 1):
-                pruned = self.decoder.step(gap.start - 1, states, calls[gap.start - 1])
-            original = self._original(states, calls, gap.start - 1, gap.end)
-            self.streams.append(_Stream(batch, calls, original, pruned))
+            states = self._run(states, calls, 0, layer)
+            with capture(reads) as seen:
+                original = self._run(states, calls, layer, gap.start)
+            stream = _Stream(batch, calls, original, states, seen)
+            with self._put_weights(layer):
+                stream.pruned = self._step(layer, stream)
+            stream.outputs.clear()
+            stream.original = self._run(original, calls, gap.start, gap.end)
+            self.streams.append(stream)
         self.layer = gap.end
-
-    def _original(self, states: Tensor, calls: list[Call], start: int, end: int) -> Tensor:
-        for layer in range(start, end):
-            states = self.decoder.step(layer, states, calls[layer])
-        return states
 
     def advance(self) -> bool:
         """Solve the next kept layer, and move both streams behind it; false at the end."""
-        layer = self.layer
-        if layer == len(self.decoder.layers):
+        layer, last = self.layer, len(self.decoder.layers)
+        if layer == last:
             return False
         following = self.ends.get(layer, layer + 1)
         mixer = self.decoder.kind(layer).mixer
         if mixer and not self._is_joint(layer):
             self._solve_mixer(layer, mixer)
-        for stream in self.streams:
-            stream.target = self._original(stream.original, stream.calls, layer, following)
+        else:
+            self._move_original(layer, layer + 1)
+        self._move_original(layer + 1, following)
         self._solve_output(layer)
-        for stream in self.streams:
-            with self._put_weights(layer):
-                stream.pruned = self.decoder.step(layer, stream.pruned, stream.calls[layer])
-            assert stream.target is not None
-            stream.original, stream.target = stream.target, None
+        if following < last:
+            self._move_pruned(layer)
         self.layer = following
         return True
+
+    def _run(self, states: Tensor, calls: list[Call], start: int, end: int) -> Tensor:
+        for layer in range(start, end):
+            states = self.decoder.step(layer, states, calls[layer])
+        return states
+
+    def _move_original(self, start: int, end: int) -> None:
+        for stream in self.streams:
+            stream.original = self._run(stream.original, stream.calls, start, end)
+
+    def _move_pruned(self, layer: int) -> None:
+        with self._put_weights(layer):
+            for stream in self.streams:
+                stream.pruned = self._step(layer, stream)
+                stream.outputs.clear()
+
+    def _step(self, layer: int, stream: _Stream) -> Tensor:
+        """The pruned model's states behind a layer with the weights that it has now."""
+        for path in list(stream.inputs):
+            inputs = stream.inputs.pop(path)
+            stream.outputs[path] = self.decoder.project(layer, path, inputs)
+        return self.decoder.step(layer, stream.pruned, stream.calls[layer], stream.outputs)
 
     @contextmanager
     def _put_weights(self, layer: int) -> Iterator[None]:
@@ -151,18 +186,28 @@ class _Walk:
         return kind.parallel and not kind.norms and not kind.experts
 
     def _solve_mixer(self, layer: int, path: str) -> None:
+        """Solve for what ends the attention, toward the intact residual stream behind it, and move the
+        intact model's states behind the layer."""
+        from replaceme.decoder import Read, capture
+
         fit = choose_fit(self.decoder, layer, [path], self.ridge)
+        end = Read((self.decoder.end_of(layer, path),))
         for stream in self.streams:
-            _, goal = self._mix(layer, stream.original, stream)
-            inputs, state = self._mix(layer, stream.pruned, stream)
+            call = stream.calls[layer]
+            with capture({path: end}) as seen:
+                original = self.decoder.step(layer, stream.original, call)
+            goal = self._add_mixed(layer, stream.original, seen[path])
+            stream.original = original
+            inputs, output = self.decoder.mix(layer, stream.pruned, call)
+            state = self._add_mixed(layer, stream.pruned, output)
             fit.add(stream.batch, {path: inputs}, state, goal)
+            self._keep(layer, stream, {path: inputs})
         self.weights |= fit.solve()
 
-    def _mix(self, layer: int, states: Tensor, stream: _Stream) -> tuple[Tensor, Tensor]:
-        """Input of the projection that ends what mixes tokens, and the residual stream behind it."""
-        inputs, output = self.decoder.mix(layer, states, stream.calls[layer])
+    def _add_mixed(self, layer: int, states: Tensor, output: Tensor) -> Tensor:
+        """The residual stream behind what mixes tokens, float32, from that before and what is added."""
         factor = self.decoder.kind(layer).mixer_factor
-        return inputs, states.to(output.device).float() + factor * output.float()
+        return states.to(output.device).float() + factor * output.float()
 
     def _solve_output(self, layer: int) -> None:
         """The MLP's output projection or experts, and the attention's projection with it if joint."""
@@ -174,11 +219,21 @@ class _Walk:
         reads = {path: self.decoder.input_of(layer, path) for path in paths}
 
         fit = choose_fit(self.decoder, layer, paths, self.ridge)
-        for stream in self.streams:
-            with ExitStack() as stack:
-                stack.enter_context(self._put_weights(layer))
-                seen = stack.enter_context(capture(reads))
-                state = self.decoder.step(layer, stream.pruned, stream.calls[layer])
-            assert stream.target is not None
-            fit.add(stream.batch, seen, state, stream.target)
+        self.room = KEPT_BYTES
+        with self._put_weights(layer):
+            for stream in self.streams:
+                with capture(reads) as seen:
+                    state = self._step(layer, stream)
+                fit.add(stream.batch, seen, state, stream.original)
+                self._keep(layer, stream, seen)
         self.weights |= fit.solve()
+
+    def _keep(self, layer: int, stream: _Stream, inputs: Mapping[str, Tensor]) -> None:
+        """Keep inputs of projections where the layer can go on from them; those of the MLP's, which are
+        wide, while there is room."""
+        kind = self.decoder.kind(layer)
+        for path in inputs:
+            size = 0 if path == kind.mixer else inputs[path].nbytes
+            if path in kind.around and size <= self.room:
+                self.room -= size
+                stream.inputs[path] = inputs[path]
