@@ -33,6 +33,7 @@ def compute_healing_needs(plan: Plan, out: Path) -> dict[str, int]:
         InputError: a record that cannot be read, or a damaged model.
     """
     store, needs = Store(out), {}
+    device = plan.suite.device or ("cuda" if shutil.which("nvidia-smi") else "cpu")
     for model in plan.suite.models:
         cells = [
             cell
@@ -41,7 +42,6 @@ def compute_healing_needs(plan: Plan, out: Path) -> dict[str, int]:
         ]
         if cells and (folder := find_folder(model)):
             sizes = Sizes.of(Checkpoint.read(model.id, folder, model.revision, model.trust_remote_code))
-            device = plan.suite.device or ("cuda" if shutil.which("nvidia-smi") else "cpu")
             half = _is_half(model, folder, device)
             needs[model.name] = max(_compute_need(cell, plan, sizes, half, device) for cell in cells)
     return needs
