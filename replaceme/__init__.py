@@ -113,6 +113,7 @@ PUBLIC_MODULES = {
     "replaceme.io.yaml_file": "YAML with the line of every value",
     "replaceme.io.yaml_source": "YAML → a checked model of its keys",
     "replaceme.lengths": "models whose states depend on how long a batch is",
+    "replaceme.logits": "how many logits are held at once",
     "replaceme.options": "what can be said of one pruned checkpoint",
     "replaceme.provenance": "where a checkpoint comes from, in JSON and in words",
     "replaceme.pruned_checkpoint": "one checkpoint → one pruned checkpoint",

@@ -13,9 +13,7 @@ from bench.scoring.trees import TreeBatch
 from replaceme.decoder import Decoder
 from replaceme.divergence import Reference, log_probabilities
 from replaceme.hooks import other_values
-
-CPU_LOGITS, GPU_LOGITS = 2**23, 2**26  # logits of one model that are held at once
-
+from replaceme.logits import tokens_at_once
 
 Outside = Mapping[str, list[tuple[nn.Parameter, Tensor]]]
 
@@ -51,8 +49,7 @@ def read_answers(
     """
     readings = {name: Reading(batch, end) for name, end in ends.items()}
     same = [name for name, end in ends.items() if torch.equal(end, intact) and name not in outside]
-    held = CPU_LOGITS if intact.device.type == "cpu" else GPU_LOGITS
-    size = max(1, held // decoder.model.config.get_text_config().vocab_size)
+    size = tokens_at_once(decoder.model)
     for start in range(0, len(intact), size):
         rows = slice(start, start + size)
         logits = _predict(decoder, intact[rows], [])

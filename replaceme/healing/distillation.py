@@ -17,9 +17,10 @@ from torch.utils.checkpoint import checkpoint
 
 from replaceme.calibration import Batch, Batches
 from replaceme.decoder import Call, Decoder
-from replaceme.healing.logits import log_softmax, mixed, tokens_at_once
+from replaceme.healing.logits import log_softmax, mixed
 from replaceme.healing.order import list_steps, split
 from replaceme.healing.pair import Pair
+from replaceme.logits import tokens_at_once
 
 if TYPE_CHECKING:
     from replaceme.healing.course import Course

@@ -1,4 +1,4 @@
-"""Logits of a few tokens at a time, in the precision that healing runs in."""
+"""Logits in the precision that healing runs in."""
 
 from __future__ import annotations
 
@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from replaceme.healing.settings import logits_held
-
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-def tokens_at_once(model: PreTrainedModel) -> int:
-    """Tokens whose logits are held at once; there are as many logits as tokens times vocabulary."""
-    vocabulary: int = model.config.get_text_config().vocab_size
-    return max(1, logits_held(model.device.type) // vocabulary)
 
 
 def is_half(model: PreTrainedModel) -> bool:

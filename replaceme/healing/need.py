@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from replaceme.architectures import layer_count
 from replaceme.errors import InputError
-from replaceme.healing.settings import LAST, logits_held
+from replaceme.healing.settings import LAST
 from replaceme.io import contents, loading, models
+from replaceme.logits import logits_held
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,7 +14,6 @@ VERSION = 1  # changes whenever the same settings would give other numbers
 TOKENS = 200_000
 LEAST_SAMPLES, MOST_SAMPLES = 16, 100_000
 RUNTIME = {"accumulate", "checkpointing"}  # change no numbers, but for their rounding
-CPU_LOGITS, GPU_LOGITS = 2**23, 2**26
 LAST = 3  # layers of ``tail``, as in arXiv 2411.15558
 LEARNING_RATES = {"projection": 3e-3, "mlp": 5e-4, "lora": 2e-3, "tail": 2e-4, "all": 2e-4}
 SFT_RATE, SFT_DROPOUT = 2e-5, 0.05  # as published, with lora of rank 16
@@ -23,11 +22,6 @@ USUAL = {"sft": {"train": "lora", "max_length": 1024}}  # defaults that depend o
 
 Objective = Literal["distillation", "sft"]
 Part = Literal["projection", "mlp", "lora", "tail", "all"]
-
-
-def logits_held(device: str) -> int:
-    """How many logits of each model are held at once."""
-    return CPU_LOGITS if device == "cpu" else GPU_LOGITS
 
 
 class Training(BaseModel):

@@ -17,9 +17,10 @@ from replaceme.errors import InputError
 from replaceme.healing.course_trainer import CourseTrainer, leave_alone
 from replaceme.healing.examples import IGNORED, Example
 from replaceme.healing.from_trl import DataCollatorForLanguageModeling, pack_dataset
-from replaceme.healing.logits import is_half, log_softmax, mixed, tokens_at_once
+from replaceme.healing.logits import is_half, log_softmax, mixed
 from replaceme.healing.order import list_steps
 from replaceme.io.quiet import silence
+from replaceme.logits import tokens_at_once
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
 
+from replaceme import logits
 from replaceme.calibration import Batch, CalibrationText
 from replaceme.decoder import Decoder
 from replaceme.edit import Edit, apply
 from replaceme.errors import InputError
-from replaceme.healing import Training, logits
+from replaceme.healing import Training
 from replaceme.healing.distillation import Distillation
 from replaceme.healing.heal import heal
 from replaceme.healing.order import list_steps
@@ -138,7 +139,7 @@ def test_plain_removal_shares_all_layers_before_the_gap(pair_of: Any) -> None:
 def test_shared_layers_give_loss_and_gradients_of_whole_models(
     name: str, checkpointing: bool, pair_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logits, "logits_held", lambda _: 512 * 4)  # four tokens at a time
+    monkeypatch.setattr(logits, "CPU_LOGITS", 512 * 4)  # four tokens at a time
     pair, batch = pair_of(name), Batch.of(ROWS)
     pruned = copy.deepcopy(pair.teacher.model)
     apply(pruned, pair.teacher.architecture, edit_of(pair.teacher))

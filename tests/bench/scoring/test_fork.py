@@ -17,6 +17,7 @@ from bench.scoring.fork import Fork
 from bench.scoring.forkable import find_obstacle
 from bench.scoring.heads import Answer
 from bench.scoring.trees import Request, TreeBatch, grow
+from replaceme import logits
 from replaceme.architectures import TITLES
 from replaceme.decoder import Decoder
 from replaceme.edit import Edit
@@ -336,7 +337,7 @@ def test_logits_are_held_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Non
     fork = Fork.of(Decoder.of(model), edits_of(model, family), stored_in(torch.float32))
     batch = batch_of(questions())
     wanted = fork.answers(batch)
-    monkeypatch.setattr(heads, "CPU_LOGITS", 3 * 512)
+    monkeypatch.setattr(logits, "CPU_LOGITS", 3 * 512)
     for name, answers in fork.answers(batch).items():
         close(answers, wanted[name], 1e-5)
 
