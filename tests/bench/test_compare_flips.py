@@ -153,7 +153,7 @@ def test_terminal_shows_flips_in_80_columns(chosen: tuple[Any, Any]) -> None:
     comparison_terminal.render(compared(chosen), console)
     shown = file.getvalue().splitlines()
     assert max(map(len, shown)) <= 80
-    (row,) = [line for line in shown if line.startswith("↓")]
+    (row,) = [line for line in shown if line.startswith("↓ 6/lstsq")]
     assert "facts flips" in row
     assert all(text in row for text in ("10.0", "18.8", "+8.8", "<.001"))
     assert "chosen answer is not that of the intact model" in " ".join(" ".join(shown).split())

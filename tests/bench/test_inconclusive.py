@@ -180,7 +180,7 @@ def test_terminal_says_what_is_needed_in_80_columns(open_question: Comparison) -
     assert max(map(len, shown)) <= 80
     assert shown[0] == "No regression, but 1 score inconclusive."
     (heads,) = [line for line in shown if "detects" in line.split()]
-    (row,) = [line for line in shown if line.startswith("~")]
+    (row,) = [line for line in shown if line.startswith("~ 6/lstsq")]
     assert heads.split()[-1] == "needs"
     assert row.split()[-1] == f"{needed:,}"
     assert f"largest {needed:,}." in " ".join(" ".join(shown).split())
