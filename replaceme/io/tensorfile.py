@@ -25,6 +25,7 @@ FLOATS = {
     "BF16": ("bfloat16", 2),
     "F16": ("float16", 2),
 }
+OTHERS = {"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"}
 SHORT_NAMES = {name: short for short, (name, _) in FLOATS.items()}
 
 
@@ -86,13 +87,19 @@ def bytes_of(entry: Entry, data: BinaryIO) -> bytes:
 
 
 def tensor_of(entry: Entry, data: BinaryIO) -> Tensor:
-    """One floating-point tensor of an open file, in its own shape and dtype."""
+    """One tensor of an open file, in its own shape and dtype.
+
+    Raises:
+        InputError: the file ends before it.
+    """
     import torch
 
-    raw = torch.frombuffer(
-        bytearray(bytes_of(entry, data)), dtype=getattr(torch, FLOATS[entry.dtype][0])
-    )
-    return raw.reshape(entry.shape)
+    raw = torch.empty(entry.end - entry.start, dtype=torch.uint8)
+    data.seek(entry.start)
+    if data.readinto(raw.numpy()) < len(raw):  # type: ignore[attr-defined]
+        raise InputError(f"{data.name} has become shorter while it is read.")
+    dtype = FLOATS[entry.dtype][0] if entry.dtype in FLOATS else OTHERS[entry.dtype]
+    return raw.view(getattr(torch, dtype)).reshape(entry.shape)
 
 
 def copied(entry: Entry, name: str, data: BinaryIO) -> Piece:
