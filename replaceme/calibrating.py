@@ -12,9 +12,11 @@ from replaceme.architectures import architecture_of_model
 from replaceme.calibration import Batches
 from replaceme.compat.reference import ReferenceBatches, WholeState
 from replaceme.decoder import Decoder, name_of, without_dropout
+from replaceme.distances import layer_distances
 from replaceme.edit import Edit
 from replaceme.evaluation import HeldBack, Judgement
 from replaceme.report import Report, no_report, report_part
+from replaceme.room import Room
 from replaceme.selection import (
     Block,
     Choice,
@@ -28,7 +30,6 @@ from replaceme.statistics import (
     BlockStatistics,
     Needs,
     collect,
-    layer_distances,
 )
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ class Calibration:
         decoder: of the intact model, which stays loaded.
         batches: the tokens that are fitted on.
         held_back: how those that are not are predicted.
-        distances: two [layers, layers] float64 (see :func:`replaceme.statistics.layer_distances`), or
-            ``None`` where the blocks were given.
+        distances: [layers, layers] float64 at the tokens that the selector says (see
+            :func:`replaceme.distances.layer_distances`), or ``None`` where the blocks were given.
         choices: layer count → what was chosen; empty where the blocks were given.
         statistics: block → its statistics.
         seconds: time of the passes.
@@ -60,7 +61,7 @@ class Calibration:
     decoder: Decoder
     batches: Batches
     held_back: HeldBack
-    distances: tuple[Tensor, Tensor] | None
+    distances: Tensor | None
     choices: dict[int, Choice]
     statistics: dict[Block, BlockStatistics]
     seconds: float
@@ -95,6 +96,7 @@ def calibrate(
     selection: Selection = ANGULAR,
     held_back_tokens: int = HELD_BACK_TOKENS,
     compat_reference: bool = False,
+    room: Room | None = None,
     report: Report = no_report,
 ) -> Calibration:
     """Choose blocks and collect their statistics.
@@ -112,6 +114,7 @@ def calibrate(
         compat_reference: do as the published code does: read the last layer's state after the final
             norm, hold nothing back, count padding, and fit blocks that touch one by one where they were
             not merged (see :mod:`replaceme.compat.reference`).
+        room: where states wait between two layers.
         report: told after every batch which share of the passes is done.
 
     Raises:
@@ -123,7 +126,7 @@ def calibrate(
     architecture = architecture_of_model(model, name_of(model))
     for solver in solvers:
         solver.check(architecture)
-    decoder = Decoder.of(model, after_norm=compat_reference)
+    decoder = Decoder.of(model, after_norm=compat_reference, room=room)
     for count in counts:
         check_count(count, len(decoder.layers), num_blocks=selection.num_blocks)
     for variant in given:
@@ -136,9 +139,10 @@ def calibrate(
     fitted, held = batches.held_back(held_back_tokens)
     distances, choices = None, {}
     if counts:
-        distances = layer_distances(decoder, fitted, report_part(report, 0.0, 0.5))
+        part = report_part(report, 0.0, 0.5)
+        distances = layer_distances(decoder, fitted, selection.tokens, part)
         judge = HeldBack(decoder, fitted.evenly(HELD_BACK_TOKENS))
-        evidence = Evidence(*distances, lambda blocks: judge.loss(Edit(blocks)), decoder.check_removal)
+        evidence = Evidence(distances, lambda blocks: judge.loss(Edit(blocks)), decoder.check_removal)
         choices = {count: selection.choose(evidence, count) for count in counts}
     variants = [*given, *(choice.blocks for choice in choices.values())]
     needs = Needs(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
@@ -15,7 +15,9 @@ from replaceme.architectures import Architecture, LayerKind, architecture_of_mod
 from replaceme.calibration import Batch
 from replaceme.errors import InputError
 from replaceme.hooks import changed_output, first
+from replaceme.io import layers as layer_files
 from replaceme.lengths import Lengths
+from replaceme.room import Room
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -79,22 +81,24 @@ class Decoder:
     """The decoder of a loaded model.
 
     ``after_norm`` takes the last layer's state after the final norm, as the reference implementation
-    does, instead of the residual stream itself (``compat: reference``).
+    does, instead of the residual stream itself (``compat: reference``). ``room`` is where states wait
+    between two layers.
     """
 
     model: PreTrainedModel
     architecture: Architecture
     after_norm: bool = False
+    room: Room = field(default_factory=Room)
 
     @classmethod
-    def of(cls, model: PreTrainedModel, after_norm: bool = False) -> Decoder:
+    def of(cls, model: PreTrainedModel, after_norm: bool = False, room: Room | None = None) -> Decoder:
         """The decoder of a model of any supported family.
 
         Raises:
             InputError: the family is not supported.
         """
         where = name_of(model)
-        decoder = cls(model, architecture_of_model(model, where), after_norm)
+        decoder = cls(model, architecture_of_model(model, where), after_norm, room or Room())
         factors = decoder.measure_factors(where)
         return replace(decoder, architecture=decoder.architecture.with_factors(factors))
 
@@ -113,6 +117,22 @@ class Decoder:
     @property
     def layers(self) -> nn.ModuleList:
         return self.architecture.decoder_layers(self.model)
+
+    def layer(self, number: int) -> nn.Module:
+        """A layer with its values in memory, until another layer is wanted."""
+        found = self.layers[number]
+        layer_files.bring(found)
+        return found
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether all layers are in memory all the time."""
+        return layer_files.is_resident(self.layers[0])
+
+    @property
+    def chunk(self) -> int | None:
+        """How many batches pass a layer together; ``None``: all."""
+        return self.room.chunk or (1 if self.is_resident else None)
 
     def kind(self, layer: int) -> LayerKind:
         """What a layer does."""
@@ -181,7 +201,7 @@ class Decoder:
 
     def parameters(self, layer: int, path: str) -> dict[str, nn.Parameter]:
         """Weight and, where there is one, bias of a module of a layer, by name within the layer."""
-        module = self.layers[layer].get_submodule(path)
+        module = self.layer(layer).get_submodule(path)
         return {f"{path}.{name}": parameter for name, parameter in module.named_parameters()}
 
     @torch.no_grad()
@@ -225,6 +245,26 @@ class Decoder:
         return states[0], calls
 
     @cached_property
+    def hands_on_states_alone(self) -> bool:
+        """Whether a layer is given the states that the one before returned, and nothing else of it."""
+        returned: list[Any] = []
+        alone = True
+        wrap, beside = self._wrap, self._beside or ()
+
+        def record(*args: Any, **kwargs: Any) -> Any:
+            nonlocal alone
+            hidden, *others = args or [kwargs.pop("hidden_states")]
+            given = [*others, *kwargs.values()]
+            alone &= not returned or hidden is returned[-1]
+            alone &= not any(one is two for one in given for two in beside if two is not None)
+            returned.append(hidden.clone())
+            return wrap(returned[-1])
+
+        with torch.no_grad(), replace_forwards(self.layers, record):
+            self._forward(Batch.of([[0, 0]]))
+        return alone
+
+    @cached_property
     def _beside(self) -> tuple[Any, ...] | None:
         """What a layer returns beside its states; ``None`` where it returns them alone."""
         seen: list[Any] = []
@@ -252,6 +292,13 @@ class Decoder:
     def pass_through(self, layer: int, states: Tensor, call: Call) -> Tensor:
         """:meth:`step`, which gradients can follow."""
         return first(self.layers[layer](states, *call.args, **call.kwargs))
+
+    def pass_norm(self, layer: int, states: Tensor) -> None:
+        """Have the norm behind the last layer run, where its output is read as the layer's."""
+        norm = self.architecture.final_norm
+        if self.after_norm and norm and layer == len(self.layers) - 1:
+            with torch.no_grad():
+                self.model.get_submodule(norm)(states)
 
     def is_linear(self, layer: int) -> bool:
         """Whether what a layer adds last is the output of one matrix."""
@@ -288,7 +335,7 @@ class Decoder:
     def finish(self, layer: int, inputs: Tensor) -> Tensor:
         """What the last branch of a layer adds, [tokens, d] float32, from the input of its entry."""
         kind, path = self.kind(layer), self.entry(layer)
-        module = self.layers[layer].get_submodule(path)
+        module = self.layer(layer).get_submodule(path)
         inputs = inputs.to(next(module.parameters()).device)
         if kind.experts:
             return kind.factor * self.run_experts(layer, inputs).float()
@@ -301,6 +348,7 @@ class Decoder:
     def run_experts(self, layer: int, states: Tensor) -> Tensor:
         """M [tokens, d] of a layer, without its factor, for the states [tokens, d] that its experts are
         given."""
+        self.layer(layer)
         modules = self.branch(layer).modules
         return sum_of([first(module(states[None])).reshape(states.shape) for module in modules])
 

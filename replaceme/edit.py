@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from replaceme.architectures import Architecture, Axis, is_numbered, pruned_config
 from replaceme.hooks import other_values
+from replaceme.io.layers import bring, let_go
 from replaceme.selection import Block
 
 if TYPE_CHECKING:
@@ -162,12 +163,21 @@ def list_changed(
     model: PreTrainedModel, architecture: Architecture, edit: Edit
 ) -> Iterator[tuple[int, str, torch.nn.Parameter]]:
     """(layer, tensor, parameter) of everything that an edit changes in a loaded model."""
-    layers = architecture.decoder_layers(model)
-    numbers = {*edit.transforms, *(layer for layer, _ in edit.weights)}
-    for layer in sorted(numbers):
-        for tensor, parameter in layers[layer].named_parameters():
-            if edit.changes(architecture, layer, tensor):
-                yield layer, tensor, parameter
+    for layer in sorted({*edit.transforms, *(layer for layer, _ in edit.weights)}):
+        for tensor, parameter in list_changed_in(model, architecture, edit, layer):
+            yield layer, tensor, parameter
+
+
+def list_changed_in(
+    model: PreTrainedModel, architecture: Architecture, edit: Edit, layer: int
+) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """The same of one layer, which is in memory where a transform is merged into it."""
+    module = architecture.decoder_layers(model)[layer]
+    if layer in edit.transforms:
+        bring(module)
+    for tensor, parameter in module.named_parameters():
+        if edit.changes(architecture, layer, tensor):
+            yield tensor, parameter
 
 
 def list_outside(model: PreTrainedModel, edit: Edit) -> list[tuple[torch.nn.Parameter, Tensor]]:
@@ -183,6 +193,27 @@ def _setting(config: PreTrainedConfig, key: str) -> Any:
 
 
 @contextmanager
+def change_layer(
+    model: PreTrainedModel, architecture: Architecture, edit: Edit, layer: int
+) -> Iterator[None]:
+    """One layer, in memory, with the edit's weights for as long as the context lasts."""
+    bring(architecture.decoder_layers(model)[layer])
+    changes = [
+        (parameter, edit.changed(architecture, layer, tensor, parameter.data))
+        for tensor, parameter in list_changed_in(model, architecture, edit, layer)
+    ]
+    with other_values(changes):
+        yield
+
+
+@contextmanager
+def change_outside(model: PreTrainedModel, edit: Edit) -> Iterator[None]:
+    """What is outside the layers with the edit's values for as long as the context lasts."""
+    with other_values(list_outside(model, edit)):
+        yield
+
+
+@contextmanager
 def edit_temporarily(
     model: PreTrainedModel, architecture: Architecture, edit: Edit
 ) -> Iterator[list[int]]:
@@ -191,12 +222,14 @@ def edit_temporarily(
     Yields:
         Numbers of the layers that stay.
     """
+    layers = architecture.decoder_layers(model)
     changes = [
         (parameter, edit.changed(architecture, layer, tensor, parameter.data))
         for layer, tensor, parameter in list_changed(model, architecture, edit)
     ]
+    let_go(layers)
     with other_values(changes + list_outside(model, edit)):
-        yield edit.kept(len(architecture.decoder_layers(model)))
+        yield edit.kept(len(layers))
 
 
 @contextmanager

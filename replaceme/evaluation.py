@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
+from torch import Tensor
 
-from replaceme.calibration import Batches
+from replaceme.calibration import Batch, Batches
 from replaceme.decoder import Decoder, Read
 from replaceme.divergence import Reference, log_probabilities, summarize
-from replaceme.edit import Edit, prune_temporarily
+from replaceme.edit import Edit
 from replaceme.facts import Divergence
+from replaceme.traversal import walk
 
 POSITIONS = 256  # whose logits are held at once
 
@@ -31,8 +32,8 @@ class Judgement(NamedTuple):
 class Ends(NamedTuple):
     """A sequence and a model's last states of it: [tokens] int64, and [tokens, d]."""
 
-    ids: torch.Tensor
-    states: torch.Tensor
+    ids: Tensor
+    states: Tensor
 
 
 class HeldBack:
@@ -73,16 +74,9 @@ class HeldBack:
 
     def _run(self, edit: Edit) -> list[Ends]:
         """The sequences with the last states of an edited model; logits would be many more numbers."""
-        found = []
-        decoder = self.decoder
-        with prune_temporarily(decoder.model, decoder.architecture, edit):
-            last = len(decoder.layers) - 1
-            for batch in self.batches:
-                reads = {"last": Read((decoder.layers[last],))}
-                states = decoder.run(batch, reads, until=last + 1)["last"]
-                lengths = enumerate(batch.lengths.tolist())
-                found += [Ends(batch.ids[row, :size], states[row, :size]) for row, size in lengths]
-        return found
+        last = _Last(self.decoder, edit.kept(len(self.decoder.layers))[-1])
+        walk(self.decoder, self.batches, last, edit=edit)
+        return last.ends
 
     def _loss(self, ends: list[Ends]) -> float | None:
         if self._predicted < 1:
@@ -94,17 +88,34 @@ class HeldBack:
         )
         return sum(parts) / self._predicted
 
-    def _logits(self, states: torch.Tensor) -> torch.Tensor:
+    def _logits(self, states: Tensor) -> Tensor:
         """[positions, vocabulary] of last states [positions, d]."""
         return self.decoder.logits(states[None])[0]
 
 
-def _parts(ids: torch.Tensor) -> list[slice]:
+class _Last:
+    """Keeps the states behind a layer."""
+
+    def __init__(self, decoder: Decoder, layer: int) -> None:
+        self.layer = layer
+        self.read = Read((decoder.layers[layer],))
+        self.ends: list[Ends] = []
+
+    def reads(self, layer: int) -> dict[Any, Read]:
+        return {"state": self.read} if layer == self.layer else {}
+
+    def see(self, layer: int, number: int, batch: Batch, seen: dict[Any, Tensor]) -> None:  # noqa: ARG002
+        if layer == self.layer:
+            rows = zip(batch.ids, seen["state"], batch.lengths.tolist(), strict=True)
+            self.ends += [Ends(ids[:size], states[:size]) for ids, states, size in rows]
+
+
+def _parts(ids: Tensor) -> list[slice]:
     """A few positions after the other."""
     return [slice(start, start + POSITIONS) for start in range(0, len(ids), POSITIONS)]
 
 
-def _surprise(logs: torch.Tensor, ids: torch.Tensor, here: slice) -> float:
+def _surprise(logs: Tensor, ids: Tensor, here: slice) -> float:
     """Negative log-likelihood in nats of the tokens that follow some positions of a sequence.
 
     Args:
@@ -114,6 +125,6 @@ def _surprise(logs: torch.Tensor, ids: torch.Tensor, here: slice) -> float:
     return negative_log_likelihood(logs[: len(goals)], goals)
 
 
-def negative_log_likelihood(logs: torch.Tensor, ids: torch.Tensor) -> float:
+def negative_log_likelihood(logs: Tensor, ids: Tensor) -> float:
     """Of some tokens, in nats, from the log-probabilities that predict them, [tokens, vocabulary]."""
     return -float(logs.gather(1, ids.to(logs.device)[:, None]).sum())

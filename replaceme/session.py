@@ -14,7 +14,7 @@ from replaceme.fitting import Fit, fit
 from replaceme.provenance import Provenance, pair_blocks
 from replaceme.report import Report, no_report
 from replaceme.selection import Block, Choice
-from replaceme.selectors import SELECTORS, Selection
+from replaceme.selectors import Selection
 from replaceme.solvers import Solver
 
 if TYPE_CHECKING:
@@ -117,10 +117,8 @@ class Session:
 
     def _list_distances(self) -> list[list[float | None]] | None:
         """Distance of each block by size and start, to five digits, at the selector's tokens."""
-        if self.calibration.distances is None:
+        if (distances := self.calibration.distances) is None:
             return None
-        at_last, at_all = self.calibration.distances
-        distances = at_last if SELECTORS[self.selection.selector].tokens == "last" else at_all
         layers = len(distances)
         return [
             [

@@ -1,4 +1,4 @@
-"""Streaming passes over the calibration tokens: distances of every block, moments of the chosen ones.
+"""Moments of the chosen blocks, in one pass over the calibration tokens.
 
 Nothing is written to disk and memory does not grow with the number of samples, except for the bounded
 token sample that some solvers ask for. Only real tokens count, never padding.
@@ -6,9 +6,9 @@ token sample that some solvers ask for. Only real tokens count, never padding.
 
 from __future__ import annotations
 
-import math
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from replaceme.calibration import Batch, Batches
 from replaceme.decoder import Decoder, Read
 from replaceme.report import Report, no_report
+from replaceme.traversal import walk
 
 if TYPE_CHECKING:
+    from replaceme.room import Kept
     from replaceme.selection import Block
 
 CPU = torch.device("cpu")
@@ -124,41 +126,6 @@ class BlockStatistics:
     device: torch.device = CPU
 
 
-def layer_distances(
-    decoder: Decoder, batches: Batches, report: Report = no_report
-) -> tuple[Tensor, Tensor]:
-    """Angular distances between the outputs of all pairs of layers, in one pass.
-
-    Entry (i, j) is the mean of ``arccos(cos(L_i, L_j)) / π`` (UIDL, arXiv 2403.17887, eq. 7), so that
-    ``Block(s, e)`` has the distance (s−1, e−1).
-
-    Returns:
-        Two [layers, layers] float64 on the CPU, symmetric, values in [0, 1]: the mean over sequences at
-        the last real token, and the mean over all real tokens.
-    """
-    count = len(decoder.layers)
-    reads = {layer: decoder.output(layer) for layer in range(count)}
-    at_last = torch.zeros(count, count, dtype=torch.float64)
-    at_all = torch.zeros(count, count, dtype=torch.float64)
-    steps = len(batches)
-    for step, batch in enumerate(batches, 1):
-        outputs = decoder.run(batch, reads, until=count)
-        rows, ends = torch.arange(len(batch.lengths)), batch.lengths - 1
-        at_last += _angles(torch.stack([outputs[i][rows, ends].cpu().double() for i in range(count)], 1))
-        for row, length in enumerate(batch.lengths.tolist()):
-            states = [outputs[i][row, :length].float() for i in range(count)]
-            at_all += _angles(torch.stack([s.to(states[0].device) for s in states], dim=1)).cpu()
-        report(step / steps)
-    return at_last / len(batches.sequences), at_all / batches.tokens
-
-
-def _angles(states: Tensor) -> Tensor:
-    """Sum over tokens of the angles between the states [tokens, layers, d] of one token, float64."""
-    states = nn.functional.normalize(states, dim=-1)
-    cosines = (states @ states.mT).clamp(-1, 1)
-    return (cosines.arccos() / math.pi).sum(0, dtype=torch.float64)
-
-
 def collect(
     decoder: Decoder,
     batches: Batches,
@@ -173,29 +140,11 @@ def collect(
     holding rounding errors; in float32 on a GPU, unless the tokens are hardly more than the features.
     The token sample has at least ``DIAGNOSED_TOKENS`` tokens (fewer where there are fewer).
     """
-    totals = {block: _Totals() for block in dict.fromkeys(blocks)}
-    if not totals:
+    if not (blocks := sorted(set(blocks))):
         return {}
-    ends = {block.end - 1 for block in totals}
-    starts = {block.start - 1 for block in totals}
-    reads: dict[Any, Read] = {i: decoder.output(i) for i in starts | ends}
-    reads |= {("mlp", i): decoder.branch(i) for i in starts if decoder.kind(i).adds}
-    if any(kind.of_input for kind in needs.moments):
-        reads |= {("input", i): decoder.input_of(i, decoder.entry(i)) for i in starts}
-    sample_tokens = min(max(needs.sample_tokens, DIAGNOSED_TOKENS), batches.counted)
-    steps = len(batches)
-    for step, batch in enumerate(batches, 1):
-        outputs = decoder.run(batch, reads, until=max(ends) + 1)
-        states = {key: real_tokens(output, batch) for key, output in outputs.items()}
-        grams: dict[Any, Tensor] = {}
-        for block, total in totals.items():
-            features = _Features(decoder, states, block, batches.counted, grams)
-            for kind in needs.moments:
-                if not kind.of_input or decoder.is_linear(block.start - 1):
-                    total.add(kind, *features.products(kind))
-            total.keep(features, batch.ranks, sample_tokens)
-        report(step / steps)
-    return {block: total.statistics(batches.counted) for block, total in totals.items()}
+    moments = _Moments(decoder, blocks, needs, batches.counted)
+    walk(decoder, batches, moments, until=max(block.end for block in blocks), report=report)
+    return moments.statistics()
 
 
 def real_tokens(states: Tensor, batch: Batch) -> Tensor:
@@ -228,95 +177,144 @@ def times(states: Tensor, factor: float) -> Tensor:
     return states if factor == 1.0 else states.float() * factor
 
 
-@dataclass
-class _Features:
-    """The states of one batch at one block; ``grams`` are shared by the blocks of one start.
+class _Moments:
+    """Sums over all tokens for some blocks."""
 
-    ``tokens`` is the number in all batches.
+    def __init__(self, decoder: Decoder, blocks: list[Block], needs: Needs, tokens: int) -> None:
+        self.decoder, self.tokens = decoder, tokens
+        self.fronts = {b.start - 1: _Front(decoder, b.start - 1, needs, tokens) for b in blocks}
+        self.sums: dict[int, list[_Sums]] = defaultdict(list)
+        for block in blocks:
+            front = self.fronts[block.start - 1]
+            front.end = max(front.end, block.end)
+            self.sums[block.end - 1].append(_Sums(block, front))
+
+    def reads(self, layer: int) -> dict[Any, Read]:
+        reads = {"state": self.decoder.output(layer)} if layer in self.sums else {}
+        return reads | (self.fronts[layer].reads() if layer in self.fronts else {})
+
+    def see(self, layer: int, number: int, batch: Batch, seen: dict[Any, Tensor]) -> None:
+        states = {key: real_tokens(output, batch) for key, output in seen.items()}
+        for sums in self.sums.get(layer, ()):
+            sums.add(number, batch.ranks, states["state"])
+        if layer in self.fronts:
+            self.fronts[layer].add(number, batch.ranks, states)
+
+    def statistics(self) -> dict[Block, BlockStatistics]:
+        every = [sums for found in self.sums.values() for sums in found]
+        return {sums.block: sums.statistics(self.tokens) for sums in every}
+
+
+class _Front:
+    """What is known at the layer before blocks, which those that start alike share.
+
+    Attributes:
+        end: of the last of these blocks; until it has run, states wait.
+        grams: Σ XᵀX of the kinds that weigh all rows alike.
+        waiting: number of a batch → its states [tokens, …].
     """
 
-    decoder: Decoder
-    states: dict[Any, Tensor]
-    block: Block
-    tokens: int
-    grams: dict[Any, Tensor]
+    def __init__(self, decoder: Decoder, layer: int, needs: Needs, tokens: int) -> None:
+        self.decoder, self.layer, self.tokens = decoder, layer, tokens
+        self.kinds = [k for k in needs.moments if not k.of_input or decoder.is_linear(layer)]
+        self.has_inputs = any(kind.of_input for kind in needs.moments)
+        self.end = 0
+        self.device = CPU
+        self.grams: dict[Kind, Tensor] = {}
+        self.sample = _Sample(min(max(needs.sample_tokens, DIAGNOSED_TOKENS), tokens))
+        self.waiting: dict[int, dict[str, Kept]] = {}
 
-    @property
-    def mlp(self) -> Tensor:
-        """M of the layer before the block, times its factor; zeros where there is none."""
-        layer = self.block.start - 1
-        if ("mlp", layer) not in self.states:
-            return torch.zeros_like(self.before)
-        return times(self.states["mlp", layer], self.decoder.kind(layer).factor)
+    def reads(self) -> dict[Any, Read]:
+        reads = {"state": self.decoder.output(self.layer)}
+        if self.decoder.kind(self.layer).adds:
+            reads["mlp"] = self.decoder.branch(self.layer)
+        if self.has_inputs:
+            reads["input"] = self.decoder.input_of(self.layer, self.decoder.entry(self.layer))
+        return reads
 
-    @property
-    def inputs(self) -> Tensor | None:
-        """H of the layer before the block, where it was asked for."""
-        return self.states.get(("input", self.block.start - 1))
+    def add(self, number: int, ranks: Tensor, states: dict[Any, Tensor]) -> None:
+        self.device = states["state"].device
+        for kind in self.kinds:
+            if kind.rows == "equal":
+                x = self.features(kind, states)
+                _add(self.grams, kind, x.mT @ x)
+        self.sample.keep("mlp", self._mlp(states), ranks)
+        self.sample.keep("before", states["state"], ranks)
+        if self.has_inputs:
+            self.sample.keep("inputs", states["input"], ranks, DIAGNOSED_TOKENS)
+        self.waiting[number] = {key: self.decoder.room.put(states[key]) for key in self._wanted(states)}
 
-    @property
-    def _input_features(self) -> Tensor:
-        layer = self.block.start - 1
-        assert self.inputs is not None
-        return features_of(self.decoder, layer, self.decoder.entry(layer), self.inputs)
+    def _wanted(self, states: dict[Any, Tensor]) -> set[str]:
+        named = {"input" if kind.of_input else "mlp" for kind in self.kinds}
+        return {"state", *named} & states.keys() if self.kinds else set()
 
-    @property
-    def before(self) -> Tensor:
-        return self.states[self.block.start - 1]
+    def _mlp(self, states: dict[Any, Tensor]) -> Tensor:
+        """M of the layer, times its factor; zeros where there is none."""
+        if "mlp" not in states:
+            return torch.zeros_like(states["state"])
+        return times(states["mlp"], self.decoder.kind(self.layer).factor)
 
-    @property
-    def after(self) -> Tensor:
-        return self.states[self.block.end - 1].to(self.before.device)
-
-    def products(self, kind: Kind) -> tuple[Tensor, Tensor]:
-        """XᵀX and XᵀD of the batch, float32 on a GPU with many tokens, else float64."""
-        x = self._input_features if kind.of_input else self.mlp
+    def features(self, kind: Kind, states: dict[Any, Tensor]) -> Tensor:
+        """X, in float32 on a GPU with many tokens, else in float64."""
+        if kind.of_input:
+            x = features_of(self.decoder, self.layer, self.decoder.entry(self.layer), states["input"])
+        else:
+            x = self._mlp(states)
         exact = x.device.type == "cpu" or self.tokens < FEW * x.shape[1]
-        dtype = torch.float64 if exact else torch.float32
-        x, after = x.to(dtype), self.after.to(dtype)
-        before = self.before.to(dtype)
-        change = after - before
-        if kind.rows != "equal":
-            scale = row_scale(kind.rows, before, after)
-            x, change = x * scale, change * scale
-        key = (kind, self.block.start if kind.rows == "equal" else self.block)
-        if key not in self.grams:
-            self.grams[key] = x.mT @ x
-        return self.grams[key], x.mT @ change
+        return x.to(torch.float64 if exact else torch.float32)
 
 
-@dataclass
-class _Totals:
+class _Sums:
     """Running totals of one block."""
 
-    gram: dict[Kind, Tensor] = field(default_factory=dict)
-    cross: dict[Kind, Tensor] = field(default_factory=dict)
-    sample: dict[str, Tensor] = field(default_factory=dict)
-    device: torch.device = CPU
+    def __init__(self, block: Block, front: _Front) -> None:
+        self.block, self.front = block, front
+        self.grams: dict[Kind, Tensor] = {}
+        self.cross: dict[Kind, Tensor] = {}
+        self.sample = _Sample(front.sample.count)
 
-    def add(self, kind: Kind, gram: Tensor, cross: Tensor) -> None:
-        for totals, part in ((self.gram, gram), (self.cross, cross)):
-            if kind in totals:
-                totals[kind] += part
-            else:
-                totals[kind] = part.to(torch.float64, copy=True)  # blocks of one start share a Gram
-
-    def keep(self, features: _Features, ranks: Tensor, count: int) -> None:
-        """Put the tokens that belong to a sample of ``count`` in their places."""
-        self.device = features.before.device
-        self._keep("mlp", features.mlp, ranks, count)
-        self._keep("before", features.before, ranks, count)
-        self._keep("after", features.after, ranks, count)
-        if features.inputs is not None:
-            self._keep("inputs", features.inputs, ranks, min(count, DIAGNOSED_TOKENS))
-
-    def _keep(self, name: str, states: Tensor, ranks: Tensor, count: int) -> None:
-        """A token's rank is its row; memory is taken once, so that it does not fragment."""
-        if name not in self.sample:
-            self.sample[name] = torch.empty(count, states.shape[1], dtype=states.dtype)
-        chosen = (ranks < count).nonzero().squeeze(1)
-        self.sample[name][ranks[chosen]] = states[chosen.to(states.device)].cpu()
+    def add(self, number: int, ranks: Tensor, after: Tensor) -> None:
+        front, after = self.front, after.to(self.front.device)
+        states = {key: kept.read() for key, kept in front.waiting[number].items()}
+        if self.block.end == front.end:
+            del front.waiting[number]
+        for kind in front.kinds:
+            x = front.features(kind, states)
+            start, end = states["state"].to(x.dtype), after.to(x.dtype)
+            change = end - start
+            if kind.rows != "equal":
+                scale = row_scale(kind.rows, start, end)
+                x, change = x * scale, change * scale
+                _add(self.grams, kind, x.mT @ x)
+            _add(self.cross, kind, x.mT @ change)
+        self.sample.keep("after", after, ranks)
 
     def statistics(self, tokens: int) -> BlockStatistics:
-        moments = {kind: Moments(self.gram[kind], self.cross[kind]) for kind in self.gram}
-        return BlockStatistics(tokens, moments, TokenSample(**self.sample), self.device)
+        grams = self.front.grams | self.grams
+        moments = {kind: Moments(grams[kind], cross) for kind, cross in self.cross.items()}
+        sample = TokenSample(**self.front.sample.rows, **self.sample.rows)
+        return BlockStatistics(tokens, moments, sample, self.front.device)
+
+
+class _Sample:
+    """A token's rank is its row; memory is taken once, so that it does not fragment."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.rows: dict[str, Tensor] = {}
+
+    def keep(self, name: str, states: Tensor, ranks: Tensor, most: int | None = None) -> None:
+        """Put the tokens that belong to a sample of ``count``, or of ``most``, in their places."""
+        count = min(self.count, most or self.count)
+        if name not in self.rows:
+            self.rows[name] = torch.empty(count, states.shape[1], dtype=states.dtype)
+        chosen = (ranks < count).nonzero().squeeze(1)
+        self.rows[name][ranks[chosen]] = states[chosen.to(states.device)].cpu()
+
+
+def _add(totals: dict[Kind, Tensor], kind: Kind, part: Tensor) -> None:
+    """Add to a total in float64."""
+    if kind in totals:
+        totals[kind] += part
+    else:
+        totals[kind] = part.to(torch.float64)

@@ -63,12 +63,12 @@ def measure_distances(config: SeedConfig, model: PreTrainedModel, batches: Batch
     the file as well."""
     from replaceme.compat.reference import ReferenceBatches
     from replaceme.decoder import Decoder
-    from replaceme.statistics import layer_distances
+    from replaceme.distances import layer_distances
 
     compat = config.compat is not None
     decoder = Decoder.of(model, after_norm=compat)
     alike = replace(batches, lengths=decoder.lengths)
-    at_last, _ = layer_distances(decoder, ReferenceBatches.of(batches) if compat else alike)
+    at_last = layer_distances(decoder, ReferenceBatches.of(batches) if compat else alike)
     distances = at_last.diagonal(config.layers_to_skip).tolist()
     write_atomically(config.distances_file or DISTANCES, json.dumps(distances).encode() + b"\n")
     return distances

@@ -116,7 +116,7 @@ class WholeState(Decoder):
 
     @classmethod
     def of_decoder(cls, decoder: Decoder) -> WholeState:
-        return cls(decoder.model, decoder.architecture, decoder.after_norm)
+        return cls(decoder.model, decoder.architecture, decoder.after_norm, decoder.room)
 
     def kind(self, layer: int) -> LayerKind:
         return replace(super().kind(layer), factor=1.0)

@@ -69,6 +69,12 @@ def bring(layer: nn.Module) -> None:
         residence.bring(layer)
 
 
+def let_go(layers: nn.ModuleList) -> None:
+    """Have no layer in memory, where they can be brought again."""
+    if (residence := getattr(layers[0], "residence", None)) is not None:
+        residence.let_go()
+
+
 def is_resident(layer: nn.Module) -> bool:
     """Whether a decoder layer is in memory all the time."""
     return not hasattr(layer, "residence")
@@ -240,8 +246,9 @@ class Residence:
         """
         number = self._numbers[layer]
         if self._here and self._here[0] == number:
+            self._replace(number, self._nothing[number], self._here[1])
             return
-        self._let_go()
+        self.let_go()
         values = self._take(number)
         self._replace(number, self._nothing[number], values)
         self._here = number, values
@@ -258,7 +265,8 @@ class Residence:
             del found
         return self.files.read(number)
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        """Have no layer in memory but the one that is read ahead."""
         if self._here is None:
             return
         number, values = self._here

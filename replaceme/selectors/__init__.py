@@ -4,6 +4,7 @@ Importing the registry is cheap, so that a suite can be checked without torch.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from replaceme.errors import InputError, nearest
 from replaceme.registry import collect_classes
@@ -38,6 +39,11 @@ class Selection:
             )
         if self.num_blocks < 1:
             raise InputError(f"num_blocks is at least 1; got {self.num_blocks}.")
+
+    @property
+    def tokens(self) -> Literal["last", "all"]:
+        """At which tokens it wants distances."""
+        return SELECTORS[self.selector].tokens
 
     def choose(self, evidence: Evidence, count: int) -> Choice:
         """The blocks for ``count`` layers."""

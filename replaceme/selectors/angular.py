@@ -26,5 +26,5 @@ class Angular(Selector):
     def score(
         self, evidence: Evidence, taken: tuple[Block, ...], blocks: Iterable[Block]
     ) -> Iterable[tuple[float, Block]]:
-        before = sum(evidence.distance(block, self.tokens) for block in taken)
-        return ((before + evidence.distance(block, self.tokens), block) for block in blocks)
+        before = sum(evidence.distance(block) for block in taken)
+        return ((before + evidence.distance(block), block) for block in blocks)

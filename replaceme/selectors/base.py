@@ -20,23 +20,20 @@ class Evidence:
     """What a selector may look at.
 
     Attributes:
-        at_last: [layers, layers] float64, angle / π between the states behind layers i and j, mean over
-            the last tokens of the samples.
-        at_all: the same, mean over all tokens.
+        distances: [layers, layers] float64, angle / π between the states behind layers i and j, mean
+            over the tokens that the selector says.
         loss: nats per token of the model without some blocks, which are given in ascending order and
             do not touch; ``None`` where the texts are too short to tell.
         check_removal: raises InputError where the model cannot be without some blocks, given likewise.
     """
 
-    at_last: Tensor
-    at_all: Tensor
+    distances: Tensor
     loss: Callable[[tuple[Block, ...]], float | None]
     check_removal: Callable[[tuple[Block, ...]], None]
 
-    def distance(self, block: Block, tokens: Literal["last", "all"]) -> float:
-        """Of the states before and after a block, at the last tokens or at all of them."""
-        distances = self.at_last if tokens == "last" else self.at_all
-        return float(distances[block.start - 1, block.end - 1])
+    def distance(self, block: Block) -> float:
+        """Of the states before and after a block."""
+        return float(self.distances[block.start - 1, block.end - 1])
 
 
 class Selector(ABC):
@@ -49,7 +46,8 @@ class Selector(ABC):
         summary: what it does, in a line.
         measure: what it minimises, in a word, for sentences.
         unit: of that, with its range.
-        tokens: whether the distances that it ranks by are those at the last tokens or at all.
+        tokens: whether the distances that it ranks by are those at the last tokens of the samples or at
+            all tokens.
         rank: where it stands in lists.
     """
 
@@ -84,7 +82,7 @@ class Selector(ABC):
             InputError: ``count`` does not fit the model, there is no room for so many blocks, or none
                 can be removed.
         """
-        check_count(count, len(evidence.at_all), num_blocks=num_blocks)
+        check_count(count, len(evidence.distances), num_blocks=num_blocks)
         taken: tuple[Block, ...] = ()
         found: list[tuple[tuple[Block, ...], float]] = []
         for _ in range(num_blocks):
@@ -105,11 +103,11 @@ class Selector(ABC):
         Raises:
             InputError: there are none; with the reason why the closest cannot.
         """
-        free = [block for block in candidates(len(evidence.at_all), size) if is_free(block, taken)]
+        free = [block for block in candidates(len(evidence.distances), size) if is_free(block, taken)]
         if not free:
             raise InputError(f"there is no room for {len(taken) + 1} blocks of {size} layers.")
         refusals = []
-        for block in sorted(free, key=lambda block: evidence.distance(block, self.tokens)):
+        for block in sorted(free, key=lambda block: evidence.distance(block)):
             try:
                 evidence.check_removal(merge_adjacent((*taken, block)))
             except InputError as error:

@@ -132,7 +132,7 @@ class ExpertsFit:
     @cached_property
     def _parameters(self) -> dict[str, nn.Parameter]:
         """Those that M is linear in."""
-        own = dict(self.decoder.layers[self.layer].named_parameters())
+        own = dict(self.decoder.layer(self.layer).named_parameters())
         return {matrix.name: own[matrix.name] for matrix in self._matrices}
 
     @cached_property

@@ -109,7 +109,7 @@ class NormedFit:
         import torch
 
         states = rows.float() @ matrix.float()
-        norm = self.decoder.layers[self.layer].get_submodule(self._norm.path)
+        norm = self.decoder.layer(self.layer).get_submodule(self._norm.path)
         ones = torch.full_like(self._norm_weight.data, 1 - self._norm.offset)
         with torch.no_grad(), other_values([(self._norm_weight, ones)]):
             unit: Tensor = norm(states)
@@ -126,7 +126,7 @@ class NormedFit:
 
     @property
     def _norm_weight(self) -> nn.Parameter:
-        return self.decoder.layers[self.layer].get_parameter(f"{self._norm.path}.weight")
+        return self.decoder.layer(self.layer).get_parameter(f"{self._norm.path}.weight")
 
     @cached_property
     def _matrix(self) -> Tensor:

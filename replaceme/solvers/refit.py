@@ -21,7 +21,12 @@ from replaceme.solvers.linear import solve_ridge
 from replaceme.solvers.projection import Weights, correct_projection
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from replaceme.architectures import Architecture
+    from replaceme.calibration import Batch
+    from replaceme.decoder import Decoder, Read
+    from replaceme.room import Kept as WaitingStates
     from replaceme.selection import Block
     from replaceme.statistics import Needs
 
@@ -87,19 +92,36 @@ class Refit(Solver):
 
     def _solve_kept(self, problem: Problem, block: Block) -> tuple[Weights, dict[str, Any]]:
         """From a pass of its own that keeps tokens, where sums over them are not enough."""
-        decoder, layer = problem.decoder, block.start - 1
-        path = decoder.entry(layer)
-        reads = {
-            path: decoder.input_of(layer, path),
-            "before": decoder.output(layer),
-            "after": decoder.output(block.end - 1),
-        }
-        fit = choose_fit(decoder, layer, [path], self.ridge)
+        from replaceme.traversal import walk
+
         batches = problem.batches.evenly(KEPT_TOKENS)
-        for batch in batches:
-            states = decoder.run(batch, reads, until=block.end)
-            fit.add(batch, states, states["before"], states["after"])
-        return fit.solve(), {"tokens": batches.tokens}
+        kept = _Kept(problem.decoder, block, self.ridge)
+        walk(problem.decoder, batches, kept, until=block.end)
+        return kept.fit.solve(), {"tokens": batches.tokens}
+
+
+class _Kept:
+    """Gives a fit the states before a block and behind it."""
+
+    def __init__(self, decoder: Decoder, block: Block, ridge: float) -> None:
+        self.decoder, self.layer, self.end = decoder, block.start - 1, block.end - 1
+        self.path = decoder.entry(self.layer)
+        self.fit = choose_fit(decoder, self.layer, [self.path], ridge)
+        self._waiting: dict[int, tuple[WaitingStates, WaitingStates]] = {}
+
+    def reads(self, layer: int) -> dict[Any, Read]:
+        if layer == self.layer:
+            inputs = self.decoder.input_of(layer, self.path)
+            return {"input": inputs, "state": self.decoder.output(layer)}
+        return {"state": self.decoder.output(layer)} if layer == self.end else {}
+
+    def see(self, layer: int, number: int, batch: Batch, seen: dict[Any, Tensor]) -> None:
+        put = self.decoder.room.put
+        if layer == self.layer:
+            self._waiting[number] = put(seen["input"]), put(seen["state"])
+        elif layer == self.end:
+            inputs, before = (states.read() for states in self._waiting.pop(number))
+            self.fit.add(batch, {self.path: inputs}, before, seen["state"])
 
 
 def check_projections(solver: str, architecture: Architecture) -> None:

@@ -12,12 +12,12 @@ from transformers import AutoConfig
 import replaceme
 from replaceme.calibration import Batch, Batches
 from replaceme.decoder import Decoder
+from replaceme.distances import Tokens, layer_distances
 from replaceme.edit import Edit
 from replaceme.evaluation import HeldBack
 from replaceme.lengths import ALIKE, Lengths
 from replaceme.selection import Block
 from replaceme.solvers import make_solver
-from replaceme.statistics import layer_distances
 
 SWITCH = 16
 ROPES: dict[str, dict[str, Any]] = {
@@ -96,15 +96,18 @@ def test_calibration_does_not_depend_on_its_batches(model: Any, sequences: list[
     assert torch.allclose(found[0].sample.after, found[1].sample.after, atol=1e-4)
 
 
-def test_distances_do_not_depend_on_batches(model: Any, sequences: list[list[int]]) -> None:
+@pytest.mark.parametrize("tokens", ["last", "all"])
+def test_distances_do_not_depend_on_batches(
+    model: Any, sequences: list[list[int]], tokens: Tokens
+) -> None:
     decoder = Decoder.of(model)
-    ones, many = (
-        layer_distances(decoder, Batches(sequences, size, lengths=decoder.lengths)) for size in (1, 12)
+    one, many = (
+        layer_distances(decoder, Batches(sequences, size, lengths=decoder.lengths), tokens)
+        for size in (1, 12)
     )
-    mixed = layer_distances(decoder, Batches(sequences, 12))
-    for one, other, wrong in zip(ones, many, mixed, strict=True):
-        assert torch.allclose(one, other, atol=2e-5)  # arccos of almost 1
-        assert not torch.allclose(one, wrong, atol=2e-4)
+    mixed = layer_distances(decoder, Batches(sequences, 12), tokens)
+    assert torch.allclose(one, many, atol=2e-5)  # arccos of almost 1
+    assert not torch.allclose(one, mixed, atol=2e-4)
 
 
 def test_model_forgets_the_longest_sequence_that_it_has_seen(make_model: Make) -> None:

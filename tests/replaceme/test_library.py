@@ -185,7 +185,7 @@ def test_a_matrix_of_counts_and_moment_solvers_costs_two_passes(
 ) -> None:
     model, batches = make_model(), Batches(tokenize(texts[:9], tokenizer, 64), 3)
     passes: list[int] = []
-    handle = model.model.layers[0].register_forward_hook(
+    handle = model.model.layers[0].mlp.register_forward_hook(
         lambda _m, _a, out: passes.extend([1] * (out.shape[1] > 8))  # not the few tokens of a check
     )
     solvers = [make_solver(name) for name in ("uidl", "lstsq", "relative", "cosine", "refit")]

@@ -134,7 +134,7 @@ def test_distances_equal_the_published(model: Any, run: str) -> None:
     found = calibrate(model, batches_of(run), counts=[2], compat_reference=True).distances
     assert found is not None
     for size, wanted in EXPECTED["distances"][run].items():
-        got = found[0].diagonal(int(size))
+        got = found.diagonal(int(size))
         assert (got - torch.tensor(wanted, dtype=torch.float64)).abs().max() < 1e-6
 
 
@@ -196,7 +196,7 @@ def test_without_the_switch_the_last_block_is_compared_before_the_final_norm(
     before, after = (states.layers[i][states.last_tokens] for i in (-3, -1))
     wanted = (torch.cosine_similarity(before, after, dim=-1).arccos() / torch.pi).mean()
     assert as_designed.distances is not None
-    assert abs(as_designed.distances[0][-3, -1] - wanted) < 1e-6
+    assert abs(as_designed.distances[-3, -1] - wanted) < 1e-6
     assert abs(wanted - EXPECTED["distances"]["bs8"]["2"][-1]) > 1e-4
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from replaceme.calibration import Batches
 from replaceme.decoder import Decoder
+from replaceme.distances import layer_distances
 from replaceme.hooks import first
 from replaceme.selection import Block
 from replaceme.solvers.linear import solve_ridge
@@ -24,7 +25,6 @@ from replaceme.statistics import (
     Needs,
     TokenSample,
     collect,
-    layer_distances,
 )
 
 FEW = 8  # tokens of a check
@@ -236,12 +236,12 @@ def test_distances_are_the_angles_at_the_last_and_at_all_real_tokens(
     llama: Any, sequences: Sequences, states: Any, batch_size: int, after_norm: bool
 ) -> None:
     layers = [*states.layers[:-1], states.normed if after_norm else states.layers[-1]]
-    found = layer_distances(Decoder.of(llama, after_norm), Batches(sequences, batch_size))
+    decoder, batches = Decoder.of(llama, after_norm), Batches(sequences, batch_size)
+    at_last, at_all = layer_distances(decoder, batches), layer_distances(decoder, batches, "all")
     away = ~np.eye(len(layers), dtype=bool)
-    for got, tokens in zip(found, (states.last_tokens, slice(None)), strict=True):
+    for got, tokens in ((at_last, states.last_tokens), (at_all, slice(None))):
         assert got.dtype == torch.float64
         assert np.abs(got.numpy() - angles(layers, tokens))[away].max() < 1e-6
-    at_last, at_all = found
     assert at_last.diagonal().abs().max() < 1e-6
     assert at_all.diagonal().abs().max() < 2e-4  # in float32, and arccos near 1 halves the digits
 
@@ -264,7 +264,8 @@ def test_layers_behind_the_deepest_block_and_the_head_do_not_run(
     llama: Any, sequences: Sequences, blocks: list[Block]
 ) -> None:
     calls: Counter[Any] = Counter()
-    modules = dict(enumerate(llama.model.layers)) | {"head": llama.lm_head}
+    mlps: dict[Any, Any] = {i: layer.mlp for i, layer in enumerate(llama.model.layers)}
+    modules = mlps | {"head": llama.lm_head}
     handles = [
         module.register_forward_hook(
             lambda _m, _a, out, key=key: calls.update([key] * (first(out).shape[1] > FEW))
@@ -288,7 +289,7 @@ def test_one_report_for_every_batch(llama: Any, sequences: Sequences) -> None:
     distances: list[float] = []
     moments: list[float] = []
     batches, decoder = Batches(sequences, 8), Decoder.of(llama)
-    layer_distances(decoder, batches, distances.append)
+    layer_distances(decoder, batches, report=distances.append)
     collect(decoder, batches, BLOCKS, Needs(), moments.append)
     shares = [step / len(batches) for step in range(1, len(batches) + 1)]
     assert distances == moments == pytest.approx(shares)
