@@ -80,6 +80,7 @@ _LAZY = {
 }
 
 PUBLIC_MODULES = {
+    "replaceme.amounts": "numbers as people write them",
     "replaceme.architectures": "what a decoder layer is, as measured",
     "replaceme.calibration": "data set → token sequences → batches",
     "replaceme.chat": "chat templates as of a fixed day",
@@ -112,6 +113,7 @@ PUBLIC_MODULES = {
     "replaceme.io.tensorfile": "safetensors files, tensor by tensor",
     "replaceme.io.yaml_file": "YAML with the line of every value",
     "replaceme.io.yaml_source": "YAML → a checked model of its keys",
+    "replaceme.memory": "a model within a limit on memory",
     "replaceme.lengths": "models whose states depend on how long a batch is",
     "replaceme.logits": "how many logits are held at once",
     "replaceme.options": "what can be said of one pruned checkpoint",

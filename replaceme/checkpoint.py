@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from replaceme.edit import Edit
     from replaceme.provenance import Provenance
     from replaceme.reload import Expected
+    from replaceme.room import Room
     from replaceme.session import Session, Variant
     from replaceme.solvers.base import Solver
 
@@ -164,6 +165,14 @@ class Checkpoint:
         """Model and tokenizer, see :func:`replaceme.io.loading.load`."""
         return loading.load(self.folder, dtype, device, self.trust_remote_code, four_bits)
 
+    def load_within(
+        self, memory: int | None, dtype: str | None = None, device: str = "cpu"
+    ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Room]:
+        """Model, tokenizer, and room for states, see :func:`replaceme.memory.load_within`."""
+        from replaceme.memory import load_within
+
+        return load_within(self.folder, self.architecture, dtype, device, self.trust_remote_code, memory)
+
     def calibrate(
         self,
         text: CalibrationText,
@@ -175,6 +184,7 @@ class Checkpoint:
         batch_size: int = 8,
         dtype: str | None = None,
         device: str = "cpu",
+        memory: int | None = None,
         compat_reference: bool = False,
         report: Report = no_report,
     ) -> Session:
@@ -184,6 +194,7 @@ class Checkpoint:
             text: what :meth:`read_text` gives.
             dtype: to load the model in; ``None``: its own.
             device: a torch device, or ``auto`` to spread the layers over all GPUs.
+            memory: bytes of it that may be taken; a larger model is read layer by layer.
             solvers, counts, blocks, selection, compat_reference, report: see
                 :func:`replaceme.calibrate`.
 
@@ -195,7 +206,7 @@ class Checkpoint:
 
         selection, seed = selection or Selection(), text.data.seed if text.data else 42
         with loading.enough_memory():
-            model, tokenizer = self.load(dtype, device)
+            model, tokenizer, room = self.load_within(memory, dtype, device)
             calibration = calibrate(
                 model,
                 Batches(text.sequences, batch_size, seed, padding_token(tokenizer)),
@@ -204,6 +215,7 @@ class Checkpoint:
                 solvers=solvers,
                 selection=selection,
                 compat_reference=compat_reference,
+                room=room,
                 report=report,
             )
         if not calibration.is_finite():
@@ -254,12 +266,18 @@ class Checkpoint:
             confirm=confirm,
         )
 
-    def confirm(self, folder: Path, expected: Expected, device: str = "cpu") -> float | None:
+    def confirm(
+        self,
+        folder: Path,
+        expected: Expected,
+        device: str = "cpu",
+        memory: int | None = None,
+    ) -> float | None:
         """Load a checkpoint that was written, and compare what it predicts, see
         :func:`replaceme.reload.compare_reloaded`."""
         from replaceme.reload import compare_reloaded
 
-        return compare_reloaded(folder, expected, device, self.trust_remote_code)
+        return compare_reloaded(folder, expected, device, self.trust_remote_code, memory)
 
     def confirm_edit(self, folder: Path, edit: Edit, dtype: str | None = None) -> float | None:
         """The same where nothing is expected yet: the intact model is loaded, edited, and asked for

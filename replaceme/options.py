@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from replaceme.amounts import Size, parse_size
 from replaceme.calibration import CalibrationData, check_data
 from replaceme.chat import USUAL_DAY, Day
 from replaceme.io import yaml_source
@@ -113,6 +114,11 @@ class PruneOptions(BaseModel):
         None, description="dtype to calibrate in; not given: that of the checkpoint"
     )
     device: str | None = Field(None, description="torch device; not given: the GPU where there is one")
+    memory: Size | None = Field(
+        None,
+        description="memory of the device to calibrate in, such as 20GiB; larger models are read layer "
+        "by layer",
+    )
     seed: int = Field(42, ge=0, description="seed of what is drawn at random")
     date: Day = Field(USUAL_DAY, description="the day that chat templates take for today")
     compat: Literal["reference"] | None = Field(None, description="do as the published code does")
@@ -152,6 +158,10 @@ class PruneOptions(BaseModel):
             return self.solver.solver
         parameters = self.solver.solver.model_dump() | {"ridge": self.ridge}
         return make_solver(self.solver.solver.name, **parameters)
+
+    @property
+    def memory_bytes(self) -> int | None:
+        return parse_size(self.memory) if self.memory else None
 
     @property
     def selection(self) -> Selection:

@@ -84,7 +84,9 @@ def prune_as_told(options: PruneOptions, watcher: Watcher | None = None) -> Prun
             provenance,
             dtype=options.dtype,
             overwrite=options.overwrite,
-            confirm=partial(source.confirm, expected=expected, device=device),
+            confirm=partial(
+                source.confirm, expected=expected, device=device, memory=options.memory_bytes
+            ),
         )
     lines = tell_choice(variant, source.layers)
     lines += [notice] if notice else []
@@ -112,6 +114,7 @@ def _fit(
         batch_size=options.batch_size,
         dtype=options.calibration_dtype or options.dtype,
         device=device,
+        memory=options.memory_bytes,
         compat_reference=compat,
         report=watcher.share,
     )

@@ -7,23 +7,26 @@ which was not carried over.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from replaceme.architectures import architecture_of
 from replaceme.calibration import Batches
 from replaceme.decoder import Decoder
 from replaceme.divergence import log_probabilities
+from replaceme.edit import Edit
 from replaceme.errors import InputError
 from replaceme.evaluation import HeldBack, negative_log_likelihood
-from replaceme.io import loading
+from replaceme.io import loading, models
 from replaceme.io.saved import SavedLayers
+from replaceme.memory import load_within
 
 if TYPE_CHECKING:
     from replaceme.calibrating import Calibration
-    from replaceme.edit import Edit
     from replaceme.fitting import Fit
 
 TOKENS = 1024  # where nothing was held back
@@ -90,9 +93,16 @@ class Expected:
 
 
 def compare_reloaded(
-    folder: Path, expected: Expected, device: str = "cpu", trust_remote_code: bool = False
+    folder: Path,
+    expected: Expected,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+    memory: int | None = None,
 ) -> float | None:
     """Load a checkpoint and compare its loss with what is expected of it.
+
+    Args:
+        memory: bytes of the device that may be taken; a larger model is read layer by layer.
 
     Returns:
         Its loss, nats per token; ``None`` where none is known to compare with.
@@ -101,16 +111,34 @@ def compare_reloaded(
         InputError: it cannot be loaded, or the losses disagree by more than rounding explains.
     """
     dtype = str(expected.dtype).removeprefix("torch.")
-    model, _ = loading.load(folder, dtype, device, trust_remote_code)
+    if memory is None:
+        model, _ = loading.load(folder, dtype, device, trust_remote_code)
+        compute_loss = partial(_loss, model)
+    else:
+        decoder = _load_within(folder, dtype, device, trust_remote_code, memory)
+        compute_loss = partial(_loss_layer_by_layer, decoder)
     if expected.loss is None or not isfinite(expected.loss):
         return None
-    found = _loss(model, expected.sequences)
+    found = compute_loss(expected.sequences)
     if abs(found - expected.loss) > expected.tolerance:
         raise InputError(
             f"the checkpoint does not do what the pruned model did: loaded again, its loss is "
             f"{found:.4f} nats per token, and it was {expected.loss:.4f} before it was written; the "
             f"model's code acts by the numbers of its layers, or needs a file that is not carried over."
         )
+    return found
+
+
+def _load_within(folder: Path, dtype: str, device: str, trust_remote_code: bool, memory: int) -> Decoder:
+    said = models.read_config(folder)
+    architecture = architecture_of(said, f"model {folder}", folder, trust_remote_code)
+    model, _, room = load_within(folder, architecture, dtype, device, trust_remote_code, memory)
+    return Decoder(model, architecture, room=room)
+
+
+def _loss_layer_by_layer(decoder: Decoder, sequences: list[list[int]]) -> float:
+    found = HeldBack(decoder, Batches(sequences, batch_size=1)).loss(Edit())
+    assert found is not None  # as is what is expected
     return found
 
 

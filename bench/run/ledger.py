@@ -49,6 +49,7 @@ class Ledger:
         self.plan, self.out, self.store = plan, out, Store(out)
         self.records = {cell: recall_record(cell, plan, self.store, retry) for cell in plan.cells}
         self.device = plan.suite.device or loading.default_device()
+        self.memory = plan.suite.memory_bytes
         self.reopened: dict[ModelSpec, None] = {}
         self.progress = Progress(Costs(plan, self.list_due, out))
 

@@ -1,4 +1,4 @@
-"""The memory that healing takes, told before a run starts from the headers of its models' files."""
+"""The memory that a run takes, told before it starts from the headers of its models' files."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from bench.run.resume import list_stages_due, recall_record
 from bench.run.space import find_folder
 from bench.store import Store
+from replaceme.amounts import format_bytes
 from replaceme.calibration import CalibrationData
 from replaceme.checkpoint import Checkpoint
 from replaceme.healing.need import Sizes
 from replaceme.io import models
 from replaceme.io.loading import declared_dtype
+from replaceme.memory import Footprint, check_limit
 from replaceme.selection import Block
 
 if TYPE_CHECKING:
@@ -45,6 +47,34 @@ def compute_healing_needs(plan: Plan, out: Path) -> dict[str, int]:
             half = _is_half(model, folder, device)
             needs[model.name] = max(_compute_need(cell, plan, sizes, half, device) for cell in cells)
     return needs
+
+
+def measure_models(plan: Plan) -> dict[str, Footprint]:
+    """Name of a model → what it takes in memory as it is calibrated, of those on this machine.
+
+    Raises:
+        InputError: a damaged model, or one of which not even two layers fit into the plan's memory.
+    """
+    found = {}
+    for model in plan.suite.models:
+        if folder := find_folder(model):
+            source = Checkpoint.read(model.id, folder, model.revision, model.trust_remote_code)
+            dtype = plan.suite.prune.calibration_dtype or model.dtype
+            found[model.name] = Footprint.of(folder, source.architecture, dtype)
+            if plan.suite.memory_bytes is not None:
+                check_limit(found[model.name], plan.suite.memory_bytes, 0, model.name)
+    return found
+
+
+def describe_memory(name: str, found: Footprint, limit: int) -> str:
+    """How a model is held within a limit, in a sentence."""
+    if found.fits(limit):
+        return f"{name} takes {format_bytes(found.whole)} of {format_bytes(limit)}, as a whole."
+    return (
+        f"{name} takes {format_bytes(found.whole)}, and is read layer by layer: two layers, embeddings "
+        f"and head are {format_bytes(found.least)} of {format_bytes(limit)}; states wait in the rest, "
+        f"or in files."
+    )
 
 
 def _compute_need(cell: Cell, plan: Plan, sizes: Sizes, half: bool, device: str) -> int:

@@ -8,6 +8,7 @@ from bench.run.checkpoints import Checkpoints
 from bench.run.flips import record_flips
 from bench.run.host.leftovers import discard
 from bench.run.ledger import Ledger
+from bench.run.memory import measure_models
 from bench.run.stages.heal import HealStage
 from bench.run.stages.prune import PruneStage
 from bench.run.stages.requests import TaskRequests
@@ -27,16 +28,18 @@ class Run:
         self.requests = TaskRequests(ledger)
 
     def check_models(self) -> None:
-        """Refuse models on this machine that transformers would fill up with random numbers.
+        """Refuse models on this machine that transformers would fill up with random numbers, and a
+        limit on memory that two layers of one do not fit into.
 
         Raises:
-            InputError: naming the tensors.
+            InputError: naming the tensors, or the least.
         """
         for model in self.ledger.plan.suite.models:
             if any(map(self.ledger.list_due, self._cells_of(model))):
                 found = Checkpoint.find(model.id, model.revision, model.trust_remote_code)
                 if found:
                     found.check_complete()
+        measure_models(self.ledger.plan)
 
     def execute(self) -> None:
         """Do everything that is left.

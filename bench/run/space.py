@@ -13,6 +13,7 @@ from bench.run.checkpoints import needs_copy
 from bench.run.host import disk
 from bench.run.resume import NOTHING, Retry, list_stages_due, recall_record
 from bench.store import Store
+from replaceme.amounts import format_bytes
 from replaceme.architectures import layer_count
 from replaceme.checkpoint import Checkpoint
 from replaceme.errors import InputError, OutputError
@@ -154,7 +155,7 @@ def check_space(plan: Plan, out: Path, retry: Retry = NOTHING) -> None:
     """
     need = compute_need(plan, out, retry)
     if need.bytes > need.free:
-        size, free = disk.format_bytes(need.bytes), disk.format_bytes(need.free)
+        size, free = format_bytes(need.bytes), format_bytes(need.free)
         fewer = " 'keep_checkpoints: none' keeps those of one model at a time."
         several = len(plan.suite.models) > 1 and plan.suite.keep_checkpoints != "none"
         raise OutputError(

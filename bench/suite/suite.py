@@ -16,6 +16,7 @@ from bench.suite import files as suite_files
 from bench.suite.prune_spec import Matrix, PruneSpec
 from bench.tasks.presets import replace_presets
 from bench.tasks.spec import SEEDS, Limit, PromptSpec, Seed, Seeds, TaskSpec
+from replaceme.amounts import Size, parse_size
 from replaceme.calibration import GENERATED, CalibrationData, check_data
 from replaceme.chat import USUAL_DAY, Day
 from replaceme.errors import InputError
@@ -159,6 +160,11 @@ class Suite(Section):
     score: ScoreSpec | None = Field(None, description="null: no quality is measured")
     serve: ServeSettings | None = Field(None, description="null: no latency and memory are measured")
     device: str | None = Field(None, description="torch device; null: the GPU where there is one")
+    memory: Size | None = Field(
+        None,
+        description="memory of the device to prune and score in, such as 20GiB; a larger model is read "
+        "layer by layer",
+    )
     keep_checkpoints: Literal["none", "best", "all"] = Field(
         "all",
         description="best: that of the best average at each layer count of a model; what solvers found "
@@ -200,6 +206,14 @@ class Suite(Section):
         if limit is None or self.score is None:
             return self
         return self.model_copy(update={"score": self.score.model_copy(update={"limit": limit})})
+
+    def within(self, memory: str | None) -> Suite:
+        """The same with so much memory at most; ``None`` changes nothing."""
+        return self if memory is None else self.model_copy(update={"memory": memory})
+
+    @property
+    def memory_bytes(self) -> int | None:
+        return parse_size(self.memory) if self.memory else None
 
     @model_validator(mode="after")
     def _fitting_matrices(self) -> Self:

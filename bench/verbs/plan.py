@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.verbs.output_options import JSON
-from bench.verbs.suite_options import LIMIT, ONLY, OUT, SUITE, expand_suite
+from bench.verbs.suite_options import LIMIT, MEMORY, ONLY, OUT, SUITE, expand_suite
 
 if TYPE_CHECKING:
     from bench.records import Record
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @OUT
 @ONLY
 @LIMIT
+@MEMORY
 @JSON
 @click.option("--estimate", is_flag=True, help="Tokenise the tasks; say tokens and seconds of scoring.")
 def plan(
@@ -34,24 +35,26 @@ def plan(
     out: Path | None,
     only: tuple[str, ...],
     limit: float | None,
+    memory: str | None,
     as_json: bool,
     estimate: bool,
 ) -> None:
     """Show the cells of a suite, what is done, and what would run; loads no model."""
     from bench.render.escape import visible
-    from bench.run.host.disk import format_bytes
-    from bench.run.memory import compute_healing_needs
+    from bench.run.memory import compute_healing_needs, describe_memory, measure_models
     from bench.run.own_text import list_unwritten
     from bench.run.resume import list_stages_due, list_stages_left, recall_record
     from bench.run.space import compute_need
     from bench.store import Store
     from bench.suite.by_name import list_known_by_name
+    from replaceme.amounts import format_bytes
 
-    found, folder = expand_suite(suite, only, out, limit)
+    found, folder = expand_suite(suite, only, out, limit, memory)
     store = Store(folder)
     records = {cell: recall_record(cell, found, store) for cell in found.cells}
     due = {cell: list_stages_due(record, found) for cell, record in records.items()}
-    space, memory = compute_need(found, folder), compute_healing_needs(found, folder)
+    space, healing = compute_need(found, folder), compute_healing_needs(found, folder)
+    models, room = measure_models(found), found.suite.memory_bytes
     own = [*list_unwritten(found, due.__getitem__, folder)]
     if as_json:
         cells = [
@@ -69,7 +72,14 @@ def plan(
             "out": str(folder),
             "cells": cells,
             "disk": asdict(space),
-            "healing_memory": memory,
+            "healing_memory": healing,
+            "memory": {
+                "limit": room,
+                "models": {
+                    name: {"whole": each.whole, "layer_by_layer": each.least}
+                    for name, each in models.items()
+                },
+            },
             "generated": [
                 {"model": text.model.name, "file": str(text.file), **text.data.writing()} for text in own
             ],
@@ -96,7 +106,10 @@ def plan(
         click.echo("`run` leaves what failed alone until something changes; --retry-failed redoes it.")
     _print_own(own)
     _print_space(space, folder)
-    for name, size in memory.items():
+    if room is not None:
+        for name, each in models.items():
+            click.echo(visible(describe_memory(name, each, room)))
+    for name, size in healing.items():
         click.echo(visible(f"Healing {name} takes up to {format_bytes(size)} of its device's memory."))
     if estimate:
         _print_estimate(_estimated(found, folder))
@@ -150,7 +163,7 @@ def _print_own(texts: list[OwnText]) -> None:
 
 def _print_space(space: Need, folder: Path) -> None:
     from bench.render.escape import visible
-    from bench.run.host.disk import format_bytes
+    from replaceme.amounts import format_bytes
 
     if space.bytes:
         size, free = format_bytes(space.bytes), format_bytes(space.free)

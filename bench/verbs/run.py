@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.exits import EXIT_FAILED
-from bench.verbs.suite_options import LIMIT, ONLY, OUT, RETRY_FAILED, SUITE, expand_suite
+from bench.verbs.suite_options import LIMIT, MEMORY, ONLY, OUT, RETRY_FAILED, SUITE, expand_suite
 
 if TYPE_CHECKING:
     from bench.records import Record
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @OUT
 @ONLY
 @LIMIT
+@MEMORY
 @RETRY_FAILED
 @click.option("--retry-noisy", is_flag=True, help="Measure again latencies that something disturbed.")
 def run(
@@ -30,6 +31,7 @@ def run(
     out: Path | None,
     only: tuple[str, ...],
     limit: float | None,
+    memory: str | None,
     retry_failed: bool,
     retry_noisy: bool,
 ) -> None:
@@ -37,7 +39,7 @@ def run(
     from bench.console import tell
     from bench.run.resume import Retry
 
-    plan, folder = expand_suite(suite, only, out, limit)
+    plan, folder = expand_suite(suite, only, out, limit, memory)
     for note in plan.notes:
         tell(note)
     retry = Retry(failed=retry_failed, noisy=retry_noisy)

@@ -54,14 +54,41 @@ LIMIT = click.option(
 )
 
 
+class MemorySize(click.ParamType[str]):
+    """An amount of memory, with its unit."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from replaceme.amounts import parse_size
+
+        try:
+            parse_size(value)
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
+        return str(value)
+
+
+MEMORY = click.option(
+    "--memory",
+    type=MemorySize(),
+    help="Memory of the device to prune and score in, such as 20GiB, instead of the suite's.",
+)
+
+
 def expand_suite(
-    suite_file: Path, only: tuple[str, ...], out: Path | None, limit: float | None
+    suite_file: Path,
+    only: tuple[str, ...],
+    out: Path | None,
+    limit: float | None,
+    memory: str | None = None,
 ) -> tuple[Plan, Path]:
     """A suite file, or a shipped suite by its name, as its cells; and the result folder."""
     from bench.suite import matrix, suite
     from bench.suite.files import find
 
-    plan = matrix.expand(suite.load(find(str(suite_file), Path())).limited(limit), only)
+    asked = suite.load(find(str(suite_file), Path())).limited(limit).within(memory)
+    plan = matrix.expand(asked, only)
     out = out or Path("runs") / plan.suite.name
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder.")

@@ -17,6 +17,7 @@ from bench.console import chatter_to
 from bench.records import Record
 from bench.run.host import disk, environment
 from bench.store import Store
+from replaceme.amounts import format_bytes
 
 pytestmark = pytest.mark.slow
 
@@ -371,7 +372,7 @@ def test_log_on_a_full_disk_loses_chatter_and_nothing_else(capfd: pytest.Capture
 @pytest.mark.parametrize("size", [0, 999, 1000, 123_456, 14_200_000_000])
 def test_amounts_are_readable(size: int) -> None:
     expected = {0: "0 B", 999: "999 B", 1000: "1.0 kB", 123_456: "123 kB", 14_200_000_000: "14.2 GB"}
-    assert disk.format_bytes(size) == expected[size]
+    assert format_bytes(size) == expected[size]
 
 
 def test_standard_output_that_is_full_is_an_error_after_everything_is_written_and_a_closed_one_is_not(

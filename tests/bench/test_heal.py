@@ -17,9 +17,9 @@ from bench.leaderboard import leaderboard
 from bench.page.drawer import drawers
 from bench.plots import SCREEN, figures
 from bench.records import Record
-from bench.run.host.disk import format_bytes
 from bench.store import Store
 from bench.suite import matrix, suite
+from replaceme.amounts import format_bytes
 from replaceme.checkpoint import Checkpoint
 from replaceme.errors import InputError
 from replaceme.healing import HealSettings, Training

@@ -16,16 +16,6 @@ def free(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def format_bytes(size: int) -> str:
-    """Bytes for a person to read."""
-    value, unit = float(size), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if value < 1000:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.0f} {unit}" if value >= 100 or unit == "B" else f"{value:.1f} {unit}"
-
-
 def describe_full(error: BaseException) -> str | None:
     """What an error says of a full disk, where that is what caused it, however it was wrapped."""
     seen: list[BaseException] = []

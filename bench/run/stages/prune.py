@@ -166,6 +166,7 @@ class PruneStage:
             batch_size=prune.batch_size,
             dtype=prune.calibration_dtype or self.model.dtype,
             device=self.ledger.device,
+            memory=self.ledger.memory,
             compat_reference=prune.compat == "reference",
             report=self.ledger.progress.share,
         )
@@ -198,7 +199,9 @@ class PruneStage:
         """What to record of a checkpoint that does what was fitted; one that does not is removed."""
         folder = self.checkpoints.folder(cell, self.source)
         try:
-            made.reloaded_loss = self.checkpoint.confirm(folder, expected, self.ledger.device)
+            made.reloaded_loss = self.checkpoint.confirm(
+                folder, expected, self.ledger.device, self.ledger.memory
+            )
         except InputError:
             discard(folder)
             discard(self.checkpoints.edit_file(cell.pruned))

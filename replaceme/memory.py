@@ -1,0 +1,158 @@
+"""A limit on the memory that a model may take: it is loaded whole where it fits, else layer by layer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from replaceme.amounts import format_bytes
+from replaceme.architectures import Architecture
+from replaceme.errors import InputError
+from replaceme.io.contents import stored_tensors
+from replaceme.io.layers import HELD, open_layers
+from replaceme.io.loading import checkpoint_dtype, load, load_tokenizer
+from replaceme.io.tensorfile import FLOATS
+from replaceme.room import Room
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+WIDTHS = dict(FLOATS.values())
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of a model's tensors in memory, by the headers of its files.
+
+    Attributes:
+        outside: of embeddings, head, norms and the like.
+        layer: of the largest decoder layer.
+        layers: of all of them.
+        gram: of the float64 Gram matrix of the widest input of a matrix of a layer.
+    """
+
+    outside: int
+    layer: int
+    layers: int
+    gram: int
+
+    @classmethod
+    def of(cls, folder: Path, architecture: Architecture, dtype: str | None = None) -> Footprint:
+        """Those of a model that is loaded in a dtype; ``None``: its own.
+
+        Raises:
+            InputError: a file is damaged.
+        """
+        width = WIDTHS[dtype or checkpoint_dtype(folder)]
+        outside, layers, widest = 0, dict[int, int](), 0
+        for name, stored in stored_tensors(folder).items():
+            entry = stored.entry
+            size = math.prod(entry.shape) * width if entry.dtype in FLOATS else stored.bytes
+            if place := architecture.split(name):
+                layers[place[1]] = layers.get(place[1], 0) + size
+                widest = max(widest, *entry.shape[-2:]) if len(entry.shape) > 1 else widest
+            else:
+                outside += size
+        return cls(outside, max(layers.values()), sum(layers.values()), 8 * widest**2)
+
+    @property
+    def whole(self) -> int:
+        return self.outside + self.layers
+
+    def fits(self, memory: int) -> bool:
+        """Whether the whole model and a Gram matrix do."""
+        return self.whole + self.gram <= memory
+
+    @property
+    def least(self) -> int:
+        """What is in memory at once where layers are brought one by one."""
+        return self.outside + HELD * self.layer
+
+
+def load_within(
+    folder: Path,
+    architecture: Architecture,
+    dtype: str | None = None,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+    memory: int | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Room]:
+    """A model that takes no more than so much memory of its device, and where states find room.
+
+    Args:
+        memory: bytes, on a CPU those of the whole process; ``None``: the model is loaded whole.
+
+    Raises:
+        InputError: see :func:`replaceme.io.loading.load`, or the limit is too small for two layers.
+    """
+    if memory is not None:
+        found, gauge = Footprint.of(folder, architecture, dtype), Gauge(device, memory)
+        if not found.fits(memory - gauge.used()):
+            check_limit(found, memory, gauge.used(), str(folder))
+            tokenizer = load_tokenizer(folder, trust_remote_code)
+            model = open_layers(
+                folder, architecture, dtype or checkpoint_dtype(folder), device, trust_remote_code
+            )
+            gauge.reserve = found.layer + 2 * found.gram
+            return model, tokenizer, Room(gauge.free)
+    return *load(folder, dtype, device, trust_remote_code), Room()
+
+
+def check_limit(found: Footprint, memory: int, used: int, name: str) -> None:
+    """Refuse a limit that has no room for two layers.
+
+    Args:
+        used: bytes that are taken already.
+
+    Raises:
+        InputError: saying the least.
+    """
+    if (least := used + found.least) > memory:
+        raise InputError(
+            f"memory: {format_bytes(memory)} is too small for model {name}: two layers, embeddings and "
+            f"head take {format_bytes(found.least)}, and {format_bytes(used)} are taken already; the "
+            f"least is {format_bytes(least)}."
+        )
+
+
+class Gauge:
+    """Measures the memory of a device that this process takes.
+
+    Attributes:
+        reserve: bytes to leave free for what comes and goes; grows with the largest that was seen.
+    """
+
+    def __init__(self, device: str, limit: int) -> None:
+        self.device, self.limit, self.reserve = device, limit, 0
+        self._level, self._peak = self.used(), self.peak()
+
+    def used(self) -> int:
+        if self.device == "cpu":
+            return _status("VmRSS")
+        import torch
+
+        return int(torch.cuda.memory_allocated(self.device))
+
+    def peak(self) -> int:
+        if self.device == "cpu":
+            return _status("VmHWM")
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(self.device))
+
+    def free(self) -> int:
+        """Bytes that may be taken for long."""
+        used, peak = self.used(), self.peak()
+        if peak > self._peak:
+            self.reserve = max(self.reserve, peak - self._level)
+        self._level, self._peak = used, peak
+        return self.limit - used - self.reserve
+
+
+def _status(key: str) -> int:
+    """Bytes that the system says of this process; 0 where it says none."""
+    file = Path("/proc/self/status")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith(f"{key}:")), 0)
