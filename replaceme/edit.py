@@ -171,11 +171,8 @@ def list_changed(
 def list_changed_in(
     model: PreTrainedModel, architecture: Architecture, edit: Edit, layer: int
 ) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """The same of one layer, which is in memory where a transform is merged into it."""
-    module = architecture.decoder_layers(model)[layer]
-    if layer in edit.transforms:
-        bring(module)
-    for tensor, parameter in module.named_parameters():
+    """The same of one layer."""
+    for tensor, parameter in architecture.decoder_layers(model)[layer].named_parameters():
         if edit.changes(architecture, layer, tensor):
             yield tensor, parameter
 
@@ -223,10 +220,11 @@ def edit_temporarily(
         Numbers of the layers that stay.
     """
     layers = architecture.decoder_layers(model)
-    changes = [
-        (parameter, edit.changed(architecture, layer, tensor, parameter.data))
-        for layer, tensor, parameter in list_changed(model, architecture, edit)
-    ]
+    changes = []
+    for layer, tensor, parameter in list_changed(model, architecture, edit):
+        if layer in edit.transforms:
+            bring(layers[layer])
+        changes.append((parameter, edit.changed(architecture, layer, tensor, parameter.data)))
     let_go(layers)
     with other_values(changes + list_outside(model, edit)):
         yield edit.kept(len(layers))

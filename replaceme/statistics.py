@@ -237,7 +237,7 @@ class _Front:
         for kind in self.kinds:
             if kind.rows == "equal":
                 x = self.features(kind, states)
-                _add(self.grams, kind, x.mT @ x)
+                _add(self.grams, kind, x, x)
         self.sample.keep("mlp", self._mlp(states), ranks)
         self.sample.keep("before", states["state"], ranks)
         if self.has_inputs:
@@ -285,8 +285,8 @@ class _Sums:
             if kind.rows != "equal":
                 scale = row_scale(kind.rows, start, end)
                 x, change = x * scale, change * scale
-                _add(self.grams, kind, x.mT @ x)
-            _add(self.cross, kind, x.mT @ change)
+                _add(self.grams, kind, x, x)
+            _add(self.cross, kind, x, change)
         self.sample.keep("after", after, ranks)
 
     def statistics(self, tokens: int) -> BlockStatistics:
@@ -312,9 +312,12 @@ class _Sample:
         self.rows[name][ranks[chosen]] = states[chosen.to(states.device)].cpu()
 
 
-def _add(totals: dict[Kind, Tensor], kind: Kind, part: Tensor) -> None:
-    """Add to a total in float64."""
-    if kind in totals:
-        totals[kind] += part
+def _add(totals: dict[Kind, Tensor], kind: Kind, x: Tensor, y: Tensor) -> None:
+    """Add xᵀy to a float64 total; where both are float64, without another matrix of its size."""
+    if kind not in totals:
+        size = x.shape[1], y.shape[1]
+        totals[kind] = torch.zeros(size, dtype=torch.float64, device=x.device)
+    if x.dtype == torch.float64:
+        totals[kind].addmm_(x.mT, y)
     else:
-        totals[kind] = part.to(torch.float64)
+        totals[kind] += x.mT @ y

@@ -107,7 +107,7 @@ class Selector(ABC):
         if not free:
             raise InputError(f"there is no room for {len(taken) + 1} blocks of {size} layers.")
         refusals = []
-        for block in sorted(free, key=lambda block: evidence.distance(block)):
+        for block in sorted(free, key=evidence.distance):
             try:
                 evidence.check_removal(merge_adjacent((*taken, block)))
             except InputError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -80,7 +80,6 @@ class _Stream:
     calls: list[Call]
     original: Tensor
     pruned: Tensor
-    target: Tensor | None = None
 
 
 class _Walk:
@@ -103,18 +102,20 @@ class _Walk:
         gap = self.blocks[0]
         for batch in batches:
             states, calls = self.decoder.enter(batch)
-            for layer in range(gap.start - 1):
-                states = self.decoder.step(layer, states, calls[layer])
-            with self._put_weights(gap.start - 1):
-                pruned = self.decoder.step(gap.start - 1, states, calls[gap.start - 1])
-            original = self._original(states, calls, gap.start - 1, gap.end)
-            self.streams.append(_Stream(batch, calls, original, pruned))
+            self.streams.append(_Stream(batch, calls, states, states))
+        self._move_original(0, gap.start - 1)
+        with self._put_weights(gap.start - 1):
+            for stream in self.streams:
+                call = stream.calls[gap.start - 1]
+                stream.pruned = self.decoder.step(gap.start - 1, stream.original, call)
+        self._move_original(gap.start - 1, gap.end)
         self.layer = gap.end
 
-    def _original(self, states: Tensor, calls: list[Call], start: int, end: int) -> Tensor:
+    def _move_original(self, start: int, end: int) -> None:
+        """Take the original streams through some layers, all of them through each before the next."""
         for layer in range(start, end):
-            states = self.decoder.step(layer, states, calls[layer])
-        return states
+            for stream in self.streams:
+                stream.original = self.decoder.step(layer, stream.original, stream.calls[layer])
 
     def advance(self) -> bool:
         """Solve the next kept layer, and move both streams behind it; false at the end."""
@@ -125,24 +126,22 @@ class _Walk:
         mixer = self.decoder.kind(layer).mixer
         if mixer and not self._is_joint(layer):
             self._solve_mixer(layer, mixer)
-        for stream in self.streams:
-            stream.target = self._original(stream.original, stream.calls, layer, following)
+        self._move_original(layer, following)
         self._solve_output(layer)
-        for stream in self.streams:
-            with self._put_weights(layer):
+        with self._put_weights(layer):
+            for stream in self.streams:
                 stream.pruned = self.decoder.step(layer, stream.pruned, stream.calls[layer])
-            assert stream.target is not None
-            stream.original, stream.target = stream.target, None
         self.layer = following
         return True
 
     @contextmanager
     def _put_weights(self, layer: int) -> Iterator[None]:
         """The layer with the pruned model's weights."""
-        from replaceme.edit import Edit, edit_temporarily
+        from replaceme.edit import Edit, change_layer
 
         own = {key: values for key, values in self.weights.items() if key[0] == layer}
-        with edit_temporarily(self.decoder.model, self.decoder.architecture, Edit(weights=own)):
+        decoder = self.decoder
+        with change_layer(decoder.model, decoder.architecture, Edit(weights=own), layer):
             yield
 
     def _is_joint(self, layer: int) -> bool:
@@ -174,11 +173,9 @@ class _Walk:
         reads = {path: self.decoder.input_of(layer, path) for path in paths}
 
         fit = choose_fit(self.decoder, layer, paths, self.ridge)
-        for stream in self.streams:
-            with ExitStack() as stack:
-                stack.enter_context(self._put_weights(layer))
-                seen = stack.enter_context(capture(reads))
-                state = self.decoder.step(layer, stream.pruned, stream.calls[layer])
-            assert stream.target is not None
-            fit.add(stream.batch, seen, state, stream.target)
+        with self._put_weights(layer):
+            for stream in self.streams:
+                with capture(reads) as seen:
+                    state = self.decoder.step(layer, stream.pruned, stream.calls[layer])
+                fit.add(stream.batch, seen, state, stream.original)
         self.weights |= fit.solve()
