@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,8 @@ from replaceme.amounts import format_bytes
 from replaceme.architectures import Architecture
 from replaceme.errors import InputError
 from replaceme.io.contents import stored_tensors
-from replaceme.io.layers import HELD, open_layers
-from replaceme.io.loading import checkpoint_dtype, load, load_tokenizer
+from replaceme.io.layers import HELD, open_layers, round_values
+from replaceme.io.loading import checkpoint_dtype, default_device, load, load_tokenizer
 from replaceme.io.tensorfile import FLOATS
 from replaceme.room import Room
 
@@ -78,26 +79,31 @@ def load_within(
     device: str = "cpu",
     trust_remote_code: bool = False,
     memory: int | None = None,
+    cast: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Room]:
     """A model that takes no more than so much memory of its device, and where states find room.
 
     Args:
+        device: a torch device; ``auto`` is one GPU where there is a limit.
         memory: bytes, on a CPU those of the whole process; ``None``: the model is loaded whole.
+        cast: a dtype that all values are rounded to, before they are in ``dtype``.
 
     Raises:
         InputError: see :func:`replaceme.io.loading.load`, or the limit is too small for two layers.
     """
     if memory is not None:
+        gc.collect()  # a model that nobody uses any more lives on in circles of references
+        device = default_device() if device == "auto" else device
         found, gauge = Footprint.of(folder, architecture, dtype), Gauge(device, memory)
         if not found.fits(memory - gauge.used()):
             check_limit(found, memory, gauge.used(), str(folder))
-            tokenizer = load_tokenizer(folder, trust_remote_code)
-            model = open_layers(
-                folder, architecture, dtype or checkpoint_dtype(folder), device, trust_remote_code
-            )
+            tokenizer, own = load_tokenizer(folder, trust_remote_code), dtype or checkpoint_dtype(folder)
+            model = open_layers(folder, architecture, own, device, trust_remote_code, cast)
             gauge.reserve = found.layer + 2 * found.gram
             return model, tokenizer, Room(gauge.free)
-    return *load(folder, dtype, device, trust_remote_code), Room()
+    model, tokenizer = load(folder, dtype, device, trust_remote_code)
+    round_values(model.state_dict().values(), cast)
+    return model, tokenizer, Room()
 
 
 def check_limit(found: Footprint, memory: int, used: int, name: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from replaceme.decoder import Decoder
+from replaceme.io.layers import bring
 
 
 @contextmanager
@@ -34,6 +35,7 @@ def _widened_in_calls(layer: nn.Module) -> Iterator[None]:
     undo: list[Callable[[], None]] = []
 
     def before(*_: Any) -> None:
+        bring(layer)
         undo.append(_widen(_tensors(layer)))
 
     def after(*_: Any) -> None:

@@ -7,7 +7,7 @@ trie, and each of its branches is run once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,12 +21,14 @@ from bench.scoring.heads import Answer, Outside, read_answers
 from bench.scoring.trees import TreeBatch
 from replaceme.architectures import layer_count
 from replaceme.decoder import Call, Decoder, replace_forwards
-from replaceme.edit import Edit, list_changed, list_outside
+from replaceme.edit import Edit, list_changed, list_changed_in, list_outside
 from replaceme.hooks import first, other_values
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig
+
+    from replaceme.room import Kept
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -43,7 +45,7 @@ class Step(NamedTuple):
 
 
 Routes = dict[str | None, list[Step]]  # ``None``: the intact model
-Changes = dict[Step, list[tuple["nn.Parameter", Tensor]]]
+Change = tuple["nn.Parameter", Tensor]
 Unedited = Callable[[int, str, "nn.Parameter"], Tensor]
 
 
@@ -59,7 +61,7 @@ class Fork:
 
     decoder: Decoder
     routes: dict[str, list[Step]]
-    changed: Changes
+    changed: Mapping[Step, list[Change]]
     outside: Outside = field(default_factory=dict)
 
     @classmethod
@@ -70,18 +72,19 @@ class Fork:
             unedited: what a checkpoint would hold of a parameter without its edit, in the dtype that
                 it is saved in.
         """
-        routes: dict[str, list[Step]] = {}
-        changed: Changes = {}
-        model, architecture = decoder.model, decoder.architecture
-        for name, edit in edits.items():
-            for layer, tensor, parameter in list_changed(model, architecture, edit):
-                before = unedited(layer, tensor, parameter)
-                values = edit.changed(architecture, layer, tensor, before).to(parameter.dtype)
-                changed.setdefault(Step(layer, name), []).append((parameter, values))
-            own = {step.layer for step in changed if step.weights == name}
-            kept = edit.kept(len(decoder.layers))
-            routes[name] = [Step(layer, name if layer in own else None) for layer in kept]
-        outside = {name: list_outside(model, edit) for name, edit in edits.items() if edit.outside}
+        changed: Mapping[Step, list[Change]] = Changes(decoder, edits, unedited)
+        routes = {
+            name: [
+                Step(layer, name if Step(layer, name) in changed else None)
+                for layer in edit.kept(len(decoder.layers))
+            ]
+            for name, edit in edits.items()
+        }
+        outside = {
+            name: list_outside(decoder.model, edit) for name, edit in edits.items() if edit.outside
+        }
+        if decoder.is_resident:
+            changed = dict(changed)
         return cls(decoder, routes, changed, outside)
 
     def only(self, names: list[str]) -> Fork:
@@ -89,7 +92,7 @@ class Fork:
         routes = {name: self.routes[name] for name in names}
         return Fork(self.decoder, routes, self.changed, self.outside)
 
-    def changes(self, name: str) -> list[tuple[nn.Parameter, Tensor]]:
+    def changes(self, name: str) -> list[Change]:
         """The parameters that a variant replaces, with the values it gives them."""
         own = [found for step, found in self.changed.items() if step.weights == name]
         return [change for found in [*own, self.outside.get(name, [])] for change in found]
@@ -110,59 +113,94 @@ class Fork:
         """Different last states that each predicting token has."""
         return len({tuple(route) for route in self.all_routes.values()})
 
-    @torch.no_grad()
     def answers(self, batch: TreeBatch) -> dict[str, list[Answer]]:
         """Variant → the answers to the requests of a batch, in their order."""
+        return self.answers_to([batch])[0]
+
+    @torch.no_grad()
+    def answers_to(self, batches: Sequence[TreeBatch]) -> list[dict[str, list[Answer]]]:
+        """The same for several.
+
+        All batches pass a layer, for all variants that have it, before the next layer is brought.
+        """
+        streams = [self._enter(batch) for batch in batches]
+        ways = {name: {step.layer: step for step in route} for name, route in self.all_routes.items()}
+        for layer in range(len(self.decoder.layers)):
+            steps = {own[layer] for own in ways.values() if layer in own}
+            self.decoder.layer(layer)
+            changes = {step: self.changed[step] for step in steps if step in self.changed}
+            for stream in streams:
+                self._pass(layer, stream, ways, changes)
+        return [self._read(stream) for stream in streams]
+
+    def _enter(self, batch: TreeBatch) -> _Stream:
         states, calls = self.decoder.enter(batch)
         self._window(batch, calls)
-        nodes = batch.heads[0]
-        walk = self._walk(states, calls, nodes, self.all_routes, 0)
-        ends = {name: _at(nodes, end) for name, end in walk}
-        own = {name: ends[name] for name in self.routes}
-        return read_answers(self.decoder, batch, ends[None], own, self.outside)
+        return _Stream(batch, calls, [([*self.all_routes], self.decoder.room.put(states))])
 
-    def _walk(
-        self, states: Tensor, calls: list[Call], nodes: Tensor, routes: Routes, done: int
-    ) -> Iterator[tuple[str | None, Tensor]]:
-        """(variant, its last states) of variants that have had the same ``done`` layers.
-
-        Only those of ``nodes`` are right: the MLP of a last layer is not run for the others.
-        """
-        while True:
-            groups: dict[Step, Routes] = {}
-            for name, route in routes.items():
-                if done == len(route):
-                    yield name, states
-                else:
-                    groups.setdefault(route[done], {})[name] = route
-            if not groups:
-                return
-            done += 1
-            after = self._steps([*groups], states, calls, nodes)
-            *others, (step, routes) = groups.items()
-            for other, members in others:
-                yield from self._walk(after.pop(other), calls, nodes, members, done)
-            states = after.pop(step)
+    def _pass(
+        self,
+        layer: int,
+        stream: _Stream,
+        ways: dict[str | None, dict[int, Step]],
+        changes: dict[Step, list[Change]],
+    ) -> None:
+        """Take a batch through a layer, for the variants that have it; the others wait."""
+        branches: list[tuple[list[str | None], Kept]] = []
+        while stream.branches:
+            names, waiting = stream.branches.pop(0)
+            groups: dict[Step | None, list[str | None]] = {}
+            for name in names:
+                groups.setdefault(ways[name].get(layer), []).append(name)
+            if behind := groups.pop(None, None):
+                branches.append((behind, waiting))
+            states = waiting.read() if groups else None
+            del waiting
+            if states is not None:
+                after = self._steps(layer, [*filter(None, groups)], states, stream, changes)
+                del states
+                put = self.decoder.room.put
+                branches += [(groups[step], put(after.pop(step))) for step in [*after]]
+        stream.branches = branches
 
     def _steps(
-        self, steps: list[Step], states: Tensor, calls: list[Call], nodes: Tensor
+        self,
+        layer: int,
+        steps: list[Step],
+        states: Tensor,
+        stream: _Stream,
+        changes: dict[Step, list[Change]],
     ) -> dict[Step, Tensor]:
-        """Step → the states after it."""
+        """Step → the states after it.
+
+        Behind the last layer only those of the nodes that predict are right: its MLP is not run for the
+        others.
+        """
         after = {}
-        last = len(self.decoder.layers) - 1
-        layers = [step.layer for step in steps if step.layer != last]
-        memos = {layer: Memo(self.decoder.layers[layer]) for layer in layers if layers.count(layer) > 1}
+        last = layer == len(self.decoder.layers) - 1
+        memo = Memo(self.decoder.layers[layer]) if len(steps) > 1 and not last else None
         for step in steps:
-            changes = self.changed.get(step, [])
+            own = changes.get(step, [])
             with ExitStack() as stack:
-                stack.enter_context(other_values(changes))
-                if step.layer in memos:
-                    stack.enter_context(memos[step.layer].reused(parameter for parameter, _ in changes))
-                elif step.layer == last and (block := self.decoder.tokenwise_block(step.layer)):
-                    run = partial(_run_at, block.forward, nodes)
+                stack.enter_context(other_values(own))
+                if memo:
+                    stack.enter_context(memo.reused(parameter for parameter, _ in own))
+                elif last and (block := self.decoder.tokenwise_block(layer)):
+                    run = partial(_run_at, block.forward, stream.batch.heads[0])
                     stack.enter_context(replace_forwards([block], run))
-                after[step] = self.decoder.step(step.layer, states, calls[step.layer])
+                after[step] = self.decoder.step(layer, states, stream.calls[layer])
         return after
+
+    def _read(self, stream: _Stream) -> dict[str, list[Answer]]:
+        nodes = stream.batch.heads[0]
+        ends = {
+            name: end
+            for names, waiting in stream.branches
+            for end in [_at(nodes, waiting.read())]
+            for name in names
+        }
+        own = {name: ends[name] for name in self.routes}
+        return read_answers(self.decoder, stream.batch, ends[None], own, self.outside)
 
     def _window(self, batch: TreeBatch, calls: list[Call]) -> None:
         """Mask what a sliding window hides, in the layers that have one."""
@@ -174,6 +212,54 @@ class Fork:
         for call, kind in zip(calls, attention_kinds(config), strict=True):
             if kind == SLIDING:
                 call.kwargs["attention_mask"] = mask.to(call.kwargs["attention_mask"].device)
+
+
+@dataclass
+class _Stream:
+    """A batch on its way.
+
+    Attributes:
+        branches: variants that have had the same steps, with their states.
+    """
+
+    batch: TreeBatch
+    calls: list[Call]
+    branches: list[tuple[list[str | None], Kept]]
+
+
+class Changes(Mapping[Step, list[Change]]):
+    """Step → the parameters that it replaces, with their values, which are computed when asked for."""
+
+    def __init__(self, decoder: Decoder, edits: Mapping[str, Edit], unedited: Unedited) -> None:
+        self._decoder, self._edits, self._unedited = decoder, edits, unedited
+        found = {
+            Step(layer, name): None
+            for name, edit in edits.items()
+            for layer, _, _ in list_changed(decoder.model, decoder.architecture, edit)
+        }
+        self._steps = [*found]
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self._steps)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __contains__(self, step: object) -> bool:
+        return step in self._steps
+
+    def __getitem__(self, step: Step) -> list[Change]:
+        if step not in self._steps:
+            raise KeyError(step)
+        layer, name = step
+        assert name is not None
+        self._decoder.layer(layer)
+        edit, architecture = self._edits[name], self._decoder.architecture
+        found = []
+        for tensor, own in list_changed_in(self._decoder.model, architecture, edit, layer):
+            before = self._unedited(layer, tensor, own)
+            found.append((own, edit.changed(architecture, layer, tensor, before).to(own.dtype)))
+        return found
 
 
 def count_steps(routes: Iterable[list[Step]]) -> int:

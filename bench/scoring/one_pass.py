@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,17 +16,16 @@ from bench.scoring.generation.texts import Text
 from bench.scoring.heads import Answer
 from bench.scoring.sweep import Sweep
 from bench.scoring.tasks import PreparedTask, TaskScore
-from bench.scoring.trees import Request
+from bench.scoring.trees import Request, TreeBatch, grow
+from replaceme.architectures import architecture_of
 from replaceme.decoder import Decoder
 from replaceme.divergence import summarize
 from replaceme.edit import Edit, prune_temporarily
 from replaceme.errors import InputError
 from replaceme.hooks import other_values
-from replaceme.io import loading
+from replaceme.io import models
 from replaceme.io.saved import SavedLayers
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from replaceme.memory import load_within
 
 
 class OnePass:
@@ -48,6 +46,7 @@ class OnePass:
         batch_size: int,
         answers: Answers,
         trust_remote_code: bool = False,
+        memory: int | None = None,
     ) -> None:
         """Load a model.
 
@@ -58,15 +57,19 @@ class OnePass:
             dtype: to compute in.
             batch_size: of lm-eval's own forward, which the answers are compared with.
             answers: where they go, and what is known already.
+            memory: bytes of the device that may be taken; a larger model is read layer by layer.
 
         Raises:
             InputError: the model cannot be loaded.
         """
-        model, tokenizer = loading.load(source, dtype, device, trust_remote_code)
-        decoder = Decoder.of(model)
+        architecture = architecture_of(
+            models.read_config(source), f"model {source}", source, trust_remote_code
+        )
+        model, tokenizer, room = load_within(
+            source, architecture, dtype, device, trust_remote_code, memory, cast=saved_in
+        )
+        decoder = Decoder.of(model, room=room)
         saved = SavedLayers.of(source, decoder.architecture, saved_in)
-        if saved_in:
-            _round(model, saved_in)
         self.edits = edits
         self.obstacle = find_obstacle(model) or saved.obstacle(dtype)
         self.lm = AnsweringLM(model, tokenizer=tokenizer, batch_size=batch_size)
@@ -108,6 +111,8 @@ class OnePass:
     def answered_alone(self, name: str, requests: Sequence[Request]) -> list[Answer]:
         """The answers of lm-eval's own forward on a variant to each request by itself."""
         fork = self.sweep.fork
+        if not fork.decoder.is_resident:
+            return self._answered_in_turn(fork.only([name]), requests)
         removal = Edit(self.edits[name].blocks)
         with (
             other_values(fork.changes(name)),
@@ -115,11 +120,8 @@ class OnePass:
         ):
             return self.lm.answers(requests, 1)
 
-
-def _round(model: PreTrainedModel, dtype: str) -> None:
-    """Take what is loaded of a checkpoint to what it would hold once cast."""
-    import torch
-
-    for tensor in model.state_dict().values():
-        if tensor.is_floating_point():
-            tensor.copy_(tensor.to(getattr(torch, dtype)))
+    def _answered_in_turn(self, fork: Fork, requests: Sequence[Request]) -> list[Answer]:
+        """The same where each forward would read all layers: every request is a batch of its own."""
+        (name,) = fork.routes
+        batches = [TreeBatch(grow([request], 0.0, len(request.tokens))) for request in requests]
+        return [found[name][0] for found in fork.answers_to(batches)]

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 
@@ -74,29 +75,51 @@ class Sweep:
         total, done = _asked(trees), 0
         waiting = [*self.batches(trees, self.known.budget)]
         while waiting:
-            batch = waiting.pop(0)
+            count = self._count_together(waiting, len(variants))
+            chunk, waiting = waiting[:count], waiting[count:]
             try:
-                self._batch(variants, batch)
+                self._chunk(variants, chunk)
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()
-                self.known.budget = max(1, len(batch[0]) * len(batch) // 2)
-                left = [tree for group in waiting for tree in group]
-                waiting = [*self.batches([*_smaller(batch), *left], self.known.budget)]
+                first, *others = chunk
+                self.known.budget = max(1, len(first[0]) * len(first) // 2)
+                left = [tree for group in [*others, *waiting] for tree in group]
+                waiting = [*self.batches([*_smaller(first), *left], self.known.budget)]
                 continue
-            done += _asked(batch)
+            done += sum(map(_asked, chunk))
             progress(done / total)
         self.work.seconds += time.perf_counter() - start
 
-    def _batch(self, variants: Sequence[str], trees: list[Tree]) -> None:
-        batch = TreeBatch(trees)
-        if not (names := self.known.lacking(variants, batch.requests)):
-            return
-        fork = self.fork.only(names)
-        self.known.keep(batch.requests, fork.answers(batch))
-        tokens = sum(map(len, trees))
+    def _count_together(self, waiting: list[list[Tree]], variants: int) -> int:
+        """How many batches pass a layer together: what there is room for, where each time costs a read
+        of the model."""
+        decoder = self.fork.decoder
+        if decoder.chunk or decoder.room.free is None:
+            return decoder.chunk or len(waiting)
+        width = decoder.model.get_input_embeddings().weight.shape[1]
+        free, size = decoder.room.free(), decoder.model.dtype.itemsize
+        taken = accumulate(
+            len(trees) * len(trees[0]) * size * (width * (variants + 1) + len(trees[0]))
+            for trees in waiting
+        )
+        return max(1, sum(bytes <= free for bytes in taken))
+
+    def _chunk(self, variants: Sequence[str], chunk: list[list[Tree]]) -> None:
+        lacking: dict[tuple[str, ...], list[TreeBatch]] = {}
+        for trees in chunk:
+            batch = TreeBatch(trees)
+            if names := self.known.lacking(variants, batch.requests):
+                lacking.setdefault(tuple(names), []).append(batch)
+        for own, batches in lacking.items():
+            fork = self.fork.only([*own])
+            for batch, answers in zip(batches, fork.answers_to(batches), strict=True):
+                self.known.keep(batch.requests, answers)
+                self._count(batch, fork)
+
+    def _count(self, batch: TreeBatch, fork: Fork) -> None:
         self.work.requests += len(batch.requests)
-        self.work.tokens += tokens
-        self.work.token_layers += tokens * fork.steps
+        self.work.tokens += batch.nodes
+        self.work.token_layers += batch.nodes * fork.steps
         self.work.predictions += len(batch.heads[0]) * fork.ends
 
     def trees(self, requests: Iterable[Request]) -> list[Tree]:
@@ -137,7 +160,7 @@ class Sweep:
     def layer_seconds(self, trees: list[Tree]) -> float:
         """Seconds of a layer, the mean of a few, so that their weights are not in the cache."""
         decoder = self.fork.decoder
-        layers = range(min(TIMED_LAYERS, len(decoder.layers)))
+        layers = range(min(TIMED_LAYERS if decoder.is_resident else 1, len(decoder.layers)))
         entered, calls = decoder.enter(TreeBatch(trees))
         times = []
         for _ in range(2):

@@ -122,6 +122,7 @@ class TreeBatch:
     """Trees as the rows of a batch, filled up on the right with tokens that only see themselves.
 
     Attributes:
+        nodes: of all trees, without what they are filled up with.
         ids, positions: [trees, tokens] int64.
         requests: the requests of all trees, one after the other.
     """
@@ -129,7 +130,7 @@ class TreeBatch:
     def __init__(self, trees: Sequence[Tree]) -> None:
         import torch
 
-        self.width = max(map(len, trees))
+        self.width, self.nodes = max(map(len, trees)), sum(map(len, trees))
         self.ids = torch.tensor([self._filled(tree.tokens, 0) for tree in trees])
         self.positions = torch.tensor([self._filled(tree.depths, 0) for tree in trees])
         self._ends = torch.tensor([self._filled(tree.ends, -1) for tree in trees])

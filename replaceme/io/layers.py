@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial, wraps
@@ -35,11 +35,15 @@ def open_layers(
     dtype: str,
     device: str = "cpu",
     trust_remote_code: bool = False,
+    cast: str | None = None,
 ) -> PreTrainedModel:
     """A model as ``from_pretrained`` loads it, but that a decoder layer is read when it is called, and
     let go when another one is.
 
     Until then, its parameters have shapes and no memory, and NaN for values.
+
+    Args:
+        cast: a dtype that all values are rounded to, before they are in ``dtype``.
 
     Raises:
         InputError: transformers cannot load the folder, or layers share tensors.
@@ -50,7 +54,7 @@ def open_layers(
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         with silence():
             model, form = (_build_empty(config, dtype, trust_remote_code) for _ in range(2))
-            files = LayerFiles.of(folder, architecture, form, device)
+            files = LayerFiles.of(folder, architecture, form, device, cast)
             missing = files.load_outside(model)
     except InputError:
         raise
@@ -89,6 +93,7 @@ class LayerFiles:
         settings: how transformers loads it.
         inside: the tensors of each decoder layer in the files.
         outside: all others.
+        cast: a dtype that values are rounded to first.
     """
 
     folder: Path
@@ -97,10 +102,16 @@ class LayerFiles:
     settings: LoadStateDictConfig
     inside: list[dict[str, Stored]]
     outside: dict[str, Stored]
+    cast: str | None = None
 
     @classmethod
     def of(
-        cls, folder: Path, architecture: Architecture, form: PreTrainedModel, device: str
+        cls,
+        folder: Path,
+        architecture: Architecture,
+        form: PreTrainedModel,
+        device: str,
+        cast: str | None = None,
     ) -> LayerFiles:
         """Those of a folder; reads headers alone.
 
@@ -126,7 +137,7 @@ class LayerFiles:
                 outside[name] = stored
             elif place[1] < len(layers):
                 inside[place[1]][name] = stored
-        return cls(folder, architecture, form, settings, inside, outside)
+        return cls(folder, architecture, form, settings, inside, outside, cast)
 
     def load_outside(self, model: PreTrainedModel) -> set[str]:
         """Give a model that is empty everything but its decoder layers.
@@ -143,6 +154,8 @@ class LayerFiles:
             model.get_parameter_or_buffer(name)._is_hf_initialized = True
         info.missing_keys -= inside
         PreTrainedModel._finalize_model_loading(model, self.settings, info)
+        own = model.state_dict()
+        round_values((own[name] for name in own if not name.startswith(prefix)), self.cast)
         return set(info.missing_keys)
 
     def read(self, layer: int) -> Values:
@@ -163,6 +176,7 @@ class LayerFiles:
         found = {name: tensor.data for name, tensor in _tensors(module) if not tensor.is_meta}
         for name, tensor in empty.items():
             _put(module, name, tensor)
+        round_values(found.values(), self.cast)
         saved = module.state_dict().keys()
         refuse_incomplete(f"model {self.folder}, layer {layer}", tuple(sorted(saved - found.keys())), ())
         return found
@@ -309,6 +323,17 @@ def _refuse_shared(form: PreTrainedModel, architecture: Architecture, folder: Pa
                 f"model {folder}: {target} and {source} are one tensor, so that its layers cannot be "
                 f"brought one by one; it must fit into memory as a whole."
             )
+
+
+def round_values(tensors: Iterable[Tensor], dtype: str | None) -> None:
+    """Take floating-point tensors, in place, to what they would be once cast; ``None``: as they are."""
+    import torch
+
+    if dtype is None:
+        return
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.to(getattr(torch, dtype)))
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

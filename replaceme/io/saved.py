@@ -11,6 +11,7 @@ from replaceme.architectures import Architecture
 from replaceme.errors import InputError
 from replaceme.io import tensorfile
 from replaceme.io.contents import Stored, stored_tensors
+from replaceme.io.layers import bring
 from replaceme.io.tensorfile import FLOATS
 
 if TYPE_CHECKING:
@@ -138,12 +139,13 @@ class SavedLayers:
         """
         from replaceme.edit import Edit, list_changed
 
-        weights = {
-            (layer, tensor): edit.changed(
-                self.architecture, layer, tensor, self.unedited(layer, tensor, parameter)
-            )
-            for layer, tensor, parameter in list_changed(model, self.architecture, edit)
-        }
+        weights = {}
+        layers = self.architecture.decoder_layers(model)
+        for layer, tensor, parameter in list_changed(model, self.architecture, edit):
+            if (layer, tensor) not in self.entries:
+                bring(layers[layer])
+            before = self.unedited(layer, tensor, parameter)
+            weights[layer, tensor] = edit.changed(self.architecture, layer, tensor, before)
         return Edit(edit.blocks, {}, weights, self.rounded(edit).outside)
 
     @property

@@ -6,6 +6,7 @@ that everything runs. The figures in ``results/perf/`` are from
     pytest tests/perf/test_pruner_speed.py --perf-windows 32 --benchmark-json results/perf/speed.json
     pytest tests/perf/test_memory.py --benchmark-json results/perf/memory.json
     pytest tests/perf/test_scoring_speed.py --perf-items 160 --benchmark-json results/perf/scoring.json
+    pytest tests/perf/test_layer_by_layer.py --perf-shape 3b --perf-memory 3GB --perf-windows 64 -s
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--perf-windows", type=int, default=2, help="windows of 256 tokens to calibrate on")
     parser.addoption("--perf-items", type=int, help="items of each task to score")
     parser.addoption("--perf-tasks", type=Path, help="folder of lm-eval tasks; default: the demo's")
+    parser.addoption("--perf-shape", default="small", help="of the model that is read layer by layer")
+    parser.addoption("--perf-memory", default="1GB", help="what it may take")
     parser.addoption("--perf-lm-eval-dtype", default="float32", help="dtype that lm_eval runs in")
 
 

@@ -60,6 +60,7 @@ class OnePassScoring:
             batch_size=scores.settings.batch_size,
             answers=answers,
             trust_remote_code=scores.model.trust_remote_code,
+            memory=self.ledger.memory,
         )
 
     def find_obstacle(self, task: PlannedTask, scorer: OnePass) -> str | None:

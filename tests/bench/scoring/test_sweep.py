@@ -23,6 +23,8 @@ from bench.scoring.sweep import CPU_BUDGETS, Sweep
 from bench.scoring.trees import Request, Tree, TreeBatch, grow, make_batches
 from replaceme.decoder import Decoder
 from replaceme.edit import Edit, apply
+from replaceme.io.layers import open_layers
+from replaceme.room import Room
 from replaceme.selection import Block
 from tests.families import stored_in
 
@@ -186,15 +188,16 @@ def close(found: dict[str, list[Answer]], wanted: dict[str, list[Answer]], withi
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], list[Request]]]:
-    """The variants and requests of all later calls of ``Fork.answers``."""
+    """The variants and requests of all later calls of ``Fork.answers_to``."""
     calls: list[tuple[list[str], list[Request]]] = []
-    answers = Fork.answers
+    answers = Fork.answers_to
 
-    def noted(fork: Fork, batch: TreeBatch) -> dict[str, list[Answer]]:
+    def noted(fork: Fork, chunk: list[TreeBatch]) -> list[dict[str, list[Answer]]]:
+        (batch,) = chunk
         calls.append(([*fork.routes], batch.requests))
-        return answers(fork, batch)
+        return answers(fork, chunk)
 
-    monkeypatch.setattr(Fork, "answers", noted)
+    monkeypatch.setattr(Fork, "answers_to", noted)
     return calls
 
 
@@ -400,14 +403,15 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Broken:
     """Leaves memory for so many tokens of a batch, with padding."""
 
     def leave(tokens: int) -> None:
-        answers = Fork.answers
+        answers = Fork.answers_to
 
-        def limited(fork: Fork, batch: TreeBatch) -> dict[str, list[Answer]]:
+        def limited(fork: Fork, chunk: list[TreeBatch]) -> list[dict[str, list[Answer]]]:
+            (batch,) = chunk
             if batch.ids.numel() > tokens:
                 raise torch.OutOfMemoryError("out of memory")
-            return answers(fork, batch)
+            return answers(fork, chunk)
 
-        monkeypatch.setattr(Fork, "answers", limited)
+        monkeypatch.setattr(Fork, "answers_to", limited)
 
     return leave
 
@@ -439,13 +443,14 @@ def test_batches_are_halved_until_they_fit(
 ) -> None:
     memory(100)
     tried: list[int] = []
-    answers = Fork.answers
+    answers = Fork.answers_to
 
-    def noted(fork: Fork, batch: TreeBatch) -> dict[str, list[Answer]]:
+    def noted(fork: Fork, chunk: list[TreeBatch]) -> list[dict[str, list[Answer]]]:
+        (batch,) = chunk
         tried.append(batch.ids.numel())
-        return answers(fork, batch)
+        return answers(fork, chunk)
 
-    monkeypatch.setattr(Fork, "answers", noted)
+    monkeypatch.setattr(Fork, "answers_to", noted)
     sweep = sweep_of(decoder, EDITS, budget=4096)
     sweep.run([*EDITS], asked)
     assert tried[0] > 200
@@ -461,14 +466,15 @@ def test_no_request_is_lost_or_doubled_out_of_memory(
 ) -> None:
     wanted = all_of(swept(decoder, edits, asked), edits, asked)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        calls, answers = counted(monkeypatch), Fork.answers
+        calls, answers = counted(monkeypatch), Fork.answers_to
 
-        def limited(fork: Fork, batch: TreeBatch) -> dict[str, list[Answer]]:
+        def limited(fork: Fork, chunk: list[TreeBatch]) -> list[dict[str, list[Answer]]]:
+            (batch,) = chunk
             if batch.ids.numel() > room:
                 raise torch.OutOfMemoryError("out of memory")
-            return answers(fork, batch)
+            return answers(fork, chunk)
 
-        monkeypatch.setattr(Fork, "answers", limited)
+        monkeypatch.setattr(Fork, "answers_to", limited)
         known = swept(decoder, edits, asked, budget=4096)
     assert Counter(request for _, batch in calls for request in batch) == Counter(set(asked))
     for name in edits:
@@ -500,6 +506,32 @@ def check_progress(shares: list[float]) -> None:
     assert shares == sorted(set(shares))
     assert shares[0] > 0
     assert shares[-1] == 1.0
+
+
+@pytest.mark.parametrize("free", [0, 200_000, 10**9])
+def test_layers_from_files_answer_the_same_to_the_last_bit(
+    decoder: Decoder,
+    asked: list[Request],
+    undisturbed: dict[str, list[Answer]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    free: int,
+) -> None:
+    """As many batches pass a layer together as there is room for."""
+    decoder.model.save_pretrained(tmp_path)
+    model = open_layers(tmp_path, decoder.architecture, "float32")
+    walked = Decoder.of(model, room=Room(lambda: free))
+    sizes: list[int] = []
+    answers = Fork.answers_to
+
+    def noted(fork: Fork, chunk: list[TreeBatch]) -> list[dict[str, list[Answer]]]:
+        sizes.append(len(chunk))
+        return answers(fork, chunk)
+
+    monkeypatch.setattr(Fork, "answers_to", noted)
+    assert all_of(swept(walked, EDITS, asked), EDITS, asked) == undisturbed
+    assert (max(sizes) == 1) == (free == 0)
+    assert (len(sizes) == 1) == (free == 10**9)
 
 
 @pytest.mark.parametrize("room", [200, 64, 24])
@@ -662,13 +694,14 @@ def test_work_is_counted(
     decoder: Decoder, asked: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[TreeBatch] = []
-    answers = Fork.answers
+    answers = Fork.answers_to
 
-    def noted(fork: Fork, batch: TreeBatch) -> dict[str, list[Answer]]:
+    def noted(fork: Fork, chunk: list[TreeBatch]) -> list[dict[str, list[Answer]]]:
+        (batch,) = chunk
         batches.append(batch)
-        return answers(fork, batch)
+        return answers(fork, chunk)
 
-    monkeypatch.setattr(Fork, "answers", noted)
+    monkeypatch.setattr(Fork, "answers_to", noted)
     sweep, steps = sweep_of(decoder, EDITS), layer_prefixes(EDITS, [*EDITS])
     sweep.run([*EDITS], asked)
     nodes = sum(

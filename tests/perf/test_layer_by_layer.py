@@ -1,0 +1,116 @@
+"""A suite on a random Llama under a limit on memory, against the same with the model in memory.
+
+``--perf-shape 3b --perf-memory 3GB`` is a model of 6 GB; the usual one is small, and has a limit that
+holds it but for some of its layers.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from replaceme.amounts import parse_size
+from tests.large_model import DEMO
+from tests.perf.test_memory import REPORT
+
+pytestmark = pytest.mark.slow
+
+SHAPES = {
+    "small": {
+        "hidden_size": 512,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "vocab_size": 49_152,
+    },
+    "1b": {
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_hidden_layers": 22,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "vocab_size": 49_152,
+    },
+    "3b": {
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 8,
+        "vocab_size": 49_152,
+    },
+}
+RUN = """
+import sys
+from bench.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    assert not end.code, end.code
+"""
+
+
+def suite_of(model: Path, samples: int, limit: int) -> dict[str, Any]:
+    return {
+        "name": "layers",
+        "models": [{"id": str(model), "dtype": "bfloat16"}],
+        "prune": {"layers": [4], "solvers": ["uidl", "lstsq", "refit", "reconstruct"]},
+        "calibration": {"samples": samples, "max_length": 256},
+        "score": {
+            "tasks": ["demo_facts", "demo_causes"],
+            "include_path": str(DEMO),
+            "limit": limit,
+            "dtype": "bfloat16",
+            "batch_tokens": 1024,
+        },
+        "keep_checkpoints": "none",
+        "device": "cpu",
+    }
+
+
+def run(suite: Path, out: Path, *arguments: str) -> tuple[float, int]:
+    """Seconds of a run, and peak resident bytes of its process."""
+    began = time.perf_counter()
+    command = [sys.executable, "-c", RUN + REPORT, "run", suite, "--out", out, *arguments]
+    printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return time.perf_counter() - began, int(printed.split()[-1])
+
+
+def read_numbers(out: Path) -> dict[str, Any]:
+    """Losses and scores of each variant."""
+    found = {}
+    for path in sorted((out / "records").glob("*.json")):
+        record = json.loads(path.read_text())
+        scores = {task: score["metrics"] for task, score in record["quality"].items()}
+        found[record["label"]] = record["prune"].get("loss"), scores
+    return found
+
+
+def test_suite_layer_by_layer(request: Any, source: Path, tmp_path: Path) -> None:
+    option = request.config.getoption
+    model, suite = tmp_path / "model", tmp_path / "suite.yaml"
+    script = "import sys, json; from pathlib import Path; from tests.large_model import make_model; "
+    script += "make_model(json.loads(sys.argv[1]), Path(sys.argv[2]), 'cpu', Path(sys.argv[3]))"
+    shape = json.dumps(SHAPES[option("--perf-shape")])
+    subprocess.run([sys.executable, "-c", script, shape, source, model], check=True)
+    suite.write_text(yaml.safe_dump(suite_of(model, option("--perf-windows"), 10)))
+    memory = option("--perf-memory")
+    whole, whole_peak = run(suite, tmp_path / "whole")
+    walked, walked_peak = run(suite, tmp_path / "walked", "--memory", memory)
+    assert read_numbers(tmp_path / "whole") == read_numbers(tmp_path / "walked")
+    print(
+        f"\nwhole {whole:.0f} s, {whole_peak / 1e9:.2f} GB; layer by layer {walked:.0f} s "
+        f"({walked / whole:.2f}), {walked_peak / 1e9:.2f} GB of {memory}"
+    )
+    shutil.rmtree(model)
+    assert walked < 1.3 * whole
+    assert walked_peak <= parse_size(memory)
