@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import glob
+import os
+import platform
+import shutil
 import tempfile
 import weakref
 from dataclasses import dataclass, field
@@ -43,16 +47,23 @@ class Room:
             return _InMemory(states, states.device)
         if states.device.type != "cpu" and states.nbytes <= free_in_main_memory():
             return _InMemory(states.cpu(), states.device)
-        return _InFile(self._new_file(), states)
-
-    def _new_file(self) -> Path:
         try:
-            if self._folder is None:
-                cache_folder().mkdir(parents=True, exist_ok=True)
-                self._folder = tempfile.TemporaryDirectory(prefix="states-", dir=cache_folder())
+            self._folder = self._folder or _make_folder()
         except OSError as error:
             raise OutputError(f"{cache_folder()} cannot be written: {error.strerror}.") from error
-        return Path(self._folder.name) / str(next(self._numbers))
+        return _InFile(self._folder, str(next(self._numbers)), states)
+
+
+def _make_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder of this process in the cache, without those that killed ones have left there."""
+    import psutil
+
+    cache, own = cache_folder(), f"states-{platform.node()}-"
+    cache.mkdir(parents=True, exist_ok=True)
+    for folder in cache.glob(f"{glob.escape(own)}*"):
+        if not psutil.pid_exists(int(folder.name.removeprefix(own).partition("-")[0])):
+            shutil.rmtree(folder, ignore_errors=True)
+    return tempfile.TemporaryDirectory(prefix=f"{own}{os.getpid()}-", dir=cache)
 
 
 def free_in_main_memory() -> int:
@@ -80,10 +91,12 @@ class _InMemory:
 
 
 class _InFile:
-    def __init__(self, file: Path, states: Tensor) -> None:
+    def __init__(self, folder: tempfile.TemporaryDirectory[str], name: str, states: Tensor) -> None:
         import torch
 
-        self._file, self._shape = file, states.shape
+        self._folder = folder  # which is there as long as somebody has it
+        self._file = file = Path(folder.name) / name
+        self._shape = states.shape
         self._dtype, self._device = states.dtype, states.device
         weakref.finalize(self, file.unlink, missing_ok=True)
         try:

@@ -14,7 +14,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from replaceme.decoder import Call, Decoder, Read, capture
-from replaceme.edit import Edit, change_layer, change_outside, prune_temporarily
+from replaceme.edit import (
+    Edit,
+    change_layer,
+    change_outside,
+    edit_temporarily,
+    prune_temporarily,
+)
 from replaceme.errors import InputError
 from replaceme.report import Report, no_report
 
@@ -77,11 +83,13 @@ def walk(
         _run_whole(decoder, batches, visitor, edit, layers, report)
         return
     total, done = len(batches) * len(layers), 0
-    with change_outside(decoder.model, edit):
+    model, architecture = decoder.model, decoder.architecture
+    whole = edit_temporarily(model, architecture, edit) if decoder.is_resident else None
+    with whole or change_outside(model, edit):
         for chunk in chunks(enumerate(batches), decoder.chunk):
             streams = [enter(decoder, number, batch) for number, batch in chunk]
             for layer in layers:
-                _pass(decoder, layer, streams, visitor, edit)
+                _pass(decoder, layer, streams, visitor, Edit() if whole else edit)
                 done += len(streams)
                 if len(streams) > 1 or layer == layers[-1]:
                     report(done / total)

@@ -189,11 +189,6 @@ class LayerFiles:
         info, _ = convert_and_load_state_dict_in_model(model, slices, self.settings)
         return info
 
-    def bytes(self, layer: int) -> int:
-        """Memory that a decoder layer takes."""
-        module = self.architecture.decoder_layers(self.form)[layer]
-        return sum(tensor.numel() * tensor.element_size() for _, tensor in _tensors(module))
-
 
 class _Slice:
     """A tensor of a file as transformers asks for it."""

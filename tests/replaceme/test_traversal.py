@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,6 +143,23 @@ def test_states_come_back_as_they_were_and_leave_nothing(tmp_path: Path, monkeyp
     assert len([*tmp_path.rglob("*")]) == 1
     del room
     assert not [*tmp_path.rglob("*")]
+
+
+def test_states_of_killed_processes_are_removed(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("REPLACEME_CACHE", str(tmp_path))
+    kept = Room(lambda: 0).put(torch.zeros(3))
+    (folder,) = tmp_path.iterdir()
+    assert str(os.getpid()) in folder.name
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = tmp_path / folder.name.replace(str(os.getpid()), str(dead.pid))
+    elsewhere = tmp_path / f"states-another.host-{dead.pid}-x"
+    left.mkdir()
+    elsewhere.mkdir()
+    again = Room(lambda: 0).put(torch.zeros(3))
+    assert not left.exists()
+    assert elsewhere.exists()
+    assert torch.equal(kept.read(), again.read())
 
 
 def test_no_space_for_states_is_an_error_that_says_how_much(tmp_path: Path, monkeypatch: Any) -> None:
