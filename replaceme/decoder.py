@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, wraps
+from functools import cached_property, partial, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from replaceme.architectures import Architecture, LayerKind, architecture_of_model
+from replaceme.architectures import Architecture, Around, LayerKind, architecture_of_model
 from replaceme.calibration import Batch
 from replaceme.errors import InputError
-from replaceme.hooks import changed_output, first
+from replaceme.hooks import changed_output, first, replace_forwards
 from replaceme.io import layers as layer_files
 from replaceme.lengths import Lengths
 from replaceme.room import Room
@@ -285,9 +285,24 @@ class Decoder:
         return (lambda states: states) if beside is None else (lambda states: (states, *beside))
 
     @torch.no_grad()
-    def step(self, layer: int, states: Tensor, call: Call) -> Tensor:
-        """The states after one layer."""
-        return self.pass_through(layer, states, call)
+    def step(
+        self, layer: int, states: Tensor, call: Call, known: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """The states after one layer.
+
+        Args:
+            known: what projections return, of those that are in ``around`` of the layer's kind; what is
+                around these does not run.
+        """
+        with ExitStack() as stack:
+            for path, output in (known or {}).items():
+                around = self.kind(layer).around[path]
+                module = self.layers[layer].get_submodule(around.path)
+                if around.path != path:
+                    output = output.reshape(states.shape)
+                again = partial(_again, around, output)
+                stack.enter_context(replace_forwards([module], again))
+            return self.pass_through(layer, states, call)
 
     def pass_through(self, layer: int, states: Tensor, call: Call) -> Tensor:
         """:meth:`step`, which gradients can follow."""
@@ -330,6 +345,11 @@ class Decoder:
             finally:
                 handle.remove()
         return seen["in"], seen["out"]
+
+    @torch.no_grad()
+    def project(self, layer: int, path: str, inputs: Tensor) -> Tensor:
+        """What a projection of a layer returns for its input."""
+        return first(self.layers[layer].get_submodule(path)(inputs))
 
     @torch.no_grad()
     def finish(self, layer: int, inputs: Tensor) -> Tensor:
@@ -418,6 +438,11 @@ def name_of(model: PreTrainedModel) -> str:
     return model.name_or_path or type(model).__name__
 
 
+def _again(around: Around, output: Tensor, *_: Any, **__: Any) -> Any:
+    """What a module returns whose output is known, and stays when the layer changes it in place."""
+    return around.returns(output.clone())
+
+
 def sum_of(parts: list[Tensor]) -> Tensor:
     """The sum of some states, in the shape of the first."""
     total = parts[0]
@@ -460,20 +485,3 @@ def capture(reads: dict[Any, Read]) -> Iterator[dict[Any, Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def replace_forwards(modules: Iterable[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
-    """The modules with another ``forward`` for as long as the context lasts."""
-    modules = list(modules)
-    hidden = [module.__dict__.get("forward") for module in modules]
-    for module in modules:
-        module.forward = forward
-    try:
-        yield
-    finally:
-        for module, before in zip(modules, hidden, strict=True):
-            if before is None:
-                del module.__dict__["forward"]
-            else:
-                module.forward = before

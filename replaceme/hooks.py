@@ -44,3 +44,20 @@ def other_values(changes: Iterable[tuple[nn.Parameter, Tensor]]) -> Iterator[Non
     finally:
         for (parameter, _), values in zip(changes, own, strict=True):
             parameter.data = values
+
+
+@contextmanager
+def replace_forwards(modules: Iterable[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
+    """The modules with another ``forward`` for as long as the context lasts."""
+    modules = list(modules)
+    hidden = [module.__dict__.get("forward") for module in modules]
+    for module in modules:
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module, before in zip(modules, hidden, strict=True):
+            if before is None:
+                del module.__dict__["forward"]
+            else:
+                module.forward = before

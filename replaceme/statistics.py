@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from replaceme.calibration import Batch, Batches
 from replaceme.decoder import Decoder, Read
+from replaceme.gram import compute_gram
 from replaceme.report import Report, no_report
 from replaceme.traversal import walk
 
@@ -148,9 +149,13 @@ def collect(
 
 
 def real_tokens(states: Tensor, batch: Batch) -> Tensor:
-    """The rows [tokens, d] of states [sequences, tokens, d] that count: all but padding, as a rule."""
+    """The rows [tokens, d] of states [sequences, tokens, d] that count: all but padding, as a rule.
+
+    Where all count, they are the states themselves.
+    """
     mask = batch.counted.flatten()
-    return states.reshape(len(mask), -1)[mask.to(states.device)]
+    rows = states.reshape(len(mask), -1)
+    return rows if bool(mask.all()) else rows[mask.to(states.device)]
 
 
 def with_ones(decoder: Decoder, layer: int, path: str, states: Tensor) -> Tensor:
@@ -236,8 +241,7 @@ class _Front:
         self.device = states["state"].device
         for kind in self.kinds:
             if kind.rows == "equal":
-                x = self.features(kind, states)
-                _add(self.grams, kind, x, x)
+                _add(self.grams, kind, compute_gram(self.features(kind, states)))
         self.sample.keep("mlp", self._mlp(states), ranks)
         self.sample.keep("before", states["state"], ranks)
         if self.has_inputs:
@@ -285,8 +289,8 @@ class _Sums:
             if kind.rows != "equal":
                 scale = row_scale(kind.rows, start, end)
                 x, change = x * scale, change * scale
-                _add(self.grams, kind, x, x)
-            _add(self.cross, kind, x, change)
+                _add(self.grams, kind, compute_gram(x))
+            _add(self.cross, kind, x.mT @ change)
         self.sample.keep("after", after, ranks)
 
     def statistics(self, tokens: int) -> BlockStatistics:
@@ -312,12 +316,9 @@ class _Sample:
         self.rows[name][ranks[chosen]] = states[chosen.to(states.device)].cpu()
 
 
-def _add(totals: dict[Kind, Tensor], kind: Kind, x: Tensor, y: Tensor) -> None:
-    """Add xᵀy to a float64 total; where both are float64, without another matrix of its size."""
-    if kind not in totals:
-        size = x.shape[1], y.shape[1]
-        totals[kind] = torch.zeros(size, dtype=torch.float64, device=x.device)
-    if x.dtype == torch.float64:
-        totals[kind].addmm_(x.mT, y)
+def _add(totals: dict[Kind, Tensor], kind: Kind, product: Tensor) -> None:
+    """Add to a float64 total."""
+    if kind in totals:
+        totals[kind] += product
     else:
-        totals[kind] += x.mT @ y
+        totals[kind] = product.to(torch.float64)

@@ -20,9 +20,9 @@ from torch import Tensor
 from bench.scoring.heads import Answer, Outside, read_answers
 from bench.scoring.trees import TreeBatch
 from replaceme.architectures import layer_count
-from replaceme.decoder import Call, Decoder, replace_forwards
+from replaceme.decoder import Call, Decoder
 from replaceme.edit import Edit, list_changed, list_changed_in, list_outside
-from replaceme.hooks import first, other_values
+from replaceme.hooks import first, other_values, replace_forwards
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,6 +1,6 @@
 """What a decoder layer is: measured on the model, with the few things that cannot be."""
 
-from replaceme.architectures.architecture import Architecture, Axis, LayerKind, Norm
+from replaceme.architectures.architecture import Architecture, Around, Axis, LayerKind, Norm
 from replaceme.architectures.families import TITLES
 from replaceme.architectures.per_layer import (
     EXTRA_LAYERS,
@@ -23,6 +23,7 @@ __all__ = [
     "OUTPUT_MATRICES",
     "TITLES",
     "Architecture",
+    "Around",
     "Axis",
     "Build",
     "LayerKind",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,6 +21,24 @@ class Norm:
 
     path: str
     offset: float
+
+
+@dataclass(frozen=True)
+class Around:
+    """The outermost module around a projection in whose place the projection's output can be put.
+
+    Attributes:
+        path: the module; that projection itself, if no other.
+        beside: how many values that nothing reads it returns in a tuple behind its output; ``None``: it
+            returns its output alone.
+    """
+
+    path: str
+    beside: int | None = None
+
+    def returns(self, output: Tensor) -> Any:
+        """What the module returns where its output is this."""
+        return output if self.beside is None else (output, *[None] * self.beside)
 
 
 class Part(NamedTuple):
@@ -66,6 +84,7 @@ class LayerKind:
         mixer: the projection that ends the attention, or whatever else mixes tokens, where the stream
             behind it is the one before plus ``mixer_factor`` times its output.
         norms: for each of the two projections whose output passes a norm before it is added, that norm.
+        around: for each of the two projections, what need not run where its output is known.
         parallel: that projection and M's branch read the same state.
         tokenwise: M of a token depends on this token alone.
     """
@@ -82,6 +101,7 @@ class LayerKind:
     mixer: str | None = None
     mixer_factor: float = 1.0
     norms: dict[str, Norm] = field(default_factory=dict, hash=False)
+    around: dict[str, Around] = field(default_factory=dict, hash=False)
     parallel: bool = False
     tokenwise: bool = True
 

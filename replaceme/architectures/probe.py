@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from replaceme.architectures.architecture import Axis, LayerKind, Norm
-from replaceme.hooks import changed_output, first, other_values
+from replaceme.architectures.architecture import Around, Axis, LayerKind, Norm
+from replaceme.hooks import changed_output, first, other_values, replace_forwards
 
 OFFSETS = (0.0, 1.0)  # norms multiply by their weight, or by one more
 ROWS = 2  # outputs of a tensor that are moved one at a time
@@ -76,6 +76,7 @@ class Probe:
         if tokenwise:
             mixer, mixer_factor, before = self._mixer(adds)
             norms |= before
+        ends = {path: self._around(path) for path in (mixer, projection) if path}
         return LayerKind(
             numbers,
             adds,
@@ -88,6 +89,7 @@ class Probe:
             mixer=mixer,
             mixer_factor=mixer_factor,
             norms=norms,
+            around={path: around for path, around in ends.items() if around},
             parallel=(norms[mixer].path if mixer in norms else mixer) in factors,
             tokenwise=bool(tokenwise),
         )
@@ -305,6 +307,45 @@ class Probe:
             stack.enter_context(changed_output(self._modules[end], torch.zeros_like))
             alone = torch.allclose(self.run(), self.states, rtol=RTOL, atol=ATOL)
         return (next(iter(norms), end), round(factors[end], 6), norms) if alone else none
+
+    def _around(self, path: str) -> Around | None:
+        """Where the output of a projection can be put, so that the least of the layer has to run."""
+        names = path.split(".")
+        for depth in range(1, len(names)):
+            around = self._returning(".".join(names[:depth]), path)
+            if around and self._replaces(around, path):
+                return around
+        return self._returning(path, path)
+
+    def _returning(self, name: str, path: str) -> Around | None:
+        """A module as one that returns what the projection does, if it is."""
+        seen: dict[str, Any] = {}
+        with ExitStack() as stack:
+            for each in (path, name):
+                hook = lambda _m, _i, output, each=each: seen.update({each: _cloned(output)})  # noqa: E731
+                stack.callback(self.layer.get_submodule(each).register_forward_hook(hook).remove)
+            self.run()
+        output = first(seen.get(name))
+        if not isinstance(output, Tensor) or (name != path and output.shape != self.states.shape):
+            return None
+        if not torch.equal(output.flatten(), first(seen[path]).flatten()):
+            return None
+        return Around(name, len(seen[name]) - 1 if isinstance(seen[name], tuple) else None)
+
+    def _replaces(self, around: Around, path: str) -> bool:
+        """Whether the layer does with another output in the module's place what it does when the
+        projection returns that."""
+        other = self._noise(self.states)
+        put = lambda output: other.clone().reshape(output.shape)  # noqa: E731
+        with changed_output(self._modules[path], put):
+            wanted = self.run()
+        module = self.layer.get_submodule(around.path)
+        try:
+            with replace_forwards([module], lambda *_, **__: around.returns(other.clone())):
+                found = self.run()
+        except Exception:  # it reads what is returned beside
+            return False
+        return bool(torch.allclose(found, wanted, rtol=RTOL, atol=ATOL))
 
     def _norms(self, found: _Merges) -> dict[str, Norm]:
         """The matrix whose output is what the last norm is given, with that norm, if it is a

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replaceme.architectures.architecture import Architecture, Axis, LayerKind, Norm
+from replaceme.architectures.architecture import Architecture, Around, Axis, LayerKind, Norm
 from replaceme.architectures.families import REFUSED, TITLES
 from replaceme.architectures.per_layer import layer_count
 from replaceme.architectures.small import build_small, shrunk
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
 
-VERSION = 6  # of what is measured; older ones that were kept are measured again
+VERSION = 7  # of what is measured; older ones that were kept are measured again
 Build = Callable[["PreTrainedConfig"], "PreTrainedModel"]
 
 
@@ -174,8 +174,9 @@ def _read(file: Path) -> Architecture | None:
 
 def _read_kind(said: dict[str, Any]) -> LayerKind:
     norms = {path: Norm(**norm) for path, norm in said["norms"].items()}
+    around = {path: Around(**module) for path, module in said["around"].items()}
     tuples = {key: tuple(said[key]) for key in ("layers", "adds")}
-    return LayerKind(**said | tuples | {"norms": norms})
+    return LayerKind(**said | tuples | {"norms": norms, "around": around})
 
 
 def _keep(key: str, found: Architecture) -> None:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from replaceme.hooks import other_values
-from replaceme.solvers.linear import solve_ridge
+from replaceme.solvers.linear import find_correction
 from replaceme.solvers.projection import Weights, read_projection, write_projection
 
 if TYPE_CHECKING:
@@ -91,18 +91,20 @@ class NormedFit:
 
     def _solve_matrix(self, matrix: Tensor, gain: Tensor) -> Tensor:
         """The next V [k, d] float64, for a γ."""
+        from replaceme.gram import compute_gram
+
         gram, cross = matrix.new_zeros(len(matrix), len(matrix)), matrix.new_zeros(matrix.shape)
         for rows in self.rows:
             unit, scale = self._directions(rows.inputs, matrix)
             error = rows.wanted - self._factor * gain.float() * unit
             pull = gain.float() * error
             pull -= unit * (unit * pull).mean(-1, keepdim=True)
-            scaled = scale * rows.inputs.float()
-            gram += scaled.mT @ (rows.weight * scaled)
-            cross += scaled.mT @ (rows.weight * pull)
+            root = rows.weight.sqrt()
+            scaled = scale * root * rows.inputs
+            gram += compute_gram(scaled)
+            cross += scaled.mT @ (root * pull)
         cross = cross / (self._factor * gain.square().mean()) + gram @ (matrix - self._matrix)
-        correction, _ = solve_ridge(gram, cross, self.ridge)
-        return self._matrix + correction
+        return self._matrix + find_correction(gram, cross, self.ridge)
 
     def _directions(self, rows: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
         """n(H V) [tokens, d], which the norm returns with a gain of one, and ρ [tokens, 1], float32."""

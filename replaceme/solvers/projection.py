@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from replaceme.solvers.linear import solve_ridge
+from replaceme.solvers.linear import find_correction
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +56,11 @@ def correct_projection(decoder: Decoder, layer: int, path: str, correction: Tens
     return write_projection(decoder, layer, path, matrix + correction.to(matrix))
 
 
+def _add(total: Tensor | None, part: Tensor) -> Tensor:
+    """A float64 total with one more part."""
+    return part.double() if total is None else total.add_(part)
+
+
 @dataclass
 class LinearFit:
     """``min_V Σ wᵢ‖Xᵢ (V − W) + sᵢ − tᵢ‖² + λ‖V − W‖²`` from states s to states t, wᵢ = 1/(‖sᵢ‖ ‖tᵢ‖),
@@ -78,25 +83,25 @@ class LinearFit:
         """
         import torch
 
+        from replaceme.gram import compute_gram
         from replaceme.statistics import features_of, real_tokens, row_scale
 
         before = real_tokens(state, batch).float()
         after = real_tokens(goal.to(state.device), batch).float()
         scale = row_scale("geometric", before, after)
         parts = [
-            features_of(self.decoder, self.layer, path, real_tokens(inputs[path], batch)).float()
+            features_of(self.decoder, self.layer, path, real_tokens(inputs[path], batch))
             for path in self.paths
         ]
         rows = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-        rows, change = rows.to(before.device) * scale, (after - before) * scale
-        gram, cross = (rows.mT @ rows).double(), (rows.mT @ change).double()
-        self.gram = gram if self.gram is None else self.gram.add_(gram)
-        self.cross = cross if self.cross is None else self.cross.add_(cross)
+        rows, change = (rows.to(before.device) * scale).float(), (after - before) * scale
+        self.gram = _add(self.gram, compute_gram(rows))
+        self.cross = _add(self.cross, rows.mT @ change)
 
     def solve(self) -> Weights:
         assert self.gram is not None
         assert self.cross is not None
-        correction, _ = solve_ridge(self.gram, self.cross, self.ridge)
+        correction = find_correction(self.gram, self.cross, self.ridge)
         sizes = [self.decoder.feature_count(self.layer, path) for path in self.paths]
         weights: Weights = {}
         for path, part in zip(self.paths, correction.split(sizes), strict=True):

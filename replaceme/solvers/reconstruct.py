@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from replaceme.architectures import Architecture
     from replaceme.calibration import Batch, Batches
     from replaceme.decoder import Call, Decoder
+    from replaceme.room import Kept
     from replaceme.selection import Block
     from replaceme.statistics import Needs
+
+KEPT_BYTES = 2**28  # of inputs of an MLP's projection, at most; where there are more the MLP runs again
 
 
 class Reconstruct(Solver):
@@ -74,16 +77,28 @@ class Reconstruct(Solver):
 
 @dataclass
 class _Stream:
-    """The states of one batch in both models, after the same layer."""
+    """The states of one batch in both models, before or after the same layer.
+
+    Attributes:
+        inputs: of projections of the pruned layer, kept until they have their new weights.
+        outputs: of those that have them.
+    """
 
     batch: Batch
     calls: list[Call]
-    original: Tensor
-    pruned: Tensor
+    original: Kept
+    pruned: Kept
+    inputs: dict[str, Kept] = field(default_factory=dict)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
 
 
 class _Walk:
-    """Both models side by side, and the weights found so far."""
+    """Both models side by side, and the weights found so far.
+
+    All batches pass a layer before the next. The intact layer runs once, and what is before a
+    projection of the pruned one: the projection's input is kept while its weights are solved for, and
+    from there the layer goes on.
+    """
 
     def __init__(
         self, decoder: Decoder, blocks: tuple[Block, ...], weights: Weights, ridge: float
@@ -91,6 +106,7 @@ class _Walk:
         self.decoder, self.blocks, self.weights, self.ridge = decoder, blocks, weights, ridge
         self.ends = {block.start - 1: block.end for block in blocks}
         self.layer = 0
+        self.room = 0
         self.streams: list[_Stream] = []
 
     @property
@@ -99,40 +115,65 @@ class _Walk:
 
     def start(self, batches: Batches) -> None:
         """Bring both streams behind the first gap; the pruned one has its weights already."""
+        from replaceme.decoder import capture
+
         gap = self.blocks[0]
+        layer = gap.start - 1
         for batch in batches:
             states, calls = self.decoder.enter(batch)
-            self.streams.append(_Stream(batch, calls, states, states))
-        self._move_original(0, gap.start - 1)
-        with self._put_weights(gap.start - 1):
-            for stream in self.streams:
-                call = stream.calls[gap.start - 1]
-                stream.pruned = self.decoder.step(gap.start - 1, stream.original, call)
-        self._move_original(gap.start - 1, gap.end)
+            kept = self.decoder.room.put(states)
+            self.streams.append(_Stream(batch, calls, kept, kept))
+        self._move_original(0, layer)
+        reads = {path: self.decoder.input_of(layer, path) for path in self.decoder.kind(layer).around}
+        self.room = KEPT_BYTES
+        for stream in self.streams:
+            stream.pruned = stream.original
+            with capture(reads) as seen:
+                self._step_original(layer, stream)
+            self._keep(layer, stream, seen)
+        self._move_pruned(layer)
+        self._move_original(layer + 1, gap.end)
         self.layer = gap.end
-
-    def _move_original(self, start: int, end: int) -> None:
-        """Take the original streams through some layers, all of them through each before the next."""
-        for layer in range(start, end):
-            for stream in self.streams:
-                stream.original = self.decoder.step(layer, stream.original, stream.calls[layer])
 
     def advance(self) -> bool:
         """Solve the next kept layer, and move both streams behind it; false at the end."""
-        layer = self.layer
-        if layer == len(self.decoder.layers):
+        layer, last = self.layer, len(self.decoder.layers)
+        if layer == last:
             return False
         following = self.ends.get(layer, layer + 1)
         mixer = self.decoder.kind(layer).mixer
         if mixer and not self._is_joint(layer):
             self._solve_mixer(layer, mixer)
-        self._move_original(layer, following)
+        else:
+            self._move_original(layer, layer + 1)
+        self._move_original(layer + 1, following)
         self._solve_output(layer)
-        with self._put_weights(layer):
-            for stream in self.streams:
-                stream.pruned = self.decoder.step(layer, stream.pruned, stream.calls[layer])
+        if following < last:
+            self._move_pruned(layer)
         self.layer = following
         return True
+
+    def _move_original(self, start: int, end: int) -> None:
+        for layer in range(start, end):
+            for stream in self.streams:
+                self._step_original(layer, stream)
+
+    def _step_original(self, layer: int, stream: _Stream) -> None:
+        states = self.decoder.step(layer, stream.original.read(), stream.calls[layer])
+        stream.original = self.decoder.room.put(states)
+
+    def _move_pruned(self, layer: int) -> None:
+        with self._put_weights(layer):
+            for stream in self.streams:
+                stream.pruned = self.decoder.room.put(self._step_pruned(layer, stream))
+                stream.outputs.clear()
+
+    def _step_pruned(self, layer: int, stream: _Stream) -> Tensor:
+        """The pruned model's states behind a layer with the weights that it has now."""
+        for path in list(stream.inputs):
+            inputs = stream.inputs.pop(path).read()
+            stream.outputs[path] = self.decoder.project(layer, path, inputs)
+        return self.decoder.step(layer, stream.pruned.read(), stream.calls[layer], stream.outputs)
 
     @contextmanager
     def _put_weights(self, layer: int) -> Iterator[None]:
@@ -150,18 +191,27 @@ class _Walk:
         return kind.parallel and not kind.norms and not kind.experts
 
     def _solve_mixer(self, layer: int, path: str) -> None:
+        """Solve for what ends the attention, toward the intact residual stream behind it, and move the
+        intact model's states behind the layer."""
+        from replaceme.decoder import Read, capture
+
         fit = choose_fit(self.decoder, layer, [path], self.ridge)
+        end = Read((self.decoder.end_of(layer, path),))
         for stream in self.streams:
-            _, goal = self._mix(layer, stream.original, stream)
-            inputs, state = self._mix(layer, stream.pruned, stream)
+            original, pruned = stream.original.read(), stream.pruned.read()
+            with capture({path: end}) as seen:
+                self._step_original(layer, stream)
+            goal = self._add_mixed(layer, original, seen[path])
+            inputs, output = self.decoder.mix(layer, pruned, stream.calls[layer])
+            state = self._add_mixed(layer, pruned, output)
             fit.add(stream.batch, {path: inputs}, state, goal)
+            self._keep(layer, stream, {path: inputs})
         self.weights |= fit.solve()
 
-    def _mix(self, layer: int, states: Tensor, stream: _Stream) -> tuple[Tensor, Tensor]:
-        """Input of the projection that ends what mixes tokens, and the residual stream behind it."""
-        inputs, output = self.decoder.mix(layer, states, stream.calls[layer])
+    def _add_mixed(self, layer: int, states: Tensor, output: Tensor) -> Tensor:
+        """The residual stream behind what mixes tokens, float32, from that before and what is added."""
         factor = self.decoder.kind(layer).mixer_factor
-        return inputs, states.to(output.device).float() + factor * output.float()
+        return states.to(output.device).float() + factor * output.float()
 
     def _solve_output(self, layer: int) -> None:
         """The MLP's output projection or experts, and the attention's projection with it if joint."""
@@ -173,9 +223,21 @@ class _Walk:
         reads = {path: self.decoder.input_of(layer, path) for path in paths}
 
         fit = choose_fit(self.decoder, layer, paths, self.ridge)
+        self.room = KEPT_BYTES
         with self._put_weights(layer):
             for stream in self.streams:
                 with capture(reads) as seen:
-                    state = self.decoder.step(layer, stream.pruned, stream.calls[layer])
-                fit.add(stream.batch, seen, state, stream.original)
+                    state = self._step_pruned(layer, stream)
+                fit.add(stream.batch, seen, state, stream.original.read())
+                self._keep(layer, stream, seen)
         self.weights |= fit.solve()
+
+    def _keep(self, layer: int, stream: _Stream, inputs: Mapping[str, Tensor]) -> None:
+        """Keep inputs of projections where the layer can go on from them; those of the MLP's, which are
+        wide, while there is room."""
+        kind = self.decoder.kind(layer)
+        for path in inputs:
+            size = 0 if path == kind.mixer else inputs[path].nbytes
+            if path in kind.around and size <= self.room:
+                self.room -= size
+                stream.inputs[path] = self.decoder.room.put(inputs[path])
