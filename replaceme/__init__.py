@@ -80,6 +80,7 @@ _LAZY = {
 }
 
 PUBLIC_MODULES = {
+    "replaceme.allocator": "what the C library does with memory that is freed",
     "replaceme.amounts": "numbers as people write them",
     "replaceme.architectures": "what a decoder layer is, as measured",
     "replaceme.calibration": "data set → token sequences → batches",

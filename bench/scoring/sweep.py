@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +12,7 @@ import torch
 from bench.scoring.answers import Answers
 from bench.scoring.fork import Fork
 from bench.scoring.trees import Request, Tree, TreeBatch, grow, make_batches
+from replaceme.allocator import keep_freed_memory
 from replaceme.lengths import Lengths
 
 CPU_BUDGETS = (256, 512, 1024, 2048, 4096)
@@ -190,15 +189,3 @@ def _smaller(trees: list[Tree]) -> list[Tree]:
         raise torch.OutOfMemoryError(f"a request of {len(trees[0])} tokens does not fit")
     half = len(requests) // 2
     return [tree for part in (requests[:half], requests[half:]) for tree in grow(part, 0.0, 2**31)]
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep large blocks that are freed, for the next batch needs them again.
-
-    It would give them back to the system, which takes a page fault for every 4 kB of the next: 8 % of
-    the time of a sweep.
-    """
-    mmap_threshold, trim_threshold, most = -3, -1, 2**31 - 1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(mmap_threshold, 2**30)
-        libc.mallopt(trim_threshold, most)
