@@ -66,7 +66,7 @@ def test_gauge_sees_what_is_taken() -> None:
     before = gauge.free()
     taken = torch.ones(size, dtype=torch.uint8)
     assert before - gauge.free() > 0.9 * size
-    assert before + gauge.used() < (1 << 40) + len(taken)
+    assert before + gauge.used() < (1 << 40) + 1.1 * len(taken)
 
 
 def test_gauge_keeps_room_for_what_came_and_went(monkeypatch: pytest.MonkeyPatch) -> None:
