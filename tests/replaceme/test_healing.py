@@ -310,6 +310,24 @@ def test_training_that_is_left_early_goes_on_as_if_it_was_not(
     assert all(torch.equal(alone[0].values[name], values) for name, values in again.values.items())
 
 
+@pytest.mark.parametrize("part", ["projection", "mlp", "lora", "tail", "all"])
+def test_model_that_is_spread_over_devices_trains_alike(part: str, pair_of: Any) -> None:
+    """As device ``auto`` spreads it over GPUs, by hooks of accelerate on every module."""
+    from accelerate import dispatch_model
+
+    whole = pair_of("llama")
+    model = copy.deepcopy(whole.teacher.model)
+    places = {name: "cpu" for name, module in model.named_modules() if not any(module.children())}
+    teacher = Decoder.of(dispatch_model(model, places, main_device="cpu", force_hooks=True))
+    spread = Pair.of_edit(teacher, edit_of(teacher))
+    assert all(hasattr(layer.mlp.down_proj, "_hf_hook") for layer in spread.student.layers)
+    one, two = (train(pair, train=part, tokens=300) for pair in (whole, spread))
+    assert one.facts.used
+    assert one.facts.divergence == two.facts.divergence
+    assert one.values.keys() == two.values.keys()
+    assert all(torch.equal(values, two.values[name]) for name, values in one.values.items())
+
+
 def test_split_steps_give_nearly_the_same(pair_of: Any) -> None:
     one, two = train(pair_of("llama")), train(pair_of("llama"), accumulate=3, checkpointing=True)
     assert one.facts.training == two.facts.training
