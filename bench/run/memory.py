@@ -66,14 +66,19 @@ def measure_models(plan: Plan) -> dict[str, Footprint]:
     return found
 
 
-def describe_memory(name: str, found: Footprint, limit: int) -> str:
-    """How a model is held within a limit, in a sentence."""
+def describe_memory(name: str, found: Footprint, limit: int | None) -> str:
+    """How a model is held, within a limit where there is one, in a sentence."""
+    whole, least, gram = (format_bytes(size) for size in (found.whole, found.least, found.gram))
+    if limit is None:
+        return (
+            f"{name} takes {whole} in memory, and up to {gram} for each matrix that is fitted; layer by "
+            f"layer ('memory: …') it is {least} at the least."
+        )
     if found.fits(limit):
-        return f"{name} takes {format_bytes(found.whole)} of {format_bytes(limit)}, as a whole."
+        return f"{name} takes {whole} of {format_bytes(limit)}, as a whole."
     return (
-        f"{name} takes {format_bytes(found.whole)}, and is read layer by layer: two layers, embeddings "
-        f"and head are {format_bytes(found.least)} of {format_bytes(limit)}; states wait in the rest, "
-        f"or in files."
+        f"{name} takes {whole}, and is read layer by layer: two layers, embeddings and head are {least} "
+        f"of {format_bytes(limit)}; states wait in the rest, or in files."
     )
 
 

@@ -106,9 +106,8 @@ def plan(
         click.echo("`run` leaves what failed alone until something changes; --retry-failed redoes it.")
     _print_own(own)
     _print_space(space, folder)
-    if room is not None:
-        for name, each in models.items():
-            click.echo(visible(describe_memory(name, each, room)))
+    for name, each in models.items():
+        click.echo(visible(describe_memory(name, each, room)))
     for name, size in healing.items():
         click.echo(visible(f"Healing {name} takes up to {format_bytes(size)} of its device's memory."))
     if estimate:
