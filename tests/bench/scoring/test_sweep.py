@@ -201,6 +201,24 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], list[Reque
     return calls
 
 
+def count_batches(path: Path) -> int:
+    """Batches whose answers are in a file."""
+    return sum('"requests"' in line for line in path.read_text().splitlines())
+
+
+def counted_chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many batches each later call of ``Fork.answers_to`` has."""
+    sizes: list[int] = []
+    answers = Fork.answers_to
+
+    def noted(fork: Fork, chunk: list[TreeBatch]) -> list[dict[str, list[Answer]]]:
+        sizes.append(len(chunk))
+        return answers(fork, chunk)
+
+    monkeypatch.setattr(Fork, "answers_to", noted)
+    return sizes
+
+
 @given(edits=variant_sets, asked=request_lists, budget=budgets)
 @settings(deadline=None, max_examples=25)
 def test_answers_are_those_of_a_pruned_model_that_reads_one_request_at_a_time(
@@ -521,17 +539,52 @@ def test_layers_from_files_answer_the_same_to_the_last_bit(
     decoder.model.save_pretrained(tmp_path)
     model = open_layers(tmp_path, decoder.architecture, "float32")
     walked = Decoder.of(model, room=Room(lambda: free))
-    sizes: list[int] = []
-    answers = Fork.answers_to
-
-    def noted(fork: Fork, chunk: list[TreeBatch]) -> list[dict[str, list[Answer]]]:
-        sizes.append(len(chunk))
-        return answers(fork, chunk)
-
-    monkeypatch.setattr(Fork, "answers_to", noted)
+    sizes = counted_chunks(monkeypatch)
     assert all_of(swept(walked, EDITS, asked), EDITS, asked) == undisturbed
     assert (max(sizes) == 1) == (free == 0)
     assert (len(sizes) == 1) == (free == 10**9)
+
+
+@pytest.mark.parametrize("at", ["between", "inside"])
+def test_interrupted_chunks_of_layers_from_files_are_computed_again_and_no_others(
+    decoder: Decoder,
+    asked: list[Request],
+    undisturbed: dict[str, list[Answer]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at: str,
+) -> None:
+    decoder.model.save_pretrained(tmp_path / "model")
+    path, chunks = tmp_path / "answers.jsonl", list[int]()
+    answers, step = Fork.answers_to, Decoder.step
+
+    def noted(fork: Fork, chunk: list[TreeBatch]) -> list[dict[str, list[Answer]]]:
+        if len(chunks) == 2 and at == "between":
+            raise KeyboardInterrupt
+        chunks.append(len(chunk))
+        return answers(fork, chunk)
+
+    def stopped(self: Decoder, layer: int, *args: Any) -> Tensor:
+        if len(chunks) == 3 and at == "inside" and layer == 4:
+            raise KeyboardInterrupt
+        return step(self, layer, *args)
+
+    def sweep() -> Sweep:
+        model = open_layers(tmp_path / "model", decoder.architecture, "float32")
+        return sweep_of(Decoder.of(model, room=Room(lambda: 320_000)), EDITS, path=path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Fork, "answers_to", noted)
+        patch.setattr(Decoder, "step", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            sweep().run([*EDITS], asked)
+    kept = count_batches(path)
+    assert kept == sum(chunks[:2]) > 2
+    again = counted_chunks(monkeypatch)
+    last = sweep()
+    last.run([*EDITS], asked)
+    assert all_of(last.known, EDITS, asked) == undisturbed
+    assert sum(again) == count_batches(path) - kept > 0
 
 
 @pytest.mark.parametrize("room", [200, 64, 24])
