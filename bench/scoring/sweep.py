@@ -65,7 +65,8 @@ class Sweep:
             progress: told the share of the tokens that is done after each batch.
         """
         start = time.perf_counter()
-        keep_freed_memory()
+        if self.fork.decoder.is_resident:
+            keep_freed_memory()
         trees = self.trees(requests)
         if not trees:
             return

@@ -25,7 +25,6 @@ def fuzz(examples: int, **strategies: Any) -> Callable[[Any], Any]:
 
     campaign = settings.get_current_profile_name() == "fuzz"
     setting = settings(
-        deadline=None,
         derandomize=not campaign,
         max_examples=settings().max_examples if campaign else examples,
         database=None,

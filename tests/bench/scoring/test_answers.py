@@ -210,7 +210,7 @@ def test_infinite_and_undefined_answers_survive(path: Path) -> None:
 
 
 @given(st.lists(st.tuples(st.floats(), st.booleans()), min_size=1, max_size=8))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_every_float_survives(
     tmp_path_factory: pytest.TempPathFactory, found: list[tuple[float, bool]]
 ) -> None:

@@ -220,7 +220,7 @@ def counted_chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @given(edits=variant_sets, asked=request_lists, budget=budgets)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_answers_are_those_of_a_pruned_model_that_reads_one_request_at_a_time(
     decoder: Decoder, edits: Edits, asked: list[Request], budget: int
 ) -> None:
@@ -279,7 +279,7 @@ def test_greedy_continuations_are_found(decoder: Decoder) -> None:
 
 
 @given(edits=variant_sets, asked=request_lists, budget=budgets, data=st.data())
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_a_variant_answers_the_same_whatever_others_run_along(
     decoder: Decoder, edits: Edits, asked: list[Request], budget: int, data: st.DataObject
 ) -> None:
@@ -478,7 +478,7 @@ def test_batches_are_halved_until_they_fit(
 
 
 @given(edits=variant_sets, asked=request_lists, room=st.integers(9, 40))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_no_request_is_lost_or_doubled_out_of_memory(
     decoder: Decoder, edits: Edits, asked: list[Request], room: int
 ) -> None:
@@ -718,7 +718,7 @@ def all_layers(edits: Edits, names: list[str]) -> int:
 
 
 @given(edits=variant_sets, data=st.data())
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_steps_are_the_distinct_beginnings_of_the_variants_ways(
     decoder: Decoder, edits: Edits, data: st.DataObject
 ) -> None:

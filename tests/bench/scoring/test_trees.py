@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bench.scoring.trees import Request, Tree, TreeBatch, grow, make_batches
 
 HUGE = 2**31
-checked = settings(deadline=None, max_examples=100)
+checked = settings(max_examples=100)
 
 
 @st.composite
