@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from replaceme.allocator import return_freed_memory
 from replaceme.amounts import format_bytes
 from replaceme.architectures import Architecture
 from replaceme.errors import InputError
@@ -92,7 +92,7 @@ def load_within(
         InputError: see :func:`replaceme.io.loading.load`, or the limit is too small for two layers.
     """
     if memory is not None:
-        gc.collect()  # a model that nobody uses any more lives on in circles of references
+        return_freed_memory()
         device = default_device() if device == "auto" else device
         found, gauge = Footprint.of(folder, architecture, dtype), Gauge(device, memory)
         if not found.fits(memory - gauge.used()):

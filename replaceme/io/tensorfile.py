@@ -48,7 +48,7 @@ class Piece:
     dtype: str
     shape: list[int]
     size: int
-    read: Callable[[], bytes]
+    read: Callable[[], bytes | memoryview]
 
 
 def read_header(file: Path) -> tuple[list[Entry], dict[str, str]]:
@@ -125,11 +125,11 @@ def changed(
     shape = shape or entry.shape
     short = SHORT_NAMES[dtype]
 
-    def read() -> bytes:
+    def read() -> memoryview:
         import torch
 
         result = change(tensor_of(entry, data)).contiguous().reshape(-1)
-        return result.view(torch.uint8).numpy().tobytes()
+        return result.view(torch.uint8).numpy().data
 
     return Piece(name, short, shape, math.prod(shape) * FLOATS[short][1], read)
 

@@ -1,4 +1,5 @@
-"""A suite on a random Llama under a limit on memory, against the same with the model in memory.
+"""A suite on a random Llama under a limit on memory, against the same with the model in memory: seconds,
+those of its phases, and peak memory, in ``extra_info``.
 
 ``--perf-shape 3b --perf-memory 3GB`` is a model of 6 GB; the usual one is small, and has a limit that
 holds it but for some of its layers.
@@ -81,21 +82,38 @@ def run(suite: Path, out: Path, *arguments: str) -> tuple[float, int]:
     """Seconds of a run, and peak resident bytes of its process."""
     began = time.perf_counter()
     command = [sys.executable, "-c", RUN + REPORT, "run", suite, "--out", out, *arguments]
-    printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stdout
+    printed = done.stdout
     return time.perf_counter() - began, int(printed.split()[-1])
 
 
 def read_numbers(out: Path) -> dict[str, Any]:
     """Losses and scores of each variant."""
     found = {}
-    for path in sorted((out / "records").glob("*.json")):
-        record = json.loads(path.read_text())
+    for record in _records(out):
         scores = {task: score["metrics"] for task, score in record["quality"].items()}
         found[record["label"]] = record["prune"].get("loss"), scores
     return found
 
 
-def test_suite_layer_by_layer(request: Any, source: Path, tmp_path: Path) -> None:
+def sum_phases(out: Path) -> dict[str, float]:
+    """Seconds of calibrating, of all fits, and of scoring."""
+    pruned = [record["prune"] for record in _records(out) if record["prune"].get("solve_seconds")]
+    passes = _records(out)[0]["quality"].values()  # which all variants share
+    return {
+        "calibration": pruned[0]["calibration_seconds"],
+        "fits": sum(prune["solve_seconds"] for prune in pruned),
+        "scores": sum(score["pass_seconds"] for score in passes),
+    }
+
+
+def _records(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted((out / "records").glob("*.json"))]
+
+
+@pytest.mark.benchmark(group="a suite layer by layer")
+def test_suite_layer_by_layer(benchmark: Any, request: Any, source: Path, tmp_path: Path) -> None:
     option = request.config.getoption
     model, suite = tmp_path / "model", tmp_path / "suite.yaml"
     script = "import sys, json; from pathlib import Path; from tests.large_model import make_model; "
@@ -103,14 +121,15 @@ def test_suite_layer_by_layer(request: Any, source: Path, tmp_path: Path) -> Non
     shape = json.dumps(SHAPES[option("--perf-shape")])
     subprocess.run([sys.executable, "-c", script, shape, source, model], check=True)
     suite.write_text(yaml.safe_dump(suite_of(model, option("--perf-windows"), 10)))
-    memory = option("--perf-memory")
-    whole, whole_peak = run(suite, tmp_path / "whole")
-    walked, walked_peak = run(suite, tmp_path / "walked", "--memory", memory)
-    assert read_numbers(tmp_path / "whole") == read_numbers(tmp_path / "walked")
-    print(
-        f"\nwhole {whole:.0f} s, {whole_peak / 1e9:.2f} GB; layer by layer {walked:.0f} s "
-        f"({walked / whole:.2f}), {walked_peak / 1e9:.2f} GB of {memory}"
-    )
+    memory, whole, walked = option("--perf-memory"), tmp_path / "whole", tmp_path / "walked"
+
+    def measure() -> None:
+        for out, arguments in ((whole, []), (walked, ["--memory", memory])):
+            seconds, peak = run(suite, out, *arguments)
+            benchmark.extra_info[out.name] = {"seconds": seconds, "peak_bytes": peak, **sum_phases(out)}
+
+    benchmark.pedantic(measure, rounds=1)
     shutil.rmtree(model)
-    assert walked < 1.3 * whole
-    assert walked_peak <= parse_size(memory)
+    benchmark.extra_info["memory"] = memory
+    assert read_numbers(whole) == read_numbers(walked)
+    assert benchmark.extra_info["walked"]["peak_bytes"] <= parse_size(memory)
