@@ -1,25 +1,37 @@
-"""What the C library does with memory that is freed."""
+"""What the C library does with memory that is freed; nothing where it is not glibc."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import sys
+from typing import Any
 
-
-def return_freed_memory() -> None:
-    """Have glibc give back to the system what is freed and not in use, which counts as taken."""
-    gc.collect()  # a model that nobody uses any more lives on in circles of references
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
+MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # mallopt's names: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep large blocks that are freed, from now on, for the next batch needs them again.
+    """Have large blocks that are freed kept, from now on, for the next batch needs them again.
 
-    It would give them back to the system, which takes a page fault for every 4 kB of the next.
+    They would be given back to the system, which takes a page fault for every 4 kB of the next.
     """
-    mmap_threshold, trim_threshold, most = -3, -1, 2**31 - 1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(mmap_threshold, 2**30)
-        libc.mallopt(trim_threshold, most)
+    _set(2**30, 2**31 - 1)
+
+
+def return_freed_memory() -> None:
+    """Have what is freed, and will be from now on, given back to the system, by whose count it is
+    taken."""
+    gc.collect()  # a model that nobody uses any more lives on in circles of references
+    _set(2**20, 2**20)
+    if hasattr(library := _library(), "malloc_trim"):
+        library.malloc_trim(0)
+
+
+def _set(mmap_threshold: int, trim_threshold: int) -> None:
+    if hasattr(library := _library(), "mallopt"):
+        library.mallopt(MMAP_THRESHOLD, mmap_threshold)
+        library.mallopt(TRIM_THRESHOLD, trim_threshold)
+
+
+def _library() -> Any:
+    return ctypes.CDLL(None) if sys.platform == "linux" else None

@@ -12,9 +12,8 @@ from replaceme.decoder import Decoder, Read
 from replaceme.divergence import Reference, log_probabilities, summarize
 from replaceme.edit import Edit
 from replaceme.facts import Divergence
+from replaceme.logits import tokens_at_once
 from replaceme.traversal import walk
-
-POSITIONS = 256  # whose logits are held at once
 
 
 class Judgement(NamedTuple):
@@ -61,7 +60,7 @@ class HeldBack:
             return None
         total, divergences = 0.0, []
         for (ids, states), intact in zip(self._run(edit), self._intact_ends, strict=True):
-            for here in _parts(ids):
+            for here in self._parts(ids):
                 logs = log_probabilities(self._logits(states[here]))
                 total += _surprise(logs, ids, here)
                 reference = Reference(self._logits(intact.states[here]))
@@ -84,13 +83,18 @@ class HeldBack:
         parts = (
             _surprise(log_probabilities(self._logits(states[here])), ids, here)
             for ids, states in ends
-            for here in _parts(ids)
+            for here in self._parts(ids)
         )
         return sum(parts) / self._predicted
 
     def _logits(self, states: Tensor) -> Tensor:
         """[positions, vocabulary] of last states [positions, d]."""
         return self.decoder.logits(states[None])[0]
+
+    def _parts(self, ids: Tensor) -> list[slice]:
+        """A few positions after the other."""
+        size = tokens_at_once(self.decoder.model)
+        return [slice(start, start + size) for start in range(0, len(ids), size)]
 
 
 class _Last:
@@ -108,11 +112,6 @@ class _Last:
         if layer == self.layer:
             rows = zip(batch.ids, seen["state"], batch.lengths.tolist(), strict=True)
             self.ends += [Ends(ids[:size], states[:size]) for ids, states, size in rows]
-
-
-def _parts(ids: Tensor) -> list[slice]:
-    """A few positions after the other."""
-    return [slice(start, start + POSITIONS) for start in range(0, len(ids), POSITIONS)]
 
 
 def _surprise(logs: Tensor, ids: Tensor, here: slice) -> float:

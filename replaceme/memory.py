@@ -15,6 +15,7 @@ from replaceme.io.contents import stored_tensors
 from replaceme.io.layers import HELD, open_layers, round_values
 from replaceme.io.loading import checkpoint_dtype, default_device, load, load_tokenizer
 from replaceme.io.tensorfile import FLOATS
+from replaceme.logits import logit_bytes
 from replaceme.room import Room
 
 if TYPE_CHECKING:
@@ -32,15 +33,19 @@ class Footprint:
         layer: of the largest decoder layer.
         layers: of all of them.
         gram: of the float64 Gram matrix of the widest input of a matrix of a layer.
+        logits: of those that are held at once.
     """
 
     outside: int
     layer: int
     layers: int
     gram: int
+    logits: int
 
     @classmethod
-    def of(cls, folder: Path, architecture: Architecture, dtype: str | None = None) -> Footprint:
+    def of(
+        cls, folder: Path, architecture: Architecture, dtype: str | None = None, device: str = "cpu"
+    ) -> Footprint:
         """Those of a model that is loaded in a dtype; ``None``: its own.
 
         Raises:
@@ -56,15 +61,21 @@ class Footprint:
                 widest = max(widest, *entry.shape[-2:]) if len(entry.shape) > 1 else widest
             else:
                 outside += size
-        return cls(outside, max(layers.values()), sum(layers.values()), 8 * widest**2)
+        inside = layers.values()
+        return cls(outside, max(inside), sum(inside), 8 * widest**2, logit_bytes(device))
 
     @property
     def whole(self) -> int:
         return self.outside + self.layers
 
     def fits(self, memory: int) -> bool:
-        """Whether the whole model and a Gram matrix do."""
-        return self.whole + self.gram <= memory
+        """Whether the whole model does, with what comes and goes."""
+        return self.whole + self.beside <= memory
+
+    @property
+    def beside(self) -> int:
+        """What comes and goes: a Gram matrix, its factor, logits."""
+        return 2 * self.gram + self.logits
 
     @property
     def least(self) -> int:
@@ -94,12 +105,12 @@ def load_within(
     if memory is not None:
         return_freed_memory()
         device = default_device() if device == "auto" else device
-        found, gauge = Footprint.of(folder, architecture, dtype), Gauge(device, memory)
+        found, gauge = Footprint.of(folder, architecture, dtype, device), Gauge(device, memory)
         if not found.fits(memory - gauge.used()):
             check_limit(found, memory, gauge.used(), str(folder))
             tokenizer, own = load_tokenizer(folder, trust_remote_code), dtype or checkpoint_dtype(folder)
             model = open_layers(folder, architecture, own, device, trust_remote_code, cast)
-            gauge.reserve = found.layer + 2 * found.gram
+            gauge.reserve = found.layer + found.beside
             return model, tokenizer, Room(gauge.free)
     model, tokenizer = load(folder, dtype, device, trust_remote_code)
     round_values(model.state_dict().values(), cast)

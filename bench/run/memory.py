@@ -35,7 +35,7 @@ def compute_healing_needs(plan: Plan, out: Path) -> dict[str, int]:
         InputError: a record that cannot be read, or a damaged model.
     """
     store, needs = Store(out), {}
-    device = plan.suite.device or ("cuda" if shutil.which("nvidia-smi") else "cpu")
+    device = _device(plan)
     for model in plan.suite.models:
         cells = [
             cell
@@ -60,7 +60,7 @@ def measure_models(plan: Plan) -> dict[str, Footprint]:
         if folder := find_folder(model):
             source = Checkpoint.read(model.id, folder, model.revision, model.trust_remote_code)
             dtype = plan.suite.prune.calibration_dtype or model.dtype
-            found[model.name] = Footprint.of(folder, source.architecture, dtype)
+            found[model.name] = Footprint.of(folder, source.architecture, dtype, _device(plan))
             if plan.suite.memory_bytes is not None:
                 check_limit(found[model.name], plan.suite.memory_bytes, 0, model.name)
     return found
@@ -68,11 +68,11 @@ def measure_models(plan: Plan) -> dict[str, Footprint]:
 
 def describe_memory(name: str, found: Footprint, limit: int | None) -> str:
     """How a model is held, within a limit where there is one, in a sentence."""
-    whole, least, gram = (format_bytes(size) for size in (found.whole, found.least, found.gram))
+    whole, least, beside = (format_bytes(size) for size in (found.whole, found.least, found.beside))
     if limit is None:
         return (
-            f"{name} takes {whole} in memory, and up to {gram} for each matrix that is fitted; layer by "
-            f"layer ('memory: …') it is {least} at the least."
+            f"{name} takes {whole} in memory, or layer by layer ('memory: …') {least} at the least; "
+            f"what is fitted and predicted takes up to {beside} beside it."
         )
     if found.fits(limit):
         return f"{name} takes {whole} of {format_bytes(limit)}, as a whole."
@@ -88,6 +88,11 @@ def _compute_need(cell: Cell, plan: Plan, sizes: Sizes, half: bool, device: str)
     tokens = cell.heal.text(calibration).max_length
     blocks = cell.prune.given or (Block(1, 1 + cell.layers),)
     return sizes.compute_need(cell.heal, tokens, blocks, half, device)
+
+
+def _device(plan: Plan) -> str:
+    """Where a plan computes, as far as that is known without torch."""
+    return plan.suite.device or ("cuda" if shutil.which("nvidia-smi") else "cpu")
 
 
 def _is_half(model: ModelSpec, folder: Path, device: str) -> bool:

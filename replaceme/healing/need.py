@@ -10,7 +10,7 @@ from replaceme.architectures import layer_count
 from replaceme.errors import InputError
 from replaceme.healing.settings import LAST
 from replaceme.io import contents, loading, models
-from replaceme.logits import logits_held
+from replaceme.logits import logit_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 TRAINED = 24  # bytes of a trained number: it, its gradient, two means, what is between, and a half
 EXACT, HALF = 4, 2  # bytes of a number
-LOGIT = 16  # bytes of one that is held, of both models and what is made of them
 REST = 1 << 30  # of libraries
 
 
@@ -100,7 +99,7 @@ class Sizes:
         between = together * number * self.width
         kept = inside + behind * between if training.checkpointing else behind * inside
         trained = TRAINED * self.count_trained(training, blocks)
-        return number * self.whole + trained + kept + LOGIT * logits_held(device) + REST
+        return number * self.whole + trained + kept + logit_bytes(device) + REST
 
     def _count_behind(self, blocks: Sequence[Block]) -> int:
         """Layers from the one before the first gap on."""

@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--perf-items", type=int, help="items of each task to score")
     parser.addoption("--perf-tasks", type=Path, help="folder of lm-eval tasks; default: the demo's")
     parser.addoption("--perf-shape", default="small", help="of the model that is read layer by layer")
-    parser.addoption("--perf-memory", default="1GB", help="what it may take")
+    parser.addoption("--perf-memory", default="1.2GB", help="what it may take")
     parser.addoption("--perf-lm-eval-dtype", default="float32", help="dtype that lm_eval runs in")
 
 

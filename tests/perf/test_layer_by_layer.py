@@ -28,7 +28,7 @@ SHAPES = {
     "small": {
         "hidden_size": 512,
         "intermediate_size": 2048,
-        "num_hidden_layers": 24,
+        "num_hidden_layers": 48,
         "num_attention_heads": 8,
         "num_key_value_heads": 4,
         "vocab_size": 49_152,

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import replaceme
-from replaceme import evaluation
+from replaceme import logits
 from replaceme.calibration import Batches, tokenize
 from replaceme.decoder import Decoder
 from replaceme.edit import Edit
@@ -127,7 +127,7 @@ def test_logits_are_held_for_a_few_positions_at_a_time(
 ) -> None:
     judge = HeldBack(Decoder.of(llama), Batches(sequences[:5]))
     whole = judge.judge(Edit(BLOCKS))
-    monkeypatch.setattr(evaluation, "POSITIONS", 3)
+    monkeypatch.setattr(logits, "CPU_LOGITS", 3 * 512)
     parts = judge.judge(Edit(BLOCKS))
     assert whole and whole.divergence and parts and parts.divergence
     assert parts.loss == pytest.approx(whole.loss, rel=1e-6)

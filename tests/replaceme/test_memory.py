@@ -58,6 +58,7 @@ def test_footprint_is_the_memory_of_the_loaded_model(tiny: Path, dtype: str) -> 
     assert found.whole == sum(p.nbytes for p in model.parameters())
     assert found.least == found.whole - sum(layers) + 2 * max(layers)
     assert found.gram == 8 * model.config.intermediate_size**2
+    assert found.beside == 2 * found.gram + 16 * 2**23  # logits
 
 
 def test_gauge_sees_what_is_taken() -> None:
@@ -97,8 +98,8 @@ def test_model_is_loaded_whole_where_it_fits(tiny: Path) -> None:
         model, _, _ = load_within(tiny, architecture, memory=memory)
         return Decoder(model, architecture).is_resident
 
-    assert is_whole(None) and is_whole(found.whole + found.gram)
-    assert not is_whole(found.whole + found.gram - 1)
+    assert is_whole(None) and is_whole(found.whole + found.beside)
+    assert not is_whole(found.whole + found.beside - 1)
     assert not is_whole(found.least)
 
 
