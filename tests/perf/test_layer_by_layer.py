@@ -120,7 +120,7 @@ def test_suite_layer_by_layer(benchmark: Any, request: Any, source: Path, tmp_pa
     script += "make_model(json.loads(sys.argv[1]), Path(sys.argv[2]), 'cpu', Path(sys.argv[3]))"
     shape = json.dumps(SHAPES[option("--perf-shape")])
     subprocess.run([sys.executable, "-c", script, shape, source, model], check=True)
-    suite.write_text(yaml.safe_dump(suite_of(model, option("--perf-windows"), 10)))
+    suite.write_text(yaml.safe_dump(suite_of(model, option("--perf-windows"), 4)))
     memory, whole, walked = option("--perf-memory"), tmp_path / "whole", tmp_path / "walked"
 
     def measure() -> None:
