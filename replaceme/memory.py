@@ -74,8 +74,8 @@ class Footprint:
 
     @property
     def beside(self) -> int:
-        """What comes and goes: a Gram matrix, its factor, logits."""
-        return 2 * self.gram + self.logits
+        """What comes and goes: a Gram matrix, its factor, what is solved with them, logits."""
+        return 3 * self.gram + self.logits
 
     @property
     def least(self) -> int:

@@ -7,7 +7,7 @@ token sample that some solvers ask for. Only real tokens count, never padding.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from replaceme.calibration import Batch, Batches
 from replaceme.decoder import Decoder, Read
-from replaceme.gram import compute_gram
+from replaceme.gram import add_gram, compute_gram
 from replaceme.report import Report, no_report
 from replaceme.traversal import walk
 
 if TYPE_CHECKING:
-    from replaceme.room import Kept
+    from replaceme.room import Kept, Room
     from replaceme.selection import Block
 
 CPU = torch.device("cpu")
@@ -110,6 +110,23 @@ class Moments:
     cross: Tensor
 
 
+class KeptMoments(Mapping[Kind, Moments]):
+    """Moments that wait in memory or in files until they are asked for."""
+
+    def __init__(self, kept: dict[Kind, tuple[Kept, Kept]]) -> None:
+        self._kept = kept
+
+    def __getitem__(self, kind: Kind) -> Moments:
+        gram, cross = self._kept[kind]
+        return Moments(gram.read(), cross.read())
+
+    def __iter__(self) -> Iterator[Kind]:
+        return iter(self._kept)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
 @dataclass(frozen=True)
 class BlockStatistics:
     """What one block's solvers are given.
@@ -122,7 +139,7 @@ class BlockStatistics:
     """
 
     tokens: int
-    moments: dict[Kind, Moments]
+    moments: Mapping[Kind, Moments]
     sample: TokenSample
     device: torch.device = CPU
 
@@ -228,6 +245,7 @@ class _Front:
         self.grams: dict[Kind, Tensor] = {}
         self.sample = _Sample(min(max(needs.sample_tokens, DIAGNOSED_TOKENS), tokens))
         self.waiting: dict[int, dict[str, Kept]] = {}
+        self._kept: dict[Kind, Kept] = {}
 
     def reads(self) -> dict[Any, Read]:
         reads = {"state": self.decoder.output(self.layer)}
@@ -241,12 +259,17 @@ class _Front:
         self.device = states["state"].device
         for kind in self.kinds:
             if kind.rows == "equal":
-                _add(self.grams, kind, compute_gram(self.features(kind, states)))
+                _add_gram(self.grams, kind, self.features(kind, states))
         self.sample.keep("mlp", self._mlp(states), ranks)
         self.sample.keep("before", states["state"], ranks)
         if self.has_inputs:
             self.sample.keep("inputs", states["input"], ranks, DIAGNOSED_TOKENS)
         self.waiting[number] = {key: self.decoder.room.put(states[key]) for key in self._wanted(states)}
+
+    def keep_grams(self) -> dict[Kind, Kept]:
+        """The Gram matrices, where states wait as well."""
+        self._kept |= _keep_all(self.decoder.room, self.grams)
+        return self._kept
 
     def _wanted(self, states: dict[Any, Tensor]) -> set[str]:
         named = {"input" if kind.of_input else "mlp" for kind in self.kinds}
@@ -289,13 +312,16 @@ class _Sums:
             if kind.rows != "equal":
                 scale = row_scale(kind.rows, start, end)
                 x, change = x * scale, change * scale
-                _add(self.grams, kind, compute_gram(x))
-            _add(self.cross, kind, x.mT @ change)
+                _add_gram(self.grams, kind, x)
+            product = x.mT @ change
+            self.cross[kind] = self.cross[kind].add_(product) if kind in self.cross else product.double()
         self.sample.keep("after", after, ranks)
 
     def statistics(self, tokens: int) -> BlockStatistics:
-        grams = self.front.grams | self.grams
-        moments = {kind: Moments(grams[kind], cross) for kind, cross in self.cross.items()}
+        room = self.front.decoder.room
+        grams = self.front.keep_grams() | _keep_all(room, self.grams)
+        cross = _keep_all(room, self.cross)
+        moments = KeptMoments({kind: (grams[kind], cross[kind]) for kind in cross})
         sample = TokenSample(**self.front.sample.rows, **self.sample.rows)
         return BlockStatistics(tokens, moments, sample, self.front.device)
 
@@ -316,9 +342,10 @@ class _Sample:
         self.rows[name][ranks[chosen]] = states[chosen.to(states.device)].cpu()
 
 
-def _add(totals: dict[Kind, Tensor], kind: Kind, product: Tensor) -> None:
-    """Add to a float64 total."""
-    if kind in totals:
-        totals[kind] += product
-    else:
-        totals[kind] = product.to(torch.float64)
+def _add_gram(totals: dict[Kind, Tensor], kind: Kind, x: Tensor) -> None:
+    totals[kind] = add_gram(totals[kind], x) if kind in totals else compute_gram(x)
+
+
+def _keep_all(room: Room, found: dict[Kind, Tensor]) -> dict[Kind, Kept]:
+    """Have matrices wait, one after the other, and leave nothing behind."""
+    return {kind: room.put(found.pop(kind)) for kind in [*found]}

@@ -203,7 +203,7 @@ def _factor(inputs: Tensor, penalty: Tensor) -> Tensor:
 
     from replaceme.gram import compute_gram
 
-    gram = compute_gram(inputs).double()
+    gram = compute_gram(inputs)
     gram.diagonal().add_(penalty)
     found = torch.linalg.cholesky_ex(gram)
     factor: Tensor = found.L.float()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,13 +36,22 @@ def solve_psd(matrix: Tensor, rhs: Tensor) -> tuple[Tensor, dict[str, Any]]:
     if not failed:
         condition = _condition(matrix, factor)
         if condition < 1 / RANK_CUTOFF:
-            return torch.cholesky_solve(rhs, factor), {"rank": len(matrix), "condition": condition}
+            return _solve(factor, rhs), {"rank": len(matrix), "condition": condition}
     values, vectors = torch.linalg.eigh(matrix)
     kept = values > RANK_CUTOFF * values[-1]
     rank = int(kept.sum())
     notes = {"rank": rank, "condition": float(values[-1] / values[kept][0]) if rank else None}
     kept_vectors = vectors[:, kept]
     return kept_vectors @ ((kept_vectors.mT @ rhs) / values[kept, None]), notes
+
+
+def _solve(factor: Tensor, rhs: Tensor) -> Tensor:
+    """``L Lᵀ x = rhs``; ``torch.cholesky_solve`` would copy L."""
+    import torch
+
+    half = torch.linalg.solve_triangular(factor, rhs, upper=False)
+    found: Tensor = torch.linalg.solve_triangular(factor.mT, half, upper=True)
+    return found
 
 
 def _condition(matrix: Tensor, factor: Tensor) -> float:
@@ -54,7 +65,7 @@ def _condition(matrix: Tensor, factor: Tensor) -> float:
         largest = matrix @ largest
         top = largest.norm()
         largest = largest / top
-        smallest = torch.cholesky_solve(smallest, factor)
+        smallest = _solve(factor, smallest)
         inverse = smallest.norm()
         smallest = smallest / inverse
     return float(top * inverse)
@@ -64,11 +75,11 @@ def solve_ridge(gram: Tensor, cross: Tensor, ridge: float) -> tuple[Tensor, dict
     """``min_C Σ w‖X C − D‖² + λ‖C‖²`` with λ = ``ridge`` times the median of the Gram diagonal.
 
     Args:
-        gram: [k, k] float64, Σ w XᵀX; overwritten.
+        gram: [k, k] float64, Σ w XᵀX; λ is on its diagonal while this runs.
         cross: [k, d] float64, Σ w XᵀD.
     """
-    _add_penalty(gram, ridge)
-    return solve_psd(gram, cross)
+    with _penalised(gram, ridge):
+        return solve_psd(gram, cross)
 
 
 def find_correction(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
@@ -79,16 +90,21 @@ def find_correction(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
     """
     import torch
 
-    penalty = _add_penalty(gram, ridge)
-    if bool(penalty > RANK_CUTOFF * torch.linalg.matrix_norm(gram, torch.inf)):
-        factor, failed = torch.linalg.cholesky_ex(gram)
-        if not failed:
-            return torch.cholesky_solve(cross, factor)
-    return solve_psd(gram, cross)[0]
+    with _penalised(gram, ridge) as penalty:
+        if bool(penalty > RANK_CUTOFF * torch.linalg.matrix_norm(gram, torch.inf)):
+            factor, failed = torch.linalg.cholesky_ex(gram)
+            if not failed:
+                return _solve(factor, cross)
+        return solve_psd(gram, cross)[0]
 
 
-def _add_penalty(gram: Tensor, ridge: float) -> Tensor:
-    """Put λ on the diagonal, and return it."""
-    penalty: Tensor = ridge * gram.diagonal().median()
+@contextmanager
+def _penalised(gram: Tensor, ridge: float) -> Iterator[Tensor]:
+    """λ on the diagonal for as long as the context lasts, which spares a copy of the matrix."""
+    own = gram.diagonal().clone()
+    penalty: Tensor = ridge * own.median()
     gram.diagonal().add_(penalty)
-    return penalty
+    try:
+        yield penalty
+    finally:
+        gram.diagonal().copy_(own)

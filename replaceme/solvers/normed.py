@@ -91,7 +91,7 @@ class NormedFit:
 
     def _solve_matrix(self, matrix: Tensor, gain: Tensor) -> Tensor:
         """The next V [k, d] float64, for a γ."""
-        from replaceme.gram import compute_gram
+        from replaceme.gram import add_gram
 
         gram, cross = matrix.new_zeros(len(matrix), len(matrix)), matrix.new_zeros(matrix.shape)
         for rows in self.rows:
@@ -101,7 +101,7 @@ class NormedFit:
             pull -= unit * (unit * pull).mean(-1, keepdim=True)
             root = rows.weight.sqrt()
             scaled = scale * root * rows.inputs
-            gram += compute_gram(scaled)
+            add_gram(gram, scaled)
             cross += scaled.mT @ (root * pull)
         cross = cross / (self._factor * gain.square().mean()) + gram @ (matrix - self._matrix)
         return self._matrix + find_correction(gram, cross, self.ridge)

@@ -56,11 +56,6 @@ def correct_projection(decoder: Decoder, layer: int, path: str, correction: Tens
     return write_projection(decoder, layer, path, matrix + correction.to(matrix))
 
 
-def _add(total: Tensor | None, part: Tensor) -> Tensor:
-    """A float64 total with one more part."""
-    return part.double() if total is None else total.add_(part)
-
-
 @dataclass
 class LinearFit:
     """``min_V Σ wᵢ‖Xᵢ (V − W) + sᵢ − tᵢ‖² + λ‖V − W‖²`` from states s to states t, wᵢ = 1/(‖sᵢ‖ ‖tᵢ‖),
@@ -83,7 +78,7 @@ class LinearFit:
         """
         import torch
 
-        from replaceme.gram import compute_gram
+        from replaceme.gram import add_gram, compute_gram
         from replaceme.statistics import features_of, real_tokens, row_scale
 
         before = real_tokens(state, batch).float()
@@ -95,8 +90,9 @@ class LinearFit:
         ]
         rows = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
         rows, change = (rows.to(before.device) * scale).float(), (after - before) * scale
-        self.gram = _add(self.gram, compute_gram(rows))
-        self.cross = _add(self.cross, rows.mT @ change)
+        product = rows.mT @ change
+        self.gram = compute_gram(rows) if self.gram is None else add_gram(self.gram, rows)
+        self.cross = product.double() if self.cross is None else self.cross.add_(product)
 
     def solve(self) -> Weights:
         assert self.gram is not None

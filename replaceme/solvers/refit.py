@@ -85,7 +85,7 @@ class Refit(Solver):
         from replaceme.statistics import Kind
 
         moments = problem.statistics[block].moments[Kind(of_input=True, rows="geometric")]
-        correction, notes = solve_ridge(moments.gram.clone(), moments.cross, self.ridge)
+        correction, notes = solve_ridge(moments.gram, moments.cross, self.ridge)
         layer = block.start - 1
         path = problem.decoder.entry(layer)
         return correct_projection(problem.decoder, layer, path, correction), notes

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from replaceme.gram import compute_gram
+from replaceme.gram import add_gram, compute_gram
 from replaceme.solvers.linear import find_correction, solve_ridge
 
 
@@ -16,14 +16,16 @@ def test_gram_is_the_product_with_itself(width: int, dtype: torch.dtype, toleran
     rows = torch.randn(50, width, generator=torch.Generator().manual_seed(0)).to(dtype)
     found = compute_gram(rows)
     exact = rows.numpy().astype(np.float64)
-    assert found.dtype == dtype
+    assert found.dtype == torch.float64
+    twice = add_gram(found.clone(), rows)
+    assert torch.equal(twice, 2 * found)
     assert np.abs(found.numpy() - exact.T @ exact).max() < tolerance * 50
 
 
 def test_rows_may_be_a_part_of_a_larger_matrix() -> None:
     whole = torch.randn(60, 300, generator=torch.Generator().manual_seed(0))
     rows = whole[::2, 7:250]
-    torch.testing.assert_close(compute_gram(rows), rows.mT @ rows)
+    torch.testing.assert_close(compute_gram(rows), (rows.mT @ rows).double())
 
 
 @pytest.mark.parametrize("ridge", [1e-3, 1.0])
@@ -35,8 +37,10 @@ def test_correction_solves_the_penalised_system(tokens: int, ridge: float) -> No
     gram = rows.mT @ rows
     penalty = ridge * float(np.sort(gram.diagonal())[19])  # the lower median
     wanted = np.linalg.solve(gram.numpy() + penalty * np.eye(40), cross.numpy())
-    np.testing.assert_allclose(find_correction(gram.clone(), cross, ridge), wanted, rtol=1e-8)
-    np.testing.assert_allclose(solve_ridge(gram.clone(), cross, ridge)[0], wanted, rtol=1e-8)
+    before = gram.clone()
+    np.testing.assert_allclose(find_correction(gram, cross, ridge), wanted, rtol=1e-8)
+    np.testing.assert_allclose(solve_ridge(gram, cross, ridge)[0], wanted, rtol=1e-8)
+    assert torch.equal(gram, before)
 
 
 @pytest.mark.parametrize("what", ["no data", "no numbers", "as good as no penalty"])
@@ -44,7 +48,7 @@ def test_correction_of_what_is_not_regular_is_that_of_the_careful_way(what: str)
     rows = torch.randn(20, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     rows *= {"no data": 0.0, "no numbers": torch.nan}.get(what, 1.0)
     gram, cross = rows.mT @ rows, rows.mT @ torch.ones(20, 3, dtype=torch.float64)
-    wanted, _ = solve_ridge(gram.clone(), cross, 1e-16)
-    found = find_correction(gram.clone(), cross, 1e-16)
+    wanted, _ = solve_ridge(gram, cross, 1e-16)
+    found = find_correction(gram, cross, 1e-16)
     torch.testing.assert_close(found, wanted, rtol=0, atol=0, equal_nan=True)
     assert bool(found.isfinite().all()) == (what != "no numbers")

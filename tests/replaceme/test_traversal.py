@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def same(one: Any, two: Any) -> bool:
     """Whether everything that two results hold has the same bits."""
     if isinstance(one, Tensor):
         return one.dtype == two.dtype and torch.equal(one, two)
-    if isinstance(one, dict):
+    if isinstance(one, Mapping):
         return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
     if isinstance(one, tuple | list):
         return len(one) == len(two) and all(same(*pair) for pair in zip(one, two, strict=True))
