@@ -159,12 +159,13 @@ def load_pair(
     import torch
 
     own = loading.checkpoint_dtype(source.folder)
-    fast = getattr(torch, loading.training_dtype(own, device))
+    fast = loading.training_dtype(own, device)
     (intact, tokenizer), (student, _) = teacher.load(own, device), source.load(own, device)
     blocks = tuple(Block(*block) for block in provenance.blocks)
     pair = Pair.of_models(Decoder.of(intact), student, Edit(blocks))
-    for model in (intact, student):
-        model.to(fast)
+    if fast != own:  # wider; a model that is taken to bfloat16 loses digits of its rotary frequencies
+        for model in (intact, student):
+            model.to(getattr(torch, fast))
     return pair, tokenizer
 
 

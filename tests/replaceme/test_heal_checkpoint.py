@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 import replaceme
 from replaceme.errors import InputError
+from replaceme.healing.checkpoint import load_pair
 from replaceme.io import loading
 from replaceme.io.editfile import load_edit, save_edit
 from replaceme.io.saved import SavedLayers
@@ -122,6 +123,24 @@ def test_bfloat16_checkpoint_of_a_float32_teacher_shares_its_layers(tiny: Path, 
     assert made.facts.used
     dtypes = {tensor.dtype for tensor in load_file(made.out / "model.safetensors").values()}
     assert dtypes == {torch.bfloat16}
+
+
+def test_bfloat16_pair_predicts_what_its_files_do(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rotary frequencies, which no file holds, stay in float32."""
+    monkeypatch.setattr(loading, "training_dtype", lambda dtype, _: dtype)  # as if it multiplied it
+    out = tmp_path / "half"
+    options = {"layers": 2, "solver": "uidl", "samples": 30, "max_length": 32, "dtype": "bfloat16"}
+    replaceme.prune_checkpoint(str(tiny), out, **options)
+    source, teacher = (replaceme.Checkpoint.open(str(folder)) for folder in (out, tiny))
+    provenance = Provenance.model_validate_json((out / "replaceme.json").read_bytes())
+    pair, _ = load_pair(source, teacher, provenance, "cpu")
+    ids = torch.arange(2, 402)[None]
+    plain = AutoModelForCausalLM.from_pretrained(out)
+    assert plain.dtype == torch.bfloat16
+    with torch.no_grad():
+        assert torch.equal(pair.student.model(ids).logits, plain(ids).logits)
 
 
 def test_half_precision_trains_to_nearly_what_float32_does(
