@@ -147,4 +147,9 @@ def write(file: Path, pieces: list[Piece], metadata: dict[str, str]) -> None:
     with file.open("wb") as target:
         target.write(struct.pack("<Q", len(text)) + text)
         for piece in pieces:
-            target.write(piece.read())
+            write_piece(target, piece)
+
+
+def write_piece(target: BinaryIO, piece: Piece) -> None:
+    """Make one tensor's bytes and append them."""
+    target.write(piece.read())

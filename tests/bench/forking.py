@@ -89,7 +89,7 @@ FAULTS: dict[str, tuple[Any, str, Callable[..., None]]] = {
     "before a file is on the disk": (os, "fsync", die),
     "before a file has its name": (os, "replace", die),
     "before a checkpoint has its name": (os, "rename", die),
-    "inside the weights": (tensorfile, "bytes_of", die),
+    "inside the weights": (tensorfile, "write_piece", die),
     "inside what a solver found": (safetensors.torch, "save_file", half_file),
     "inside the answers": (Answers, "keep", half_line),
     "inside a removal": (checkpoints, "discard", half_removed),
