@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replaceme.allocator import return_freed_memory
+from replaceme.allocator import keep_freed_memory, return_freed_memory
 from replaceme.amounts import format_bytes
 from replaceme.architectures import Architecture
 from replaceme.errors import InputError
@@ -74,8 +74,8 @@ class Footprint:
 
     @property
     def beside(self) -> int:
-        """What comes and goes: a Gram matrix, its factor, what is solved with them, logits."""
-        return 3 * self.gram + self.logits
+        """What comes and goes: a Gram matrix, what is solved with it, logits."""
+        return 2 * self.gram + self.logits
 
     @property
     def least(self) -> int:
@@ -102,8 +102,8 @@ def load_within(
     Raises:
         InputError: see :func:`replaceme.io.loading.load`, or the limit is too small for two layers.
     """
+    return_freed_memory()
     if memory is not None:
-        return_freed_memory()
         device = default_device() if device == "auto" else device
         found, gauge = Footprint.of(folder, architecture, dtype, device), Gauge(device, memory)
         if not found.fits(memory - gauge.used()):
@@ -114,6 +114,8 @@ def load_within(
             return model, tokenizer, Room(gauge.free)
     model, tokenizer = load(folder, dtype, device, trust_remote_code)
     round_values(model.state_dict().values(), cast)
+    if memory is None:
+        keep_freed_memory()
     return model, tokenizer, Room()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from typing import Any
@@ -21,14 +21,15 @@ HALF = {torch.float16, torch.bfloat16}
 def in_float32(decoder: Decoder) -> Iterator[None]:
     """The model computes in float32 for as long as the context lasts.
 
-    What a layer holds is widened only while the layer runs, so that memory grows by a layer and by what
-    is outside the layers.
+    What a layer holds is widened when the layer runs, and kept so until another one does, so that memory
+    grows by a layer and by what is outside the layers.
     """
     layers = [*decoder.layers]
     inside = {id(tensor) for layer in layers for tensor in _tensors(layer)}
+    wide = _WideLayer()
     with ExitStack() as stack:
         for layer in layers:
-            stack.enter_context(replace_forwards([layer], _widening(layer)))
+            stack.enter_context(replace_forwards([layer], wide.forward_of(layer)))
         outside = [tensor for tensor in _tensors(decoder.model) if id(tensor) not in inside]
         stack.enter_context(_widened([tensor for tensor in outside if tensor.dtype in HALF]))
         yield
@@ -47,33 +48,42 @@ def _widened(tensors: list[Tensor]) -> Iterator[None]:
             tensor.data = tensor.data.to(dtype)
 
 
-def _widening(layer: nn.Module) -> Callable[..., Any]:
-    """The forward of a layer, which widens what it holds; hooks would run where it is replaced, too."""
-    forward = layer.forward
+class _WideLayer:
+    """What the layer that ran last holds, in float32: batches that pass a layer together share it."""
 
-    def run(*args: Any, **kwargs: Any) -> Any:
-        bring(layer)
-        undo = _widen(_tensors(layer))
-        try:
-            return forward(*args, **kwargs)
-        finally:
-            undo()
+    def __init__(self) -> None:
+        self._layer: nn.Module | None = None
+        self._known: dict[int, tuple[Tensor, Tensor]] = {}
 
-    return run
+    def forward_of(self, layer: nn.Module) -> Callable[..., Any]:
+        """The forward of a layer on what it holds, widened; a hook would run where this is replaced."""
+        forward = layer.forward
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if self._layer is not layer:
+                self._layer = layer
+                self._known.clear()
+            bring(layer)
+            own = [(tensor, tensor.data) for tensor in _tensors(layer) if tensor.dtype in HALF]
+            try:
+                for tensor, values in own:
+                    tensor.data = self._widen(tensor, values)
+                return forward(*args, **kwargs)
+            finally:
+                for tensor, values in own:
+                    tensor.data = values
+
+        return run
+
+    def _widen(self, tensor: Tensor, values: Tensor) -> Tensor:
+        """The values in float32; of those that a tensor has for a while, the first are kept."""
+        known = self._known.get(id(tensor))
+        if known and known[0].data_ptr() == values.data_ptr():
+            return known[1]
+        wide = values.float()
+        self._known.setdefault(id(tensor), (values, wide))
+        return wide
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
     return chain(module.parameters(), module.buffers())
-
-
-def _widen(tensors: Iterable[Tensor]) -> Callable[[], None]:
-    """Put tensors of half precision into float32; returns what puts the same memory back."""
-    own = [(tensor, tensor.data) for tensor in tensors if tensor.dtype in HALF]
-    for tensor, values in own:
-        tensor.data = values.float()
-
-    def undo() -> None:
-        for tensor, values in own:
-            tensor.data = values
-
-    return undo

@@ -12,7 +12,6 @@ import torch
 from bench.scoring.answers import Answers
 from bench.scoring.fork import Fork
 from bench.scoring.trees import Request, Tree, TreeBatch, grow, make_batches
-from replaceme.allocator import keep_freed_memory
 from replaceme.lengths import Lengths
 
 CPU_BUDGETS = (256, 512, 1024, 2048, 4096)
@@ -65,8 +64,6 @@ class Sweep:
             progress: told the share of the tokens that is done after each batch.
         """
         start = time.perf_counter()
-        if self.fork.decoder.is_resident:
-            keep_freed_memory()
         trees = self.trees(requests)
         if not trees:
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 RANK_CUTOFF = 1e-12  # eigenvalues of the Gram matrix below this share of the largest count as zero
 POWER_STEPS = 24
+PANEL = 512  # columns that are factorised at once
 
 
 def solve_psd(matrix: Tensor, rhs: Tensor) -> tuple[Tensor, dict[str, Any]]:
@@ -21,7 +22,7 @@ def solve_psd(matrix: Tensor, rhs: Tensor) -> tuple[Tensor, dict[str, Any]]:
     is the result.
 
     Args:
-        matrix: [n, n] float64.
+        matrix: [n, n] float64; its factor is in its place while this runs.
         rhs: [n, k] float64.
 
     Returns:
@@ -32,17 +33,52 @@ def solve_psd(matrix: Tensor, rhs: Tensor) -> tuple[Tensor, dict[str, Any]]:
 
     if not bool(matrix.isfinite().all()):
         return torch.full_like(rhs, torch.nan), {"rank": None, "condition": None}
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    if not failed:
-        condition = _condition(matrix, factor)
-        if condition < 1 / RANK_CUTOFF:
-            return _solve(factor, rhs), {"rank": len(matrix), "condition": condition}
+    largest = _iterate(lambda vector: matrix @ vector, matrix)
+    with _factorised(matrix) as factor:
+        if factor is not None:
+            condition = largest * _iterate(lambda vector: _solve(factor, vector), matrix)
+            if condition < 1 / RANK_CUTOFF:
+                return _solve(factor, rhs), {"rank": len(matrix), "condition": condition}
     values, vectors = torch.linalg.eigh(matrix)
     kept = values > RANK_CUTOFF * values[-1]
     rank = int(kept.sum())
     notes = {"rank": rank, "condition": float(values[-1] / values[kept][0]) if rank else None}
     kept_vectors = vectors[:, kept]
     return kept_vectors @ ((kept_vectors.mT @ rhs) / values[kept, None]), notes
+
+
+@contextmanager
+def _factorised(matrix: Tensor) -> Iterator[Tensor | None]:
+    """L of ``matrix = L Lᵀ`` in its own lower triangle for as long as the context lasts, so that nothing
+    of its size is made; ``None``: it is not positive definite.
+
+    What is above the diagonal does not count; the matrix is put back from there.
+    """
+    panels = [slice(start, start + PANEL) for start in range(0, len(matrix), PANEL)]
+    corners = [matrix[panel, panel].clone() for panel in panels]
+    try:
+        yield matrix if _factorise(matrix, panels) else None
+    finally:
+        for panel, corner in zip(panels, corners, strict=True):
+            matrix[panel, panel] = corner
+            matrix[panel.stop :, panel] = matrix[panel, panel.stop :].mT
+
+
+def _factorise(matrix: Tensor, panels: list[slice]) -> bool:
+    """Put L into the lower triangle, a panel of columns after the other; false where there is none."""
+    import torch
+
+    for i, panel in enumerate(panels):
+        corner, failed = torch.linalg.cholesky_ex(matrix[panel, panel])
+        if failed:
+            return False
+        matrix[panel, panel] = corner
+        below = matrix[panel.stop :, panel]
+        below.copy_(torch.linalg.solve_triangular(corner, below.mT, upper=False).mT)
+        for other in panels[i + 1 :]:
+            rows, columns = matrix[other.start :, panel], matrix[other, panel]
+            matrix[other.start :, other].addmm_(rows, columns.mT, alpha=-1)
+    return True
 
 
 def _solve(factor: Tensor, rhs: Tensor) -> Tensor:
@@ -54,28 +90,24 @@ def _solve(factor: Tensor, rhs: Tensor) -> Tensor:
     return found
 
 
-def _condition(matrix: Tensor, factor: Tensor) -> float:
-    """λ_max / λ_min, each by power iteration: with the matrix, and with its inverse."""
+def _iterate(apply: Callable[[Tensor], Tensor], matrix: Tensor) -> float:
+    """The largest eigenvalue of what ``apply`` multiplies with, a function of the matrix."""
     import torch
 
     start = torch.randn(len(matrix), 1, generator=torch.Generator().manual_seed(0), dtype=matrix.dtype)
-    largest = smallest = start.to(matrix.device)
-    top = inverse = torch.ones(())
+    vector, length = start.to(matrix.device), torch.ones(())
     for _ in range(POWER_STEPS):
-        largest = matrix @ largest
-        top = largest.norm()
-        largest = largest / top
-        smallest = _solve(factor, smallest)
-        inverse = smallest.norm()
-        smallest = smallest / inverse
-    return float(top * inverse)
+        vector = apply(vector)
+        length = vector.norm()
+        vector = vector / length
+    return float(length)
 
 
 def solve_ridge(gram: Tensor, cross: Tensor, ridge: float) -> tuple[Tensor, dict[str, Any]]:
     """``min_C Σ w‖X C − D‖² + λ‖C‖²`` with λ = ``ridge`` times the median of the Gram diagonal.
 
     Args:
-        gram: [k, k] float64, Σ w XᵀX; λ is on its diagonal while this runs.
+        gram: [k, k] float64, Σ w XᵀX; with λ on its diagonal, and factorised, while this runs.
         cross: [k, d] float64, Σ w XᵀD.
     """
     with _penalised(gram, ridge):
@@ -88,14 +120,17 @@ def find_correction(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
     No eigenvalue is below λ, and none above the largest sum of a row: where these tell that the matrix
     is regular, its condition is not looked for.
     """
-    import torch
-
     with _penalised(gram, ridge) as penalty:
-        if bool(penalty > RANK_CUTOFF * torch.linalg.matrix_norm(gram, torch.inf)):
-            factor, failed = torch.linalg.cholesky_ex(gram)
-            if not failed:
-                return _solve(factor, cross)
+        if bool(penalty > RANK_CUTOFF * _largest_sum(gram)):
+            with _factorised(gram) as factor:
+                if factor is not None:
+                    return _solve(factor, cross)
         return solve_psd(gram, cross)[0]
+
+
+def _largest_sum(matrix: Tensor) -> float:
+    """Of the absolute values of a row."""
+    return max(float(rows.abs().sum(dim=1).max()) for rows in matrix.split(PANEL))
 
 
 @contextmanager

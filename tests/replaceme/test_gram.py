@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from replaceme.gram import add_gram, compute_gram
-from replaceme.solvers.linear import find_correction, solve_ridge
+from replaceme.solvers.linear import find_correction, solve_psd, solve_ridge
 
 
 @pytest.mark.parametrize("width", [1, 127, 128, 129, 700, 1025])
@@ -52,3 +52,31 @@ def test_correction_of_what_is_not_regular_is_that_of_the_careful_way(what: str)
     found = find_correction(gram, cross, 1e-16)
     torch.testing.assert_close(found, wanted, rtol=0, atol=0, equal_nan=True)
     assert bool(found.isfinite().all()) == (what != "no numbers")
+
+
+@pytest.mark.parametrize("size", [511, 512, 513, 1100])
+def test_matrices_of_several_panels_are_solved_as_numpy_does_and_are_as_before(size: int) -> None:
+    chance = torch.Generator().manual_seed(size)
+    rows = torch.randn(2 * size, size, generator=chance, dtype=torch.float64)
+    gram, rhs = rows.mT @ rows, torch.randn(size, 3, generator=chance, dtype=torch.float64)
+    gram = (gram + gram.mT) / 2
+    before = gram.clone()
+    found, notes = solve_psd(gram, rhs)
+    values = np.linalg.eigvalsh(gram.numpy())
+    np.testing.assert_allclose(found, np.linalg.solve(gram.numpy(), rhs.numpy()), rtol=1e-8)
+    assert notes["rank"] == size
+    assert notes["condition"] == pytest.approx(values[-1] / values[0], rel=0.2)
+    assert torch.equal(gram, before)
+
+
+def test_matrix_whose_last_panel_has_no_factor_is_solved_over_its_eigenvectors() -> None:
+    chance = torch.Generator().manual_seed(0)
+    rows = torch.randn(600, 700, generator=chance, dtype=torch.float64)
+    gram = rows.mT @ rows
+    gram = (gram + gram.mT) / 2
+    before, rhs = gram.clone(), gram @ torch.ones(700, 1, dtype=torch.float64)
+    found, notes = solve_psd(gram, rhs)
+    wanted = np.linalg.pinv(rows.numpy()) @ (rows.numpy() @ np.ones((700, 1)))
+    np.testing.assert_allclose(found, wanted, atol=1e-8)
+    assert notes["rank"] == 600
+    assert torch.equal(gram, before)

@@ -11,14 +11,18 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from transformers import AutoModelForCausalLM
 
 from bench.scoring.answers import Answers
+from bench.scoring.float32 import in_float32
 from bench.scoring.heads import Answer
 from bench.scoring.one_pass import OnePass
 from bench.scoring.trees import Request
 from bench.scoring.verify import REQUESTS, TOKENS, Agreement, check, sample
 from bench.store import Store
+from replaceme.decoder import Decoder
 from replaceme.edit import Edit
+from replaceme.hooks import first, other_values
 from replaceme.lengths import Lengths
 from replaceme.selection import Block
 
@@ -388,6 +392,23 @@ def test_check_in_half_precision_judges_in_float32(
     assert {values.dtype for values in after.values()} == {getattr(torch, dtype)}
     zero_positions()
     assert not check(half, "more", requests_of(*range(1, 10))).agree
+
+
+def test_layer_that_runs_again_with_other_weights_computes_with_these_in_float32(tiny: Path) -> None:
+    model, exact = (AutoModelForCausalLM.from_pretrained(tiny, dtype="bfloat16") for _ in range(2))
+    exact.float()
+    states = torch.ones(1, 4, model.config.hidden_size)
+    angles = model.model.rotary_emb(states, torch.arange(4)[None])
+
+    def run(own: Any, factor: float) -> torch.Tensor:
+        layer = own.model.layers[2]
+        weight = layer.mlp.down_proj.weight
+        with torch.no_grad(), other_values([(weight, weight.data * factor)]):
+            return first(layer(states, position_embeddings=angles))
+
+    with in_float32(Decoder.of(model)):
+        for factor in (1.0, 2.0, 2.0, 0.5, 1.0):
+            assert torch.equal(run(model, factor), run(exact, factor))
 
 
 def test_variant_that_is_checked_has_the_most_changes(one_pass: OnePass) -> None:
