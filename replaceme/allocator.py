@@ -1,4 +1,4 @@
-"""What the C library does with memory that is freed; nothing where it is not glibc."""
+"""What becomes of memory that is freed: on GPUs, and by the C library where that is glibc."""
 
 from __future__ import annotations
 
@@ -25,6 +25,15 @@ def return_freed_memory() -> None:
     _set(2**20, 2**20)
     if hasattr(library := _library(), "malloc_trim"):
         library.malloc_trim(0)
+
+
+def free_memory() -> None:
+    """Give back what models used that nothing refers to any more."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _set(mmap_threshold: int, trim_threshold: int) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from bench.names import file_name
 from bench.records import Failure, Record
 from bench.run.costs import Costs
+from bench.run.executors import Executor, Local
 from bench.run.host import disk, environment, interrupts
 from bench.run.host.leftovers import discard
 from bench.run.progress import Progress
@@ -37,17 +38,21 @@ class Ledger:
         reopened: models of which scores turned out to be of other requests, and are to be made again.
     """
 
-    def __init__(self, plan: Plan, out: Path, retry: Retry = NOTHING) -> None:
+    def __init__(
+        self, plan: Plan, out: Path, retry: Retry = NOTHING, executor: Executor | None = None
+    ) -> None:
         """Read what is recorded.
 
         Args:
             retry: what is done again, and left alone otherwise.
+            executor: that does the jobs of the stages; ``None``: this process.
 
         Raises:
             InputError: a record cannot be read.
         """
         self.plan, self.out, self.store = plan, out, Store(out)
         self.records = {cell: recall_record(cell, plan, self.store, retry) for cell in plan.cells}
+        self.executor: Executor = executor or Local()
         self.device = plan.suite.device or loading.default_device()
         self.memory = plan.suite.memory_bytes
         self.reopened: dict[ModelSpec, None] = {}

@@ -5,20 +5,26 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from lm_eval.models.huggingface import HFLM
 
 from bench.scoring.generation.texts import Text
 from bench.scoring.heads import Answer
 from bench.scoring.trees import Request
+from replaceme.divergence import summarize
 from replaceme.errors import InputError
 
 if TYPE_CHECKING:
     import torch
     from lm_eval.api.instance import Instance
 
+    from bench.scoring.tasks import PreparedTask, TaskScore
+
 KINDS = {"loglikelihood", "loglikelihood_rolling"}
+Source = Callable[[Request], Answer]
 
 
 class AnsweringLM(HFLM):
@@ -29,7 +35,7 @@ class AnsweringLM(HFLM):
 
     def __init__(self, pretrained: Any, **settings: Any) -> None:
         super().__init__(pretrained=pretrained, **settings)
-        self.source: Callable[[Request], Answer] | None = None
+        self.source: Source | None = None
         self.texts: list[Text] | None = None
         self.generated: list[Text] = []
         self._encoded: dict[Any, list[int]] = {}
@@ -169,10 +175,26 @@ class AnsweringLM(HFLM):
             self.texts = None
 
     @contextmanager
-    def answering(self, source: Callable[[Request], Answer]) -> Iterator[None]:
+    def answering(self, source: Source) -> Iterator[None]:
         """Answers come from ``source`` for as long as the context lasts."""
         self.source = source
         try:
             yield
         finally:
             self.source = None
+
+
+def score_answers(
+    lm: AnsweringLM, task: PreparedTask, source: Source, texts: list[Text] | None = None
+) -> TaskScore:
+    """The score of answers that are known, and of what was written, if that is asked for."""
+    given: list[Answer] = []
+
+    def answer(request: Request) -> Answer:
+        given.append(source(request))
+        return given[-1]
+
+    with lm.answering(answer), lm.having_written(texts):
+        score = task.score(lm)
+    known = [np.asarray(found.divergences) for found in given if found.divergences is not None]
+    return replace(score, divergence=summarize(known))

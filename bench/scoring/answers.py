@@ -8,11 +8,12 @@ import hashlib
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 from bench.scoring.heads import Answer
-from bench.scoring.trees import Request
+from bench.scoring.trees import Request, Tree
 from replaceme.errors import OutputError
 
 
@@ -54,10 +55,25 @@ class Answers:
         """
         return self._known[variant][key(request)]
 
+    def lists_nan(self, variant: str, requests: Iterable[Request]) -> bool:
+        """Whether one of a variant's answers to some requests is not a number."""
+        distinct = dict.fromkeys(requests)
+        return any(isnan(self.of(variant, request).loglikelihood) for request in distinct)
+
     def lacking(self, variants: Iterable[str], requests: Iterable[Request]) -> list[str]:
         """The variants of which an answer to one of the requests is not known."""
         keys = {key(request) for request in requests}
         return [name for name in variants if not keys <= self._known.get(name, {}).keys()]
+
+    def list_lacking(
+        self, variants: Iterable[str], batches: Iterable[list[Tree]]
+    ) -> dict[tuple[str, ...], list[list[Tree]]]:
+        """The batches that variants have not answered whole, by the variants that lack them."""
+        found: dict[tuple[str, ...], list[list[Tree]]] = {}
+        for trees in batches:
+            if names := self.lacking(variants, [request for tree in trees for request in tree.tails]):
+                found.setdefault(tuple(names), []).append(trees)
+        return found
 
     def keep(self, requests: list[Request], answers: dict[str, list[Answer]]) -> None:
         """Add the answers of a batch.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 
 from bench.scoring.generation.texts import Text
@@ -45,12 +44,3 @@ class CheckpointScorer:
         batches = self.lm.batches_of(batch_size or int(self.lm.batch_size))
         with batches, self.lm.having_written(texts):
             return task.score(self.lm)
-
-
-def free_memory() -> None:
-    """Give back what models used that nothing refers to any more."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from bench.scoring.answering import AnsweringLM
+from bench.scoring.answering import AnsweringLM, score_answers
 from bench.scoring.answers import Answers
 from bench.scoring.fork import Fork
 from bench.scoring.forkable import find_obstacle
@@ -16,10 +14,9 @@ from bench.scoring.generation.texts import Text
 from bench.scoring.heads import Answer
 from bench.scoring.sweep import Sweep
 from bench.scoring.tasks import PreparedTask, TaskScore
-from bench.scoring.trees import Request, TreeBatch, grow
+from bench.scoring.trees import Request, Tree, TreeBatch, grow
 from replaceme.architectures import architecture_of
 from replaceme.decoder import Decoder
-from replaceme.divergence import summarize
 from replaceme.edit import Edit, prune_temporarily
 from replaceme.errors import InputError
 from replaceme.hooks import other_values
@@ -92,16 +89,24 @@ class OnePass:
 
     def score(self, task: PreparedTask, variant: str, texts: list[Text] | None = None) -> TaskScore:
         """The score of a variant whose answers are known, and what it wrote, if that is asked for."""
-        given: list[Answer] = []
+        return score_answers(self.lm, task, partial(self.sweep.known.of, variant), texts)
 
-        def answer(request: Request) -> Answer:
-            given.append(self.sweep.known.of(variant, request))
-            return given[-1]
+    def explain_obstacle(self) -> str | None:
+        """Why it cannot answer, or ``None``."""
+        return self.obstacle
 
-        with self.lm.answering(answer), self.lm.having_written(texts):
-            score = task.score(self.lm)
-        known = [np.asarray(found.divergences) for found in given if found.divergences is not None]
-        return replace(score, divergence=summarize(known))
+    def arrange(self, requests: Sequence[Request], budget: int | None) -> tuple[int, list[list[Tree]]]:
+        """Requests in batches, and the tokens of one, which are measured where nobody has decided."""
+        self.sweep.known.budget = budget
+        batches = self.sweep.arrange(requests)
+        return self.sweep.known.budget or 1, batches
+
+    def answer_batches(
+        self, variants: Sequence[str], batches: Sequence[list[Tree]], budget: int
+    ) -> Iterator[tuple[list[Request], dict[str, list[Answer]]]]:
+        """The requests of batches and variant → the answers to them, as they come."""
+        self.sweep.known.budget = budget
+        yield from self.sweep.answer(variants, batches)
 
     def most_changed(self, variants: Sequence[str]) -> str:
         """The variant with other weights in the most layers."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain
 
 import torch
 
 from bench.scoring.answers import Answers
 from bench.scoring.fork import Fork
+from bench.scoring.heads import Answer
 from bench.scoring.trees import Request, Tree, TreeBatch, grow, make_batches
 from replaceme.lengths import Lengths
 
@@ -63,19 +64,43 @@ class Sweep:
         Args:
             progress: told the share of the tokens that is done after each batch.
         """
+        batches = self.arrange(requests)
+        total = sum(map(count_asked, batches))
+        lacking = self.known.list_lacking(variants, batches)
+        done = total - sum(map(count_asked, chain(*lacking.values())))
+        if done:
+            progress(done / total)
+        for names, own in lacking.items():
+            for asked, answers in self.answer(names, own):
+                self.known.keep(asked, answers)
+                done += sum(len(request.tokens) for request in asked)
+                progress(done / total)
+
+    def arrange(self, requests: Iterable[Request]) -> list[list[Tree]]:
+        """All requests in batches; how many tokens one takes is measured where nobody has decided."""
         start = time.perf_counter()
         trees = self.trees(requests)
-        if not trees:
-            return
-        if self.known.budget is None:
+        if trees and self.known.budget is None:
             self.known.budget = self.measure_budget(trees)
-        total, done = _asked(trees), 0
-        waiting = [*self.batches(trees, self.known.budget)]
+        batches = [*self.batches(trees, self.known.budget or 1)]
+        self.work.seconds += time.perf_counter() - start
+        return batches
+
+    def answer(
+        self, variants: Sequence[str], batches: Sequence[list[Tree]]
+    ) -> Iterator[tuple[list[Request], dict[str, list[Answer]]]]:
+        """The requests of batches and variant → the answers to them, as they come.
+
+        What does not fit into the device's memory is answered in smaller batches.
+        """
+        fork, waiting = self.fork.only([*variants]), [*batches]
         while waiting:
+            start = time.perf_counter()
             count = self._count_together(waiting, len(variants))
             chunk, waiting = waiting[:count], waiting[count:]
+            made = [TreeBatch(trees) for trees in chunk]
             try:
-                self._chunk(variants, chunk)
+                found = fork.answers_to(made)
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()
                 first, *others = chunk
@@ -83,9 +108,10 @@ class Sweep:
                 left = [tree for group in [*others, *waiting] for tree in group]
                 waiting = [*self.batches([*_smaller(first), *left], self.known.budget)]
                 continue
-            done += sum(map(_asked, chunk))
-            progress(done / total)
-        self.work.seconds += time.perf_counter() - start
+            self.work.seconds += time.perf_counter() - start
+            for batch, answers in zip(made, found, strict=True):
+                self._count(batch, fork)
+                yield batch.requests, answers
 
     def _count_together(self, waiting: list[list[Tree]], variants: int) -> int:
         """How many batches pass a layer together: what there is room for, where each time costs a read
@@ -100,18 +126,6 @@ class Sweep:
             for trees in waiting
         )
         return max(1, sum(bytes <= free for bytes in taken))
-
-    def _chunk(self, variants: Sequence[str], chunk: list[list[Tree]]) -> None:
-        lacking: dict[tuple[str, ...], list[TreeBatch]] = {}
-        for trees in chunk:
-            batch = TreeBatch(trees)
-            if names := self.known.lacking(variants, batch.requests):
-                lacking.setdefault(tuple(names), []).append(batch)
-        for own, batches in lacking.items():
-            fork = self.fork.only([*own])
-            for batch, answers in zip(batches, fork.answers_to(batches), strict=True):
-                self.known.keep(batch.requests, answers)
-                self._count(batch, fork)
 
     def _count(self, batch: TreeBatch, fork: Fork) -> None:
         self.work.requests += len(batch.requests)
@@ -169,7 +183,7 @@ class Sweep:
         return min(times) / len(layers)
 
 
-def _asked(trees: list[Tree]) -> int:
+def count_asked(trees: list[Tree]) -> int:
     """Tokens of the requests, which are the same in whatever trees they are."""
     return sum(len(request.tokens) for tree in trees for request in tree.tails)
 

@@ -7,11 +7,23 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
-from bench.scoring.answering import AnsweringLM
+from bench.scoring.answering import AnsweringLM, Source, score_answers
 from bench.scoring.generation.texts import Text
+from bench.scoring.heads import Answer
 from bench.scoring.tasks import PreparedTask, TaskScore
+from bench.scoring.trees import Request
 from replaceme.io.auto import auto_class
 from replaceme.io.loading import load_tokenizer
+from replaceme.lengths import Lengths
+
+
+def ask_nobody(request: Request) -> Answer:
+    """Where no answers are known.
+
+    Raises:
+        KeyError: always.
+    """
+    raise KeyError(request)
 
 
 class UnloadedScorer:
@@ -29,7 +41,17 @@ class UnloadedScorer:
         tokenizer = load_tokenizer(folder, trust_remote_code)
         self.lm = AnsweringLM(model, tokenizer=tokenizer, batch_size=1)
 
-    def score(self, task: PreparedTask, texts: list[Text]) -> TaskScore:
-        """The score of texts that were written to a task's requests."""
-        with self.lm.having_written(texts):
-            return task.score(self.lm)
+    @property
+    def lengths(self) -> Lengths:
+        """Which lengths of sequences the model treats alike."""
+        return Lengths.of(self.lm.model.config)
+
+    def score(
+        self, task: PreparedTask, texts: list[Text] | None, source: Source = ask_nobody
+    ) -> TaskScore:
+        """The score of texts that were written, and of answers that are known.
+
+        Args:
+            source: of the answers.
+        """
+        return score_answers(self.lm, task, source, texts)

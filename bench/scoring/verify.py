@@ -127,6 +127,25 @@ def check(one_pass: OnePass, variant: str, requests: Sequence[Request]) -> Agree
     return found.with_rounding(answer_in_one_pass(one_pass, variant, requests), alone, exact, unit)
 
 
+def try_few(
+    one_pass: OnePass, variants: Sequence[str], requests: Sequence[Request], budget: int | None
+) -> tuple[list[str], Agreement | None]:
+    """Ask all variants a few requests.
+
+    Args:
+        budget: tokens of a batch; ``None``: nobody has decided.
+
+    Returns:
+        The variants that answer with numbers; and, of the one with the most changes, the comparison with
+        the answers to one request at a time.
+    """
+    sweep = Sweep(one_pass.sweep.fork, Answers())
+    one_pass.sweep.known.budget = sweep.known.budget = budget
+    sweep.run(variants, requests)
+    sound = [name for name in variants if not sweep.known.lists_nan(name, requests)]
+    return sound, check(one_pass, one_pass.most_changed(sound), requests) if sound else None
+
+
 def answer_in_one_pass(one_pass: OnePass, variant: str, requests: Sequence[Request]) -> list[Answer]:
     """A variant's answers in one pass, which are not kept."""
     sweep = Sweep(one_pass.sweep.fork, Answers())

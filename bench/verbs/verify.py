@@ -113,15 +113,13 @@ def verify_cell(plan: Plan, name: str, out: Path, say: Callable[[str], None]) ->
 def _score_both_ways(
     stage: ScoreStage, cell: Cell, tasks: list[PlannedTask], say: Callable[[str], None]
 ) -> list[Verdict]:
-    from bench.scoring.answers import Answers
-
     say(f"{cell.name}: loading")
-    one_pass, checkpoint = stage.one_pass.load(Answers()), stage.by_checkpoint.load(cell)
+    one_pass, checkpoint = stage.one_pass.load(), stage.by_checkpoint.load(cell)
     verdicts = []
     for task in tasks:
         say(f"{cell.name}: {task.name}, as a run scores it and one request at a time")
         prepared = stage.scores.prepare(task, one_pass)
-        if obstacle := stage.one_pass.find_obstacle(task, one_pass):
+        if obstacle := one_pass.obstacle or stage.one_pass.refuse_kinds(task):
             verdicts.append(_check_batches(checkpoint, prepared, obstacle))
         else:
             verdicts.append(_check_one_pass(one_pass, checkpoint, cell.stem, prepared))

@@ -48,7 +48,7 @@ class CheckpointScoring:
         return scorer
 
     def _score_cell(self, cell: Cell, reasons: dict[PlannedTask, str]) -> None:
-        from bench.scoring.checkpoint import free_memory
+        from replaceme.allocator import free_memory
 
         self.ledger.progress.step(f"{cell.name}: loading for scoring")
         with self.ledger.guard([(cell, stage_of(task)) for task in reasons]):

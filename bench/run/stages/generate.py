@@ -25,8 +25,8 @@ def provide(
         return data
     text = OwnText.of(cell, data, ledger.plan.suite.date, ledger.out)
     if not text.file.is_file():
-        from bench.scoring.checkpoint import free_memory
         from bench.writing.write import write_text
+        from replaceme.allocator import free_memory
 
         free_memory()  # of what was loaded before, which the engine would count as taken
         ledger.progress.step(text.describe(), own_text_of(text))

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from math import isnan
-from typing import TYPE_CHECKING
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bench.run.costs import pass_of
+from bench.run.executors import Held, Job, cut, do
 from bench.run.host.environment import name_device
 from bench.run.stages.scores import Scores
 from bench.suite.matrix import Cell
 from bench.tasks.planned import PlannedTask, stage_of
-from replaceme.edit import Edit
-from replaceme.io import loading
 from replaceme.io.editfile import load_edit
 
 if TYPE_CHECKING:
     from bench.scoring.answers import Answers
     from bench.scoring.one_pass import OnePass
     from bench.scoring.tasks import PreparedTask
-    from bench.scoring.trees import Request
+    from bench.scoring.trees import Request, Tree
 
 
 class OnePassScoring:
@@ -29,53 +30,55 @@ class OnePassScoring:
 
     def score(self, tasks: list[PlannedTask]) -> dict[PlannedTask, str]:
         """Score tasks; returns those that cannot be scored in one pass, with the reason."""
-        from bench.scoring.checkpoint import free_memory
+        from bench.scoring.one_pass import OnePass
 
         name, reasons = self.scores.model.name, {}
         self.ledger.progress.step(f"{name}: loading for scoring in one pass")
         with self.ledger.guard(self.scores.lacking_stages(tasks)):
-            scorer = self.load(self._read_answers())
+            known, loaded = self._read_answers(), self._job(OnePass.explain_obstacle)
+            obstacle = do(self.ledger.executor, loaded)
             self.ledger.progress.say(f"{name}: scoring in {self.scores.dtype}.")
             for task in tasks:
                 with self.ledger.guard(self.scores.lacking_stages([task])):
-                    if reason := self.find_obstacle(task, scorer) or self._sweep(scorer, task):
+                    if reason := obstacle or self.refuse_kinds(task) or self._sweep(task, known):
                         reasons[task] = reason
                         self.ledger.progress.learn_obstacle(self.scores.model, task)
-            del scorer
-        free_memory()
+        self.ledger.executor.let_go()
         return reasons
 
-    @loading.enough_memory()
-    def load(self, answers: Answers) -> OnePass:
-        """The model with the edits of all its cells."""
-        from bench.scoring.one_pass import OnePass
+    def load(self) -> OnePass:
+        """The model with the edits of all its cells, in this process."""
+        return load_one_pass(*self._arguments)
 
-        scores = self.scores
-        return OnePass(
-            scores.source,
-            {cell.stem: self._load_edit(cell) for cell in scores.cells},
-            saved_in=scores.model.dtype,
-            dtype=scores.dtype,
-            device=self.ledger.device,
-            batch_size=scores.settings.batch_size,
-            answers=answers,
-            trust_remote_code=scores.model.trust_remote_code,
-            memory=self.ledger.memory,
-        )
-
-    def find_obstacle(self, task: PlannedTask, scorer: OnePass) -> str | None:
-        """Why a task cannot be scored in one pass, or ``None``."""
+    def refuse_kinds(self, task: PlannedTask) -> str | None:
+        """Why what a task asks for is not answered in one pass, or ``None``."""
         from bench.scoring.answering import KINDS
 
-        if scorer.obstacle:
-            return scorer.obstacle
-        prepared = self.scores.prepare(task, scorer)
+        prepared = self.scores.prepare(task, self.scores.unloaded)
         written = {"generate_until"} if self.scores.texts else set()
         other = prepared.kinds - KINDS - written
         return f"the task asks for {' and '.join(sorted(other))}" if other else None
 
-    def _load_edit(self, cell: Cell) -> Edit:
-        return load_edit(self.scores.checkpoints.edit_file(cell))[0] if cell.solver else Edit()
+    @property
+    def _arguments(self) -> tuple[Any, ...]:
+        """Of :func:`load_one_pass`."""
+        scores = self.scores
+        files = {
+            cell.stem: scores.checkpoints.edit_file(cell) if cell.solver else None
+            for cell in scores.cells
+        }
+        settings = {
+            "saved_in": scores.model.dtype,
+            "dtype": scores.dtype,
+            "device": self.ledger.device,
+            "batch_size": scores.settings.batch_size,
+            "trust_remote_code": scores.model.trust_remote_code,
+            "memory": self.ledger.memory,
+        }
+        return scores.source, files, settings
+
+    def _job(self, call: Any, *arguments: Any) -> Job:
+        return Job(call, arguments, Held(load_one_pass, self._arguments))
 
     def _read_answers(self) -> Answers:
         """Those of an interrupted run, if they were computed alike."""
@@ -86,78 +89,96 @@ class OnePassScoring:
         answers.budget = self.scores.settings.batch_tokens or answers.budget
         return answers
 
-    @loading.enough_memory()
-    def _sweep(self, scorer: OnePass, task: PlannedTask) -> str | None:
+    def _sweep(self, task: PlannedTask, known: Answers) -> str | None:
         """Score a task; returns why that cannot be, if so."""
-        from bench.scoring.verify import sample
+        from bench.scoring.verify import sample, try_few
 
         cells, name = self.scores.list_lacking(task), self.scores.model.name
-        prepared = self.scores.prepare(task, scorer)
-        job = pass_of(self.scores.model, task)
-        self.ledger.progress.step(f"{name}: {task.name}, {len(cells)} variants in one pass", job)
-        requests = scorer.lm.requests(prepared.instances)
-        few = sample(requests, scorer.sweep.lengths)
-        if not (cells := self._try_few(scorer, task, cells, few)):
-            return None
-        if reason := self._compare(scorer, cells, few):
+        unloaded = self.scores.unloaded
+        prepared = self.scores.prepare(task, unloaded)
+        self.ledger.progress.step(
+            f"{name}: {task.name}, {len(cells)} variants in one pass", pass_of(self.scores.model, task)
+        )
+        requests = unloaded.lm.requests(prepared.instances)
+        stems = [cell.stem for cell in cells]
+        few = self._job(try_few, stems, sample(requests, unloaded.lengths), known.budget)
+        sound, comparison = do(self.ledger.executor, few)
+        cells = self._drop_nan(task, cells, sound)
+        if cells and not comparison.agree:
+            reason = f"one pass {comparison.disagreement} from one request at a time"
             self.ledger.progress.say(f"{name}: {task.name} checkpoint by checkpoint: {reason}.")
             return reason
-        seconds = scorer.answer(prepared, [cell.stem for cell in cells], self.ledger.progress.share)
-        for cell in self._drop_nan(scorer.sweep.known, task, cells, requests):
-            self._score_cell(scorer, task, prepared, cell, seconds, len(cells))
+        start = time.perf_counter()
+        self._answer(requests, sound, known)
+        seconds = time.perf_counter() - start
+        sound = [stem for stem in sound if not known.lists_nan(stem, requests)]
+        for cell in self._drop_nan(task, cells, sound):
+            self._score_cell(task, prepared, cell, known, seconds, len(cells))
         return None
+
+    def _answer(self, requests: list[Request], stems: list[str], known: Answers) -> None:
+        """Have the answers of some cells to all requests in ``known``."""
+        from bench.scoring.one_pass import OnePass
+        from bench.scoring.sweep import count_asked
+
+        executor = self.ledger.executor
+        batches: list[list[Tree]]
+        known.budget, batches = do(executor, self._job(OnePass.arrange, requests, known.budget))
+        lacking = known.list_lacking(stems, batches)
+        total = sum(map(count_asked, batches))
+        done = total - sum(count_asked(trees) for own in lacking.values() for trees in own)
+        jobs = [
+            self._job(OnePass.answer_batches, list(names), part, known.budget)
+            for names, own in lacking.items()
+            for part in cut(own, executor.parts)
+        ]
+        for _, outcome in executor.run(jobs):
+            asked, answers = outcome.get()
+            known.keep(asked, answers)
+            done += sum(len(request.tokens) for request in asked)
+            self.ledger.progress.share(done / total)
 
     def _score_cell(
         self,
-        scorer: OnePass,
         task: PlannedTask,
         prepared: PreparedTask,
         cell: Cell,
+        known: Answers,
         seconds: float,
         variants: int,
     ) -> None:
         with self.ledger.stage(cell, stage_of(task)):
-            score = scorer.score(prepared, cell.stem, self.scores.read_texts(cell, prepared))
+            unloaded, texts = self.scores.unloaded, self.scores.read_texts(cell, prepared)
+            score = unloaded.score(prepared, texts, partial(known.of, cell.stem))
             self.scores.record(
                 cell,
                 task,
                 prepared,
                 score,
-                generation=self.scores.describe_texts(cell, prepared, scorer.lm.generated),
+                generation=self.scores.describe_texts(cell, prepared, unloaded.lm.generated),
                 method="one-pass",
                 pass_seconds=seconds,
                 pass_variants=variants,
             )
 
-    def _compare(self, scorer: OnePass, cells: list[Cell], few: list[Request]) -> str | None:
-        """How a few answers differ from those to one request at a time, if they do."""
-        from bench.scoring.verify import check
-
-        comparison = check(scorer, scorer.most_changed([cell.stem for cell in cells]), few)
-        if comparison.agree:
-            return None
-        return f"one pass {comparison.disagreement} from one request at a time"
-
-    def _try_few(
-        self, scorer: OnePass, task: PlannedTask, cells: list[Cell], few: list[Request]
-    ) -> list[Cell]:
-        """The cells that answer a few requests with numbers."""
-        from bench.scoring.answers import Answers
-        from bench.scoring.sweep import Sweep
-
-        sweep = Sweep(scorer.sweep.fork, Answers())
-        sweep.known.budget = scorer.sweep.known.budget
-        sweep.run([cell.stem for cell in cells], few)
-        return self._drop_nan(sweep.known, task, cells, few)
-
-    def _drop_nan(
-        self, answers: Answers, task: PlannedTask, cells: list[Cell], requests: list[Request]
-    ) -> list[Cell]:
-        """The cells whose answers are numbers; a task fails for the others."""
-        distinct, sound = [*dict.fromkeys(requests)], []
+    def _drop_nan(self, task: PlannedTask, cells: list[Cell], sound: list[str]) -> list[Cell]:
+        """The cells that answer with numbers; a task fails for the others."""
         for cell in cells:
-            if any(isnan(answers.of(cell.stem, request).loglikelihood) for request in distinct):
+            if cell.stem not in sound:
                 self.ledger.fail(cell, stage_of(task), self.scores.refuse_nan())
-            else:
-                sound.append(cell)
-        return sound
+        return [cell for cell in cells if cell.stem in sound]
+
+
+def load_one_pass(source: Path, edits: dict[str, Path | None], settings: dict[str, Any]) -> OnePass:
+    """A model with the edits of all its cells.
+
+    Args:
+        edits: stem of a cell → the file with what was fitted; ``None``: nothing.
+        settings: of :class:`bench.scoring.one_pass.OnePass`.
+    """
+    from bench.scoring.answers import Answers
+    from bench.scoring.one_pass import OnePass
+    from replaceme.edit import Edit
+
+    found = {stem: load_edit(file)[0] if file else Edit() for stem, file in edits.items()}
+    return OnePass(source, found, answers=Answers(), **settings)
