@@ -7,15 +7,16 @@ others. Only an output that cannot be written, or an interruption, ends the run.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from bench.names import file_name
 from bench.records import Failure, Record
 from bench.run.costs import Costs
-from bench.run.executors import Executor, Local
+from bench.run.executors import Executor, Job, Local, Outcome
 from bench.run.host import disk, environment, interrupts
 from bench.run.host.leftovers import discard
 from bench.run.progress import Progress
@@ -53,7 +54,7 @@ class Ledger:
         self.plan, self.out, self.store = plan, out, Store(out)
         self.records = {cell: recall_record(cell, plan, self.store, retry) for cell in plan.cells}
         self.executor: Executor = executor or Local()
-        self.device = plan.suite.device or loading.default_device()
+        self.device = plan.suite.device or self.executor.device or loading.default_device()
         self.memory = plan.suite.memory_bytes
         self.reopened: dict[ModelSpec, None] = {}
         self.progress = Progress(Costs(plan, self.list_due, out))
@@ -65,6 +66,29 @@ class Ledger:
     def count_due(self) -> int:
         """Number of stages that are still to do for all cells."""
         return sum(len(self.list_due(cell)) for cell in self.records)
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Outcome]]:
+        """Have jobs done; their outcomes as they come, each with the number of its job."""
+        begun = set[int]()
+
+        def tell(number: int, share: float) -> None:
+            job = jobs[number]
+            if job.title and number not in begun:
+                self.progress.step(job.title, job.cost)
+            elif job.title:
+                self.progress.share(share)
+            begun.add(number)
+
+        yield from self.executor.run(jobs, tell)
+
+    def do(self, job: Job) -> Any:
+        """The result of a job that has one.
+
+        Raises:
+            Exception: the error that ended it.
+        """
+        ((_, outcome),) = self.run([job])
+        return outcome.get()
 
     @contextmanager
     def stage(self, cell: Cell, name: str) -> Iterator[Record]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from bench.run.checkpoints import Checkpoints
@@ -24,7 +25,7 @@ class Run:
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
-        self.checkpoints = Checkpoints(ledger.out, ledger.plan.suite.keep_checkpoints)
+        self.checkpoints = Checkpoints(ledger.out.absolute(), ledger.plan.suite.keep_checkpoints)
         self.requests = TaskRequests(ledger)
 
     def check_models(self) -> None:
@@ -49,10 +50,9 @@ class Run:
         """
         self.ledger.write_changed()
         self.requests.build_due()
-        for model in self.ledger.plan.suite.models:
-            self._execute_model(model)
-        for model in [*self.ledger.reopened]:
-            self._execute_model(model)
+        for models in (self.ledger.plan.suite.models, self.ledger.reopened):
+            calls = [partial(self._execute_model, model) for model in models]
+            self.ledger.executor.side_by_side(calls)
 
     def make(self, model: ModelSpec, cells: list[Cell]) -> Path | None:
         """Prune what is not pruned, and heal it where that is wanted; returns the folder of the model if

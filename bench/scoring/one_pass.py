@@ -113,20 +113,42 @@ class OnePass:
         changed = [step.weights for step in self.sweep.fork.changed]
         return max(variants, key=changed.count)
 
-    def answered_alone(self, name: str, requests: Sequence[Request]) -> list[Answer]:
-        """The answers of lm-eval's own forward on a variant to each request by itself."""
+    def ask(self, name: str, requests: Sequence[Request]) -> list[Answer]:
+        """A variant's answers in one pass, which are not kept."""
+        sweep = self._sweep_afresh()
+        sweep.run([name], requests)
+        return [sweep.known.of(name, request) for request in requests]
+
+    def ask_both_ways(self, name: str, requests: Sequence[Request]) -> tuple[list[Answer], list[Answer]]:
+        """The same, and the answers of lm-eval's own forward to each request by itself.
+
+        Where each forward would read all layers, one walk takes the batches of one pass, and each
+        request as a batch of its own.
+        """
         fork = self.sweep.fork
-        if not fork.decoder.is_resident:
-            return self._answered_in_turn(fork.only([name]), requests)
+        if fork.decoder.is_resident:
+            return self.ask(name, requests), self._ask_alone(name, requests)
+        together = [TreeBatch(trees) for trees in self._sweep_afresh().arrange(requests)]
+        single = [TreeBatch(grow([request], 0.0, len(request.tokens))) for request in requests]
+        found = [answers[name] for answers in fork.only([name]).answers_to(together + single)]
+        known = {
+            request: answer
+            for batch, answers in zip(together, found, strict=False)
+            for request, answer in zip(batch.requests, answers, strict=True)
+        }
+        alone = [answer for (answer,) in found[len(together) :]]
+        return [known[request] for request in requests], alone
+
+    def _sweep_afresh(self) -> Sweep:
+        sweep = Sweep(self.sweep.fork, Answers())
+        sweep.known.budget = self.sweep.known.budget
+        return sweep
+
+    def _ask_alone(self, name: str, requests: Sequence[Request]) -> list[Answer]:
+        fork = self.sweep.fork
         removal = Edit(self.edits[name].blocks)
         with (
             other_values(fork.changes(name)),
             prune_temporarily(self.lm.model, fork.decoder.architecture, removal),
         ):
             return self.lm.answers(requests, 1)
-
-    def _answered_in_turn(self, fork: Fork, requests: Sequence[Request]) -> list[Answer]:
-        """The same where each forward would read all layers: every request is a batch of its own."""
-        (name,) = fork.routes
-        batches = [TreeBatch(grow([request], 0.0, len(request.tokens))) for request in requests]
-        return [found[name][0] for found in fork.answers_to(batches)]

@@ -118,13 +118,11 @@ def check(one_pass: OnePass, variant: str, requests: Sequence[Request]) -> Agree
     """Compare a variant's answers to some requests with those of lm-eval's forward to each by itself."""
     fork, dtype = one_pass.sweep.fork, one_pass.lm.model.dtype
     with in_float32(fork.decoder):
-        answers = answer_in_one_pass(one_pass, variant, requests)
-        exact = one_pass.answered_alone(variant, requests)
+        answers, exact = one_pass.ask_both_ways(variant, requests)
     found = Agreement.of(answers, exact)
     if (unit := unit_of(dtype)) is None:
         return found
-    alone = one_pass.answered_alone(variant, requests)
-    return found.with_rounding(answer_in_one_pass(one_pass, variant, requests), alone, exact, unit)
+    return found.with_rounding(*one_pass.ask_both_ways(variant, requests), exact, unit)
 
 
 def try_few(
@@ -144,14 +142,6 @@ def try_few(
     sweep.run(variants, requests)
     sound = [name for name in variants if not sweep.known.lists_nan(name, requests)]
     return sound, check(one_pass, one_pass.most_changed(sound), requests) if sound else None
-
-
-def answer_in_one_pass(one_pass: OnePass, variant: str, requests: Sequence[Request]) -> list[Answer]:
-    """A variant's answers in one pass, which are not kept."""
-    sweep = Sweep(one_pass.sweep.fork, Answers())
-    sweep.known.budget = one_pass.sweep.known.budget
-    sweep.run([variant], requests)
-    return [sweep.known.of(variant, request) for request in requests]
 
 
 def unit_of(dtype: torch.dtype) -> float | None:

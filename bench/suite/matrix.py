@@ -39,7 +39,7 @@ from replaceme.selection import check_count
 from replaceme.settings import SolverSpec
 
 RUNTIME = {
-    "Suite": {"extends", "name", "device", "memory", "keep_checkpoints"},
+    "Suite": {"extends", "name", "device", "memory", "executor", "keep_checkpoints"},
     "ModelSpec": {"trust_remote_code", "num_layers"},
     "PruneSpec": {"batch_size"},
     "ScoreSpec": {

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from bench.section import Section
 from bench.serving.spec import ServeSettings
 from bench.suite import files as suite_files
+from bench.suite.executor import ExecutorSpec
 from bench.suite.prune_spec import Matrix, PruneSpec
 from bench.tasks.presets import replace_presets
 from bench.tasks.spec import SEEDS, Limit, PromptSpec, Seed, Seeds, TaskSpec
@@ -165,6 +166,9 @@ class Suite(Section):
         description="memory of the device to prune and score in, such as 20GiB; a larger model is read "
         "layer by layer",
     )
+    executor: ExecutorSpec = Field(
+        default_factory=ExecutorSpec, description="who does the work: this process, or workers of Ray"
+    )
     keep_checkpoints: Literal["none", "best", "all"] = Field(
         "all",
         description="best: that of the best average at each layer count of a model; what solvers found "
@@ -210,6 +214,17 @@ class Suite(Section):
     def within(self, memory: str | None) -> Suite:
         """The same with so much memory at most; ``None`` changes nothing."""
         return self if memory is None else self.model_copy(update={"memory": memory})
+
+    def done_by(self, name: str | None, address: str | None) -> Suite:
+        """The same with another executor; ``None`` changes nothing.
+
+        Raises:
+            pydantic.ValidationError: there is no such executor, or it has no address.
+        """
+        said = {"name": name, "address": address}
+        said = {key: value for key, value in said.items() if value is not None}
+        own = self.executor.model_dump(exclude_unset=True)
+        return self.model_copy(update={"executor": ExecutorSpec.model_validate(own | said)})
 
     @property
     def memory_bytes(self) -> int | None:

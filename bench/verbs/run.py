@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 @ONLY
 @LIMIT
 @MEMORY
+@click.option(
+    "--executor", type=click.Choice(["local", "ray"]), help="Who does the work, instead of the suite's."
+)
+@click.option("--address", help="Of the Ray cluster; 'auto' on one of its machines.")
 @RETRY_FAILED
 @click.option("--retry-noisy", is_flag=True, help="Measure again latencies that something disturbed.")
 def run(
@@ -32,6 +38,8 @@ def run(
     only: tuple[str, ...],
     limit: float | None,
     memory: str | None,
+    executor: str | None,
+    address: str | None,
     retry_failed: bool,
     retry_noisy: bool,
 ) -> None:
@@ -39,7 +47,10 @@ def run(
     from bench.console import tell
     from bench.run.resume import Retry
 
+    if address and executor != "ray":
+        raise click.UsageError("--address is that of a Ray cluster; say --executor ray.")
     plan, folder = expand_suite(suite, only, out, limit, memory)
+    plan = replace(plan, suite=plan.suite.done_by(executor, address))
     for note in plan.notes:
         tell(note)
     retry = Retry(failed=retry_failed, noisy=retry_noisy)
@@ -86,13 +97,18 @@ def run_plan(plan: Plan, out: Path, retry: Retry) -> bool:
 def _execute(plan: Plan, out: Path, retry: Retry, log: Path, records: list[Record]) -> None:
     """Run a plan; ``records`` is filled with the records of its cells before it starts."""
     from bench.console import chatter_to, report_progress
+    from bench.run.executors import make_executor
     from bench.run.host import environment, interrupts
     from bench.run.ledger import Ledger
     from bench.run.runner import Run
     from replaceme.errors import InputError, OutputError
 
-    with environment.masked_logs(log.parent), chatter_to(log) as stderr:
-        ledger = Ledger(plan, out, retry)
+    with (
+        environment.masked_logs(log.parent),
+        chatter_to(log) as stderr,
+        closing(make_executor(plan.suite.executor, out)) as executor,
+    ):
+        ledger = Ledger(plan, out, retry, executor)
         run = Run(ledger)
         run.check_models()
         records += ledger.records.values()

@@ -130,16 +130,16 @@ def _check_one_pass(
     one_pass: OnePass, checkpoint: CheckpointScorer, stem: str, task: PreparedTask
 ) -> Verdict:
     from bench.scoring.float32 import in_float32
-    from bench.scoring.verify import Agreement, answer_in_one_pass, unit_of
+    from bench.scoring.verify import Agreement, unit_of
     from replaceme.decoder import Decoder
 
     requests = [*dict.fromkeys(one_pass.lm.requests(task.instances))]
     unit = unit_of(one_pass.lm.model.dtype)
     with in_float32(one_pass.sweep.fork.decoder), in_float32(Decoder.of(checkpoint.lm.model)):
-        ours, exact = answer_in_one_pass(one_pass, stem, requests), checkpoint.lm.answers(requests, 1)
+        ours, exact = one_pass.ask(stem, requests), checkpoint.lm.answers(requests, 1)
     found = Agreement.of(ours, exact)
     if unit is not None:
-        rounded, alone = answer_in_one_pass(one_pass, stem, requests), checkpoint.lm.answers(requests, 1)
+        rounded, alone = one_pass.ask(stem, requests), checkpoint.lm.answers(requests, 1)
         found = found.with_rounding(rounded, alone, exact, unit)
     metrics = []
     for answers in (ours, exact):

@@ -75,6 +75,7 @@ RUNTIME_CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "batch sizes": lambda c: (c["prune"].update(batch_size=1), c["score"].update(batch_size=1)),
     "device": lambda c: c.update(device="cuda"),
     "memory": lambda c: c.update(memory="20GiB"),
+    "executor": lambda c: c.update(executor={"name": "ray", "workers": 2}),
     "label of a solver": lambda c: c["prune"].update(solvers=["uidl", {"name": "lstsq", "as": "ls"}]),
     "tasks": lambda c: c["score"].update(tasks=["colours"], limit=3),
 }

@@ -24,6 +24,7 @@ from bench.run.host.lock import NAME, hold_lock
 from bench.store import Store
 from replaceme.errors import InputError
 from tests.bench import waiting
+from tests.bench.results_left import left_by
 
 eventually = partial(waiting.eventually, seconds=60)
 pytestmark = pytest.mark.slow
@@ -43,7 +44,6 @@ PLACES = [
     ("inside the answers", 1),
     ("inside the answers", 4),
 ]
-TIMES = {"solve_seconds", "calibration_seconds", "seconds", "pass_seconds", "peak_memory_bytes"}
 Suite = Callable[..., Path]
 
 
@@ -79,24 +79,6 @@ def whole(forked: Any, plain: Path, tmp_path_factory: pytest.TempPathFactory) ->
     left = left_by(out)
     assert {name.split("/")[0] for name in left} >= {"records", "samples", "edits", "checkpoints"}
     return left
-
-
-def left_by(out: Path) -> dict[str, Any]:
-    """Path → content of all files of a result folder but logs and reports; records without times."""
-    found: dict[str, Any] = {}
-    for path in sorted(out.rglob("*")):
-        name = str(path.relative_to(out))
-        if path.is_file() and not name.startswith(("logs/", "leaderboard.")):
-            found[name] = path.read_bytes()
-    for stem, record in Store(out).all().items():
-        content = record.model_dump(mode="json", exclude={"updated", "environment", "runtime"})
-        for part in (content["prune"], *content["quality"].values()):
-            for key in TIMES & part.keys():
-                part.pop(key)
-        for task in content["quality"].values():
-            task.pop("pass_variants")
-        found[f"records/{stem}.json"] = content
-    return found
 
 
 def processes(group: int) -> list[psutil.Process]:

@@ -4,7 +4,28 @@ A stage makes jobs of what is to be computed, gives them to the executor of the 
 comes back. It does not know where they ran.
 """
 
-from bench.run.executors.job import Executor, Held, Job, Outcome, cut, do
-from bench.run.executors.local import Local
+from __future__ import annotations
 
-__all__ = ["Executor", "Held", "Job", "Local", "Outcome", "cut", "do"]
+from pathlib import Path
+
+from bench.run.executors.job import Executor, Held, Job, Outcome, cut
+from bench.run.executors.local import Local
+from bench.suite.executor import ExecutorSpec
+
+__all__ = ["Executor", "Held", "Job", "Local", "Outcome", "cut", "make_executor"]
+
+
+def make_executor(spec: ExecutorSpec, out: Path) -> Executor:
+    """The executor that a suite names, ready to work.
+
+    Args:
+        out: the folder of the results.
+
+    Raises:
+        InputError: it cannot be had.
+    """
+    if spec.name == "local":
+        return Local()
+    from bench.run.executors.ray import Ray
+
+    return Ray(spec, out)

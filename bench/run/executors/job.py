@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from bench.run.forecast import Key
+from replaceme.errors import InputError
+
 T = TypeVar("T")
 
 
@@ -14,7 +17,8 @@ class Held:
     """What a worker keeps from job to job, such as a loaded model: one thing at a time.
 
     Attributes:
-        make: a function of a module, which makes it from the arguments.
+        make: a function of a module, which makes it from the arguments. One that takes ``report`` tells
+            the share that is done.
         arguments: by which it is told from others.
     """
 
@@ -31,19 +35,28 @@ class Job:
             it yields. One that takes ``report`` tells the share that is done.
         arguments: behind what is held, if something is.
         held: what the worker has to hold; ``None``: nothing.
+        title: what it is called where progress is shown; ``None``: it is a part of something else.
+        cost: the key of what it costs, see :mod:`bench.run.costs`.
     """
 
     call: Callable[..., Any]
     arguments: tuple[Any, ...] = ()
     held: Held | None = None
+    title: str | None = None
+    cost: Key | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A result of a job, or the error that ended it."""
+    """A result of a job, or the error that ended it.
+
+    Attributes:
+        trace: where the error was raised, if that was in another process.
+    """
 
     value: Any = None
     error: Exception | None = None
+    trace: str | None = None
 
     def get(self) -> Any:
         """The result.
@@ -51,16 +64,14 @@ class Outcome:
         Raises:
             Exception: the error.
         """
-        if self.error:
-            raise self.error
-        return self.value
+        if self.error is None:
+            return self.value
+        if self.trace and not isinstance(self.error, InputError):
+            raise self.error from RuntimeError(self.trace)
+        raise self.error
 
 
-Shares = Callable[[Job, float], None]
-
-
-def ignore(_job: Job, _share: float) -> None:
-    """Nobody is told."""
+Tell = Callable[[int, float], None]
 
 
 class Executor(Protocol):
@@ -68,20 +79,31 @@ class Executor(Protocol):
 
     Attributes:
         parts: in how many jobs work that can be cut is given away.
+        device: where jobs compute; ``None``: on the GPU of this machine if it has one.
     """
 
     parts: int
+    device: str | None
 
-    def run(self, jobs: Sequence[Job], tell: Shares = ignore) -> Iterator[tuple[Job, Outcome]]:
-        """The outcomes of jobs, as they come.
+    def run(self, jobs: Sequence[Job], tell: Tell) -> Iterator[tuple[int, Outcome]]:
+        """The outcomes of jobs, as they come, with the number of the job.
 
         Args:
-            tell: told which share of a job is done.
+            tell: told which share of a job, by its number, is done: 0 when it begins.
         """
+        ...
+
+    def side_by_side(self, calls: Sequence[Callable[[], object]]) -> None:
+        """Call what has jobs run: one after the other, or so that the jobs of some run beside those of
+        others, while never two of the calls themselves run at once."""
         ...
 
     def let_go(self) -> None:
         """Hold nothing any more."""
+        ...
+
+    def close(self) -> None:
+        """Do nothing any more."""
         ...
 
 
@@ -89,13 +111,3 @@ def cut(work: Sequence[T], parts: int) -> list[Sequence[T]]:
     """Work in about equal parts, as many as there can be up to a number."""
     size = max(1, -(-len(work) // parts))
     return [work[start : start + size] for start in range(0, len(work), size)]
-
-
-def do(executor: Executor, job: Job, tell: Callable[[float], None] = lambda _: None) -> Any:
-    """The result of a single job, which has one.
-
-    Raises:
-        Exception: the error that ended it.
-    """
-    ((_, outcome),) = executor.run([job], lambda _, share: tell(share))
-    return outcome.get()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from bench.run.executors.job import Job, Outcome, Shares, ignore
+from bench.run.executors.job import Job, Outcome, Tell
 from bench.run.executors.worker import Worker
 
 
@@ -13,14 +13,23 @@ class Local:
     """Does jobs in this process, one after the other."""
 
     parts = 1
+    device: str | None = None
 
     def __init__(self) -> None:
         self._worker = Worker()
 
-    def run(self, jobs: Sequence[Job], tell: Shares = ignore) -> Iterator[tuple[Job, Outcome]]:
-        for job in jobs:
-            for outcome in self._worker.run(job, partial(tell, job)):
-                yield job, outcome
+    def run(self, jobs: Sequence[Job], tell: Tell) -> Iterator[tuple[int, Outcome]]:
+        for number, job in enumerate(jobs):
+            tell(number, 0.0)
+            for outcome in self._worker.run(job, partial(tell, number)):
+                yield number, outcome
+
+    def side_by_side(self, calls: Sequence[Callable[[], object]]) -> None:
+        for call in calls:
+            call()
 
     def let_go(self) -> None:
         self._worker.let_go()
+
+    def close(self) -> None:
+        self.let_go()

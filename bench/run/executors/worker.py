@@ -19,22 +19,21 @@ class Worker:
 
     def run(self, job: Job, tell: Callable[[float], None]) -> Iterator[Outcome]:
         """The outcomes of a job."""
-        options = {"report": tell} if "report" in signature(job.call).parameters else {}
         try:
             with loading.enough_memory():
-                found = job.call(*self._hold(job.held), *job.arguments, **options)
+                found = _call(job.call, *self._hold(job.held, tell), *job.arguments, report=tell)
                 for value in found if isgenerator(found) else [found]:
                     yield Outcome(value)
         except Exception as error:
             yield Outcome(error=error)
 
-    def _hold(self, wanted: Held | None) -> tuple[Any, ...]:
+    def _hold(self, wanted: Held | None, tell: Callable[[float], None]) -> tuple[Any, ...]:
         if self._held and self._held[0] == wanted:
             return (self._held[1],)
         self.let_go()
         if wanted is None:
             return ()
-        self._held = wanted, wanted.make(*wanted.arguments)
+        self._held = wanted, _call(wanted.make, *wanted.arguments, report=tell)
         return (self._held[1],)
 
     def let_go(self) -> None:
@@ -42,3 +41,10 @@ class Worker:
         if self._held:
             self._held = None
             free_memory()
+
+
+def _call(call: Callable[..., Any], *arguments: Any, report: Callable[[float], None]) -> Any:
+    """Call something, with ``report`` where it takes that."""
+    if "report" in signature(call).parameters:
+        return call(*arguments, report=report)
+    return call(*arguments)

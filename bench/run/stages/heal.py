@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import records
 from bench.run.checkpoints import Checkpoints, flush_to_disk
 from bench.run.costs import heal_of, reload_of
+from bench.run.executors import Held, Job
 from bench.run.host import environment
 from bench.run.host.leftovers import discard
 from bench.run.ledger import Ledger
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from replaceme.calibration import CalibrationText
     from replaceme.decoder import Decoder
     from replaceme.reload import Expected
+    from replaceme.report import Report
 
 
 class HealStage:
@@ -44,7 +47,6 @@ class HealStage:
     ) -> None:
         self.ledger, self.checkpoints = ledger, checkpoints
         self.model, self.checkpoint, self.source = model, checkpoint, checkpoint.folder
-        self.saved = SavedLayers.of(self.source, checkpoint.architecture, model.dtype)
         lacking = [cell for cell in cells if cell.heal and self._lacks(cell)]
         self.cells = sorted(lacking, key=_end)  # each goes on from where the one before left
 
@@ -60,72 +62,45 @@ class HealStage:
         if self.cells:
             with self.ledger.guard((cell, "heal") for cell in self.cells if cell not in made):
                 self._train(made)
-        for cell, (healed, expected) in made.items():
-            self.ledger.progress.step(f"{cell.name}: loading what was saved", reload_of(cell))
-            with self.ledger.stage(cell, "heal") as record:
-                record.heal = self._confirm(cell, healed, expected)
+        self.ledger.executor.let_go()  # one model at a time in memory
+        self._confirm(made)
         left = {self._state(cell) for cell in self.cells if cell not in made}
         for state in {self._state(cell) for cell in made} - left:
             discard(state)
 
-    @loading.enough_memory()
     def _train(self, made: dict[Cell, tuple[records.Heal, Expected]]) -> None:
-        """Train every cell and save it; the model is gone when this returns."""
-        from replaceme.decoder import Decoder
-
+        """Train every cell and save it: those of one training one after the other."""
         texts: dict[Cell, CalibrationText] = {}
         for cell in self.cells:
             with self.ledger.guard([(cell, "heal")]):
                 texts[cell] = self._text(cell)
-        if not texts:
-            return
-        self.ledger.progress.step(f"{self.model.name}: loading for healing")
         own = self.model.dtype or loading.checkpoint_dtype(self.source)
         device = self.ledger.device
-        model, tokenizer = self.checkpoint.load(loading.training_dtype(own, device), device)
-        decoder = Decoder.of(model)
-        for cell, text in texts.items():
-            self.ledger.progress.step(f"{cell.name}: healing", heal_of(cell))
-            with self.ledger.guard([(cell, "heal")]):
-                made[cell] = self._heal(cell, text, decoder, tokenizer)
+        held = Held(load, (self.checkpoint, loading.training_dtype(own, device), device))
+        while texts:
+            first = {cell.trained.stem: cell for cell in reversed(texts)}.values()
+            cells = [cell for cell in texts if cell in first]
+            jobs = [self._job(cell, texts.pop(cell), held) for cell in cells]
+            for number, outcome in self.ledger.run(jobs):
+                cell = cells[number]
+                with self.ledger.guard([(cell, "heal")]):
+                    *found, warning = outcome.get()
+                    if warning:
+                        self.ledger.progress.say(f"warning: {cell.name}: {warning}")
+                    made[cell] = found[0], found[1]
 
-    @loading.enough_memory()
-    def _heal(
-        self, cell: Cell, text: CalibrationText, decoder: Decoder, tokenizer: PreTrainedTokenizerBase
-    ) -> tuple[records.Heal, Expected]:
-        """Train and save a cell; returns what to record of it, and what its checkpoint is to do."""
-        from replaceme.healing.heal import heal
-        from replaceme.healing.pair import Pair
-        from replaceme.healing.places import Places
-
-        assert cell.heal is not None
-        start, provenance = load_edit(self.checkpoints.edit_file(cell.pruned))
-        longest = max(map(len, text.sequences))
-        half, device = decoder.model.dtype.itemsize == 2, self.ledger.device
-        check_need(self.checkpoint, cell.heal, longest, start.blocks, half, device)
-        pair = Pair.of_edit(decoder, self.saved.with_values(decoder.model, start))
-        places = Places(pair.student.architecture, self.saved, pair.kept)
-        healed = heal(
-            pair,
+    def _job(self, cell: Cell, text: CalibrationText, held: Held) -> Job:
+        order = Order(
+            cell,
+            self.checkpoint,
             text,
-            cell.heal,
-            places,
-            tokenizer=tokenizer,
+            self.ledger.device,
+            start=self.checkpoints.edit_file(cell.pruned),
+            edit_file=self.checkpoints.edit_file(cell),
+            out=self.checkpoints.folder(cell, self.source),
             state=self._state(cell),
-            key=digest([cell.identity.training.canonical(), text.hash, self.ledger.device]),
-            report=self.ledger.progress.share,
         )
-        edit = pair.extend(start, places.edit(healed.values))
-        edit_file = self.checkpoints.edit_file(cell)
-        traced = provenance.model_copy(update={"healed": [*provenance.healed, healed.facts]})
-        out, dtype = self.checkpoints.folder(cell, self.source), self.model.dtype
-        save_edit(edit_file, self.saved.rounded(edit), traced)
-        self.checkpoint.write(edit, out, traced, dtype=dtype, overwrite=True)
-        flush_to_disk(edit_file, out)
-        if healed.facts.warning:
-            self.ledger.progress.say(f"warning: {cell.name}: {healed.facts.warning}")
-        made = records.Heal(**healed.facts.model_dump(), **environment.peak_memory())
-        return made, healed.expected
+        return Job(train_and_save, (order,), held, f"{cell.name}: healing", heal_of(cell))
 
     def _text(self, cell: Cell) -> CalibrationText:
         from replaceme.healing.examples import read_healing_text
@@ -138,21 +113,106 @@ class HealStage:
             self.ledger.progress.say(f"{cell.name}: {notice}")
         return text
 
-    def _confirm(self, cell: Cell, made: records.Heal, expected: Expected) -> records.Heal:
-        """What to record of a checkpoint that does what was trained; one that does not is removed."""
-        folder = self.checkpoints.folder(cell, self.source)
-        try:
-            self.checkpoint.confirm(folder, expected, self.ledger.device)
-        except InputError:
-            discard(folder)
-            discard(self.checkpoints.edit_file(cell))
-            raise
-        return made
+    def _confirm(self, made: dict[Cell, tuple[records.Heal, Expected]]) -> None:
+        """Record the checkpoints that do what was trained; one that does not is removed."""
+        cells, folder = [*made], self.checkpoints.folder
+        jobs = [
+            Job(
+                self.checkpoint.confirm,
+                (folder(cell, self.source), expected, self.ledger.device),
+                title=f"{cell.name}: loading what was saved",
+                cost=reload_of(cell),
+            )
+            for cell, (_, expected) in made.items()
+        ]
+        for number, outcome in self.ledger.run(jobs):
+            cell = cells[number]
+            with self.ledger.stage(cell, "heal") as record:
+                if isinstance(outcome.error, InputError):
+                    discard(folder(cell, self.source))
+                    discard(self.checkpoints.edit_file(cell))
+                outcome.get()
+                record.heal = made[cell][0]
 
     def _state(self, cell: Cell) -> Path:
         """Where a training lies as long as it is not done, which cells share that leave it at different
         tokens."""
-        return self.ledger.out / "healing" / f"{cell.trained.stem}.safetensors"
+        return self.ledger.out.absolute() / "healing" / f"{cell.trained.stem}.safetensors"
+
+
+# ---- what is done by whoever holds the model
+
+
+@dataclass(frozen=True)
+class Order:
+    """A cell to train.
+
+    Attributes:
+        source: the intact model.
+        start: file with what its solver found.
+        edit_file, out: where what is trained goes, and the checkpoint with it.
+        state: where the training lies as long as it is not done.
+    """
+
+    cell: Cell
+    source: Checkpoint
+    text: CalibrationText
+    device: str
+    start: Path
+    edit_file: Path
+    out: Path
+    state: Path
+
+
+def load(
+    checkpoint: Checkpoint, dtype: str | None, device: str
+) -> tuple[Decoder, PreTrainedTokenizerBase]:
+    """The intact model, for all trainings."""
+    from replaceme.decoder import Decoder
+
+    model, tokenizer = checkpoint.load(dtype, device)
+    return Decoder.of(model), tokenizer
+
+
+def train_and_save(
+    held: tuple[Decoder, PreTrainedTokenizerBase], order: Order, report: Report
+) -> tuple[records.Heal, Expected, str | None]:
+    """Train a cell, and save what was found and the checkpoint with it.
+
+    Returns:
+        What to record of it, what its checkpoint is to do, and a warning.
+    """
+    from replaceme.healing.heal import heal
+    from replaceme.healing.pair import Pair
+    from replaceme.healing.places import Places
+
+    (decoder, tokenizer), cell, text, source = held, order.cell, order.text, order.source
+    assert cell.heal is not None
+    dtype = cell.model.dtype
+    saved = SavedLayers.of(source.folder, source.architecture, dtype)
+    start, provenance = load_edit(order.start)
+    longest = max(map(len, text.sequences))
+    half = decoder.model.dtype.itemsize == 2
+    check_need(source, cell.heal, longest, start.blocks, half, order.device)
+    pair = Pair.of_edit(decoder, saved.with_values(decoder.model, start))
+    places = Places(pair.student.architecture, saved, pair.kept)
+    healed = heal(
+        pair,
+        text,
+        cell.heal,
+        places,
+        tokenizer=tokenizer,
+        state=order.state,
+        key=digest([cell.identity.training.canonical(), text.hash, order.device]),
+        report=report,
+    )
+    edit = pair.extend(start, places.edit(healed.values))
+    traced = provenance.model_copy(update={"healed": [*provenance.healed, healed.facts]})
+    save_edit(order.edit_file, saved.rounded(edit), traced)
+    source.write(edit, order.out, traced, dtype=dtype, overwrite=True)
+    flush_to_disk(order.edit_file, order.out)
+    made = records.Heal(**healed.facts.model_dump(), **environment.peak_memory())
+    return made, healed.expected, healed.facts.warning
 
 
 def _end(cell: Cell) -> float:

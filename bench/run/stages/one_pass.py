@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.run.costs import pass_of
-from bench.run.executors import Held, Job, cut, do
+from bench.run.executors import Held, Job, cut
 from bench.run.host.environment import name_device
 from bench.run.stages.scores import Scores
 from bench.suite.matrix import Cell
@@ -33,10 +33,10 @@ class OnePassScoring:
         from bench.scoring.one_pass import OnePass
 
         name, reasons = self.scores.model.name, {}
-        self.ledger.progress.step(f"{name}: loading for scoring in one pass")
+        title = f"{name}: loading for scoring in one pass"
         with self.ledger.guard(self.scores.lacking_stages(tasks)):
-            known, loaded = self._read_answers(), self._job(OnePass.explain_obstacle)
-            obstacle = do(self.ledger.executor, loaded)
+            known = self._read_answers()
+            obstacle = self.ledger.do(self._job(OnePass.explain_obstacle, title=title))
             self.ledger.progress.say(f"{name}: scoring in {self.scores.dtype}.")
             for task in tasks:
                 with self.ledger.guard(self.scores.lacking_stages([task])):
@@ -77,8 +77,8 @@ class OnePassScoring:
         }
         return scores.source, files, settings
 
-    def _job(self, call: Any, *arguments: Any) -> Job:
-        return Job(call, arguments, Held(load_one_pass, self._arguments))
+    def _job(self, call: Any, *arguments: Any, title: str | None = None) -> Job:
+        return Job(call, arguments, Held(load_one_pass, self._arguments), title)
 
     def _read_answers(self) -> Answers:
         """Those of an interrupted run, if they were computed alike."""
@@ -102,7 +102,7 @@ class OnePassScoring:
         requests = unloaded.lm.requests(prepared.instances)
         stems = [cell.stem for cell in cells]
         few = self._job(try_few, stems, sample(requests, unloaded.lengths), known.budget)
-        sound, comparison = do(self.ledger.executor, few)
+        sound, comparison = self.ledger.do(few)
         cells = self._drop_nan(task, cells, sound)
         if cells and not comparison.agree:
             reason = f"one pass {comparison.disagreement} from one request at a time"
@@ -121,18 +121,17 @@ class OnePassScoring:
         from bench.scoring.one_pass import OnePass
         from bench.scoring.sweep import count_asked
 
-        executor = self.ledger.executor
         batches: list[list[Tree]]
-        known.budget, batches = do(executor, self._job(OnePass.arrange, requests, known.budget))
+        known.budget, batches = self.ledger.do(self._job(OnePass.arrange, requests, known.budget))
         lacking = known.list_lacking(stems, batches)
         total = sum(map(count_asked, batches))
         done = total - sum(count_asked(trees) for own in lacking.values() for trees in own)
         jobs = [
             self._job(OnePass.answer_batches, list(names), part, known.budget)
             for names, own in lacking.items()
-            for part in cut(own, executor.parts)
+            for part in cut(own, self.ledger.executor.parts)
         ]
-        for _, outcome in executor.run(jobs):
+        for _, outcome in self.ledger.run(jobs):
             asked, answers = outcome.get()
             known.keep(asked, answers)
             done += sum(len(request.tokens) for request in asked)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bench import records
 from bench.run.checkpoints import Checkpoints, flush_to_disk
 from bench.run.costs import calibration_of, fit_of, reload_of
+from bench.run.executors import Held, Job
 from bench.run.host import environment
 from bench.run.host.leftovers import discard
 from bench.run.ledger import Ledger
@@ -26,6 +27,8 @@ from replaceme.provenance import choice_line, list_blocks
 if TYPE_CHECKING:
     from replaceme.calibration import CalibrationData, CalibrationText
     from replaceme.reload import Expected
+    from replaceme.report import Report
+    from replaceme.selection import Choice
     from replaceme.session import Session
 
 
@@ -95,32 +98,26 @@ class PruneStage:
         session = None
         with self.ledger.guard((cell, "prune") for cell in fitting):
             data = provide(self.ledger, self.checkpoint, fitting[0], self.ledger.plan.suite.calibration)
-            job = calibration_of(self.model)
-            self.ledger.progress.step(f"{self.model.name}: calibrating", job)
+            self.ledger.progress.step(f"{self.model.name}: reading the calibration text")
             text = self._text(fitting[0], data)
             fitting += self._stale(text, fitting)
             self.ledger.progress.learn_text(self.model, sum(map(len, text.sequences)))
-            session = self._calibrate(fitting, text)
+            held = Held(calibrate, (self.checkpoint, text, self._settings(fitting)))
+            title, cost = f"{self.model.name}: calibrating", calibration_of(self.model)
+            choices = self.ledger.do(Job(list_choices, (), held, title, cost))
+            session = held
         if session is None:
             return
         for line in contents.left_line(self.source):
             self.ledger.progress.say(f"{self.model.name}: {line}")
-        for choice in session.calibration.choices.values():
+        for choice in choices:
             chosen = choice_line(self.ledger.plan.suite.prune.selector, choice)
             self.ledger.progress.say(
                 f"{self.model.name}: removing {list_blocks(choice.blocks)}. {chosen}"
             )
-        written = {}
-        for cell in fitting:
-            self.ledger.progress.step(f"{cell.name}: fitting and saving", fit_of(cell))
-            with self.ledger.guard([(cell, "prune")]):
-                written[cell] = self._write(cell, session)
-                self.ledger.progress.learn_block(cell.pruned, written[cell][0].blocks[0][0])
-        del session  # one model at a time in memory
-        for cell, (prune, expected) in written.items():
-            self.ledger.progress.step(f"{cell.name}: loading what was saved", reload_of(cell))
-            with self.ledger.stage(cell, "prune") as record:
-                record.prune = self._confirm(cell, prune, expected)
+        written = self._write(fitting, session)
+        self.ledger.executor.let_go()  # one model at a time in memory
+        self._confirm(written)
 
     def _text(self, cell: Cell, data: CalibrationData) -> CalibrationText:
         compat = cell.prune.compat == "reference"
@@ -155,58 +152,71 @@ class PruneStage:
             return False
         return True
 
-    def _calibrate(self, cells: list[Cell], text: CalibrationText) -> Session:
+    def _settings(self, cells: list[Cell]) -> dict[str, Any]:
+        """Of :meth:`replaceme.checkpoint.Checkpoint.calibrate`."""
         prune = cells[0].prune
-        return self.checkpoint.calibrate(
-            text,
-            solvers=[cell.solver.solver for cell in cells if cell.solver],
-            counts=[] if prune.blocks else [cell.layers for cell in cells],
-            blocks=[prune.given] if prune.blocks else [],
-            selection=prune.selection,
-            batch_size=prune.batch_size,
-            dtype=prune.calibration_dtype or self.model.dtype,
-            device=self.ledger.device,
-            memory=self.ledger.memory,
-            compat_reference=prune.compat == "reference",
-            report=self.ledger.progress.share,
-        )
+        return {
+            "solvers": [cell.solver.solver for cell in cells if cell.solver],
+            "counts": [] if prune.blocks else [cell.layers for cell in cells],
+            "blocks": [prune.given] if prune.blocks else [],
+            "selection": prune.selection,
+            "batch_size": prune.batch_size,
+            "dtype": prune.calibration_dtype or self.model.dtype,
+            "device": self.ledger.device,
+            "memory": self.ledger.memory,
+            "compat_reference": prune.compat == "reference",
+        }
 
-    def _write(self, cell: Cell, session: Session) -> tuple[records.Prune, Expected]:
-        """Fit and save a cell; returns what to record of it, and what its checkpoint is to do."""
-        assert cell.solver is not None
-        with loading.enough_memory():
-            variant = session.fit(
-                cell.solver.solver, cell.layers, cell.prune.given, report=self.ledger.progress.share
+    def _write(self, cells: list[Cell], session: Held) -> dict[Cell, tuple[records.Prune, Expected]]:
+        """Fit and save cells; cell → what to record of it, and what its checkpoint is to do."""
+        jobs = [
+            Job(
+                fit_and_save,
+                (
+                    self.checkpoint,
+                    cell,
+                    self.checkpoints.edit_file(cell.pruned),
+                    self.checkpoints.folder(cell, self.source),
+                ),
+                session,
+                f"{cell.name}: fitting and saving",
+                fit_of(cell),
             )
-        source, dtype, edit = self.checkpoint, self.model.dtype, variant.fit.edit
-        out = self.checkpoints.folder(cell, source.folder)
-        edit_file = self.checkpoints.edit_file(cell.pruned)
-        provenance = source.trace(variant, dtype)
-        saved = SavedLayers.of(source.folder, source.architecture, dtype)
-        save_edit(edit_file, saved.rounded(edit), provenance)
-        source.write(edit, out, provenance, dtype=dtype, overwrite=True)
-        flush_to_disk(edit_file, out)
-        if variant.fit.warning:
-            self.ledger.progress.say(f"warning: {cell.name}: {variant.fit.warning}")
-        made = records.Prune(
-            **variant.facts.model_dump(),
-            **environment.peak_memory(),
-            **_describe_files(out, cell.model.trust_remote_code),
-        )
-        return made, source.expect(session, variant, dtype)
+            for cell in cells
+        ]
+        written = {}
+        for number, outcome in self.ledger.run(jobs):
+            cell = cells[number]
+            with self.ledger.guard([(cell, "prune")]):
+                made, expected, warning = outcome.get()
+                if warning:
+                    self.ledger.progress.say(f"warning: {cell.name}: {warning}")
+                written[cell] = made, expected
+                self.ledger.progress.learn_block(cell.pruned, made.blocks[0][0])
+        return written
 
-    def _confirm(self, cell: Cell, made: records.Prune, expected: Expected) -> records.Prune:
-        """What to record of a checkpoint that does what was fitted; one that does not is removed."""
-        folder = self.checkpoints.folder(cell, self.source)
-        try:
-            made.reloaded_loss = self.checkpoint.confirm(
-                folder, expected, self.ledger.device, self.ledger.memory
+    def _confirm(self, written: dict[Cell, tuple[records.Prune, Expected]]) -> None:
+        """Record the checkpoints that do what was fitted; one that does not is removed."""
+        cells, folder = [*written], self.checkpoints.folder
+        device, memory = self.ledger.device, self.ledger.memory
+        jobs = [
+            Job(
+                self.checkpoint.confirm,
+                (folder(cell, self.source), expected, device, memory),
+                title=f"{cell.name}: loading what was saved",
+                cost=reload_of(cell),
             )
-        except InputError:
-            discard(folder)
-            discard(self.checkpoints.edit_file(cell.pruned))
-            raise
-        return made
+            for cell, (_, expected) in written.items()
+        ]
+        for number, outcome in self.ledger.run(jobs):
+            cell = cells[number]
+            with self.ledger.stage(cell, "prune") as record:
+                if isinstance(outcome.error, InputError):
+                    discard(folder(cell, self.source))
+                    discard(self.checkpoints.edit_file(cell.pruned))
+                made, _ = written[cell]
+                made.reloaded_loss = outcome.get()
+                record.prune = made
 
     def _measure_baseline(self, cell: Cell) -> records.Prune:
         folder = self.checkpoints.provide(cell, self.source)
@@ -226,3 +236,42 @@ def _describe_files(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
         "checkpoint_bytes": matching.file_bytes(folder, found),
         "loaded_with": auto_class(config).__name__,
     }
+
+
+# ---- what is done by whoever holds the calibrated model
+
+
+def calibrate(
+    checkpoint: Checkpoint, text: CalibrationText, settings: dict[str, Any], report: Report
+) -> Session:
+    """A model that is loaded and calibrated for all its cells."""
+    return checkpoint.calibrate(text, **settings, report=report)
+
+
+def list_choices(session: Session) -> list[Choice]:
+    """What was chosen for each layer count."""
+    return [*session.calibration.choices.values()]
+
+
+def fit_and_save(
+    session: Session, source: Checkpoint, cell: Cell, edit_file: Path, out: Path, report: Report
+) -> tuple[records.Prune, Expected, str | None]:
+    """Fit a cell, and save what was found and the checkpoint with it.
+
+    Returns:
+        What to record of it, what its checkpoint is to do, and a warning.
+    """
+    assert cell.solver is not None
+    variant = session.fit(cell.solver.solver, cell.layers, cell.prune.given, report=report)
+    dtype, edit = cell.model.dtype, variant.fit.edit
+    provenance = source.trace(variant, dtype)
+    saved = SavedLayers.of(source.folder, source.architecture, dtype)
+    save_edit(edit_file, saved.rounded(edit), provenance)
+    source.write(edit, out, provenance, dtype=dtype, overwrite=True)
+    flush_to_disk(edit_file, out)
+    made = records.Prune(
+        **variant.facts.model_dump(),
+        **environment.peak_memory(),
+        **_describe_files(out, cell.model.trust_remote_code),
+    )
+    return made, source.expect(session, variant, dtype), variant.fit.warning

@@ -467,7 +467,7 @@ def test_longest_choice_that_the_model_takes_is_scored(scorer: OnePass, tmp_path
     (longest, _) = sorted(scorer.lm.requests(task.instances), key=lambda r: -len(r.targets))
     assert len(longest.targets) == LENGTH == len(longest.tokens)
     scorer.answer(task, ["baseline"])
-    wanted = scorer.answered_alone("baseline", [longest])
+    _, wanted = scorer.ask_both_ways("baseline", [longest])
     found = scorer.sweep.known.of("baseline", longest)
     assert found.loglikelihood == pytest.approx(wanted[0].loglikelihood, abs=TOLERANCE)
 

@@ -1,0 +1,352 @@
+"""Workers that Ray starts: on the machines of a cluster, or side by side on this one."""
+
+from __future__ import annotations
+
+import platform
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.run.executors.job import Held, Job, Outcome, Tell
+from bench.run.executors.remote import PACKAGES, RemoteWorker, Shares
+from bench.run.host import interrupts
+from replaceme.errors import InputError
+
+if TYPE_CHECKING:
+    from bench.suite.executor import ExecutorSpec
+
+PARTS = 4  # of work for each worker, so that nobody waits long for the last one
+LOOK = 0.5  # seconds between two looks at what workers tell of their jobs
+START = 120.0  # seconds that a worker may take until it answers
+TRIES = 3  # of a job whose worker dies
+
+
+@dataclass
+class _Hand:
+    """A worker, and the number of what it holds."""
+
+    actor: Any
+    holds: int | None = None
+
+
+@dataclass
+class _Running:
+    """A job that a worker does.
+
+    Attributes:
+        key: among all jobs of the executor.
+        stream: of its outcomes.
+        given: outcomes that were handed on, of this try and those before.
+        seen: outcomes of this try.
+    """
+
+    number: int
+    key: int
+    hand: _Hand
+    stream: Any
+    tries: int = 1
+    given: int = 0
+    seen: int = 0
+
+
+class Ray:
+    """Does jobs on workers side by side.
+
+    A worker that dies, or whose machine does, is replaced. Its job is done again, and of what that gives
+    only what had not come before is handed on.
+    """
+
+    def __init__(self, spec: ExecutorSpec, out: Path) -> None:
+        """Join a cluster, or start one on this machine, and start the workers.
+
+        Args:
+            spec: where, how many, and what each has of a machine.
+            out: the folder of the results, which all workers must see.
+
+        Raises:
+            InputError: Ray is not installed, nothing answers at the address, there is no room for the
+                workers, or one of them does not see the folder or has other versions.
+        """
+        self._ray = _import_ray()
+        _join(self._ray, spec)
+        self.workers, self._resources = _divide(self._ray, spec)
+        self.parts = PARTS * self.workers
+        self.device: str | None = "cuda" if self._resources["num_gpus"] else "cpu"
+        self._out, self._started, self._keys = out.absolute(), 0, 0
+        self._turn, self._own, self._ended = threading.Lock(), threading.local(), False
+        self._shares = self._ray.remote(num_cpus=0)(Shares).remote()
+        self._things: list[tuple[Held, Any]] = []  # what may be held, and Ray's reference to it
+        self._idle = [self._start() for _ in range(self.workers)]
+        self._check()
+
+    def run(self, jobs: Sequence[Job], tell: Tell) -> Iterator[tuple[int, Outcome]]:
+        waiting = deque(range(len(jobs)))
+        running: list[_Running] = []
+        tried: dict[int, _Running] = {}
+        try:
+            while waiting or running:
+                while waiting and (found := self._take(jobs, waiting, patient=not running)):
+                    running.append(self._begin(*found, jobs, tried.pop(found[0], None)))
+                    tell(found[0], 0.0)
+                for one in self._list_ready(running):
+                    outcome = self._next(one)
+                    if outcome is None or isinstance(outcome, _Died):
+                        running.remove(one)
+                        self._give_back(one.hand, dead=outcome is not None)
+                    if isinstance(outcome, _Died):
+                        if one.tries < TRIES:
+                            tried[one.number] = one
+                            waiting.appendleft(one.number)
+                        else:
+                            yield one.number, Outcome(error=outcome.error)
+                    elif outcome:
+                        yield one.number, outcome
+                self._pass_on(running, tell)
+        finally:
+            for one in running:
+                self._give_back(one.hand, dead=True)
+
+    def side_by_side(self, calls: Sequence[Callable[[], object]]) -> None:
+        with ThreadPoolExecutor(min(self.workers, len(calls)) or 1) as pool:
+            futures = [pool.submit(self._call_in_turn, call) for call in calls]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+            except BaseException:
+                self._ended = True
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def let_go(self) -> None:
+        for hand in self._idle:
+            hand.holds = None
+            hand.actor.let_go.remote()
+
+    def close(self) -> None:
+        """End all workers, and the cluster if it was started for them."""
+        self._ray.shutdown()
+
+    # ---- turns
+
+    def _call_in_turn(self, call: Callable[[], object]) -> None:
+        with self._turn:
+            self._own.turn = True
+            call()
+
+    @contextmanager
+    def _others_turn(self) -> Iterator[None]:
+        """Let other calls go on while this one waits.
+
+        Raises:
+            KeyboardInterrupt: the run ends.
+        """
+        mine = getattr(self._own, "turn", False)
+        if mine:
+            self._turn.release()
+        try:
+            yield
+        finally:
+            if mine:
+                self._turn.acquire()
+        interrupts.raise_pending()
+        if self._ended:
+            raise KeyboardInterrupt
+
+    # ---- jobs
+
+    def _take(
+        self, jobs: Sequence[Job], waiting: deque[int], patient: bool
+    ) -> tuple[int, _Hand, int | None] | None:
+        """A job that waits, a worker for it, and the number of what that is to hold.
+
+        A job goes to a worker that holds what it needs, if one is idle.
+
+        Args:
+            patient: wait for a worker.
+        """
+        while not self._idle:
+            if not patient:
+                return None
+            with self._others_turn():
+                time.sleep(LOOK)
+        numbers = {number: self._number_of(jobs[number].held) for number in waiting}
+        hands = sorted(self._idle, key=lambda hand: hand.holds is not None)
+        fits = [(n, hand) for hand in hands for n in waiting if hand.holds == numbers[n]]
+        number, hand = (fits or [(waiting[0], hands[0])])[0]
+        waiting.remove(number)
+        self._idle.remove(hand)
+        return number, hand, numbers[number]
+
+    def _number_of(self, held: Held | None) -> int | None:
+        """The number of something that is held, which Ray keeps from now on."""
+        if held is None:
+            return None
+        for number, (known, _) in enumerate(self._things):
+            if known == held:
+                return number
+        self._things.append((held, self._ray.put(held)))
+        return len(self._things) - 1
+
+    def _begin(
+        self,
+        number: int,
+        hand: _Hand,
+        holds: int | None,
+        jobs: Sequence[Job],
+        before: _Running | None,
+    ) -> _Running:
+        job = jobs[number]
+        self._keys += 1
+        hand.holds = holds
+        held = [] if holds is None else [self._things[holds][1]]
+        bare = Job(job.call, job.arguments)
+        stream = hand.actor.run.options(num_returns="streaming").remote(
+            bare, holds, held, self._shares, self._keys
+        )
+        tries, given = (before.tries + 1, before.given) if before else (1, 0)
+        return _Running(number, self._keys, hand, stream, tries, given)
+
+    def _list_ready(self, running: list[_Running]) -> list[_Running]:
+        """Jobs that have an outcome, or have ended."""
+        if not running:
+            return []
+        streams = [one.stream for one in running]
+        with self._others_turn():
+            ready, _ = self._ray.wait(streams, num_returns=1, timeout=LOOK, fetch_local=False)
+        return [one for one in running if any(one.stream is stream for stream in ready)]
+
+    def _next(self, one: _Running) -> Outcome | _Died | None:
+        """The next outcome of a job that was not handed on before; ``None``: there is none any more."""
+        errors = self._ray.exceptions
+        try:
+            while True:
+                found: Outcome = self._ray.get(next(one.stream))
+                one.seen += 1
+                if one.seen > one.given:
+                    one.given += 1
+                    return found
+        except StopIteration:
+            return None
+        except (errors.RayActorError, errors.ObjectLostError, errors.WorkerCrashedError) as error:
+            return _Died(
+                InputError(
+                    f"its worker died {TRIES} times ({str(error).splitlines()[0]}); its log is in "
+                    f"{self._out / 'logs'}."
+                )
+            )
+
+    def _pass_on(self, running: list[_Running], tell: Tell) -> None:
+        """Tell how far jobs are."""
+        told = self._ray.get(self._shares.read.remote()) if running else {}
+        for one in running:
+            if one.key in told:
+                tell(one.number, told[one.key])
+
+    # ---- workers
+
+    def _start(self) -> _Hand:
+        self._started += 1
+        log = self._out / "logs" / f"worker-{self._started}.log"
+        make = self._ray.remote(**self._resources)(RemoteWorker)
+        return _Hand(make.remote(log, int(self._resources["num_cpus"])))
+
+    def _give_back(self, hand: _Hand, dead: bool) -> None:
+        """Have a worker for others; one that is dead, or is to be, is replaced."""
+        if dead:
+            self._ray.kill(hand.actor)
+            hand = self._start()
+        self._idle.append(hand)
+
+    def _check(self) -> None:
+        """Refuse workers that do not answer, do not see the results' folder, or have other versions."""
+        answers = [hand.actor.describe.remote() for hand in self._idle]
+        ready, _ = self._ray.wait(answers, num_returns=len(answers), timeout=START)
+        if len(ready) < len(answers):
+            raise InputError(
+                f"executor: {len(answers) - len(ready)} of {len(answers)} workers did not start within "
+                f"{START:.0f} s; no machine of the cluster has {_format(self._resources)} free."
+            )
+        own = {"Python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+        for found in self._ray.get(answers):
+            where = f"executor: the worker on {found['place']}"
+            if found["error"]:
+                raise InputError(
+                    f"{where} cannot write into {self._out}: {found['error']}; --out must name a folder "
+                    f"that all machines share."
+                )
+            other = {name: number for name, number in found["versions"].items() if number != own[name]}
+            for name, number in other.items():
+                raise InputError(f"{where} has {name} {number}, and this machine {own[name]}.")
+
+
+@dataclass(frozen=True)
+class _Died:
+    """A worker did before its job was done."""
+
+    error: Exception
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError:
+        raise InputError(
+            "executor: ray is not installed; pip install 'replaceme[ray]' installs it."
+        ) from None
+    return ray
+
+
+def _join(ray: Any, spec: ExecutorSpec) -> None:
+    """Have a cluster.
+
+    Raises:
+        InputError: nothing answers at the address.
+    """
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
+    if spec.address is None:
+        ray.init(address="local", **quiet)
+        return
+    quiet.pop("include_dashboard")
+    try:
+        ray.init(address=spec.address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"executor: no Ray cluster answers at {spec.address} ({str(error).splitlines()[0]})."
+        ) from None
+
+
+def _divide(ray: Any, spec: ExecutorSpec) -> tuple[int, dict[str, float]]:
+    """How many workers there are, and what each has.
+
+    Raises:
+        InputError: a cluster has not so much.
+    """
+    has = ray.cluster_resources()
+    machines = sum(node["Alive"] for node in ray.nodes())
+    cpus, gpus = int(has.get("CPU", 0)), has.get("GPU", 0.0)
+    each = (1.0 if gpus else 0.0) if spec.gpus is None else spec.gpus
+    workers = spec.workers or int(gpus / each if each else machines)
+    wanted = {"num_cpus": float(spec.cpus or max(1, cpus // workers)), "num_gpus": each}
+    for name, there in (("num_cpus", cpus), ("num_gpus", gpus)):
+        if (needed := workers * wanted[name]) > there:
+            raise InputError(
+                f"executor: {workers} workers with {_format(wanted)} each need {needed:g} "
+                f"{NAMES[name]}s, and the cluster has {there:g}."
+            )
+    return workers, wanted
+
+
+NAMES = {"num_cpus": "CPU", "num_gpus": "GPU"}
+
+
+def _format(resources: dict[str, float]) -> str:
+    parts = [f"{number:g} {NAMES[name]}" + "s" * (number != 1) for name, number in resources.items()]
+    return " and ".join(part for part, number in zip(parts, resources.values(), strict=True) if number)

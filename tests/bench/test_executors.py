@@ -1,0 +1,210 @@
+"""Who does the work of a run: this process, workers of Ray, or whoever does jobs."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from bench.run.executors import Job, Outcome
+from bench.run.executors.job import Tell
+from bench.run.executors.worker import Worker
+from tests.bench.results_left import left_by
+from tests.bench.waiting import eventually
+
+pytestmark = pytest.mark.slow
+Suite = Callable[..., Path]
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+THREADS = """
+import sys
+from bench.run import executors
+from tests.bench.test_executors import Threads
+executors.make_executor = lambda spec, out: Threads(2)
+from bench.cli import main
+main(sys.argv[1:])
+"""
+
+
+class Threads:
+    """Does jobs in threads of this process: an executor in a few lines."""
+
+    device = None
+
+    def __init__(self, count: int) -> None:
+        self.parts = 2 * count
+        self._workers = [Worker() for _ in range(count)]
+
+    def run(self, jobs: Sequence[Job], tell: Tell) -> Iterator[tuple[int, Outcome]]:
+        waiting, found = queue.SimpleQueue[int](), queue.SimpleQueue[tuple[int, Outcome] | None]()
+        for number in range(len(jobs)):
+            waiting.put(number)
+
+        def work(worker: Worker) -> None:
+            while not waiting.empty():
+                number = waiting.get()
+                for outcome in worker.run(jobs[number], lambda _: None):
+                    found.put((number, outcome))
+            found.put(None)
+
+        first, *others = self._workers if len(jobs) > 1 else self._workers[:1]
+        for worker in (first, *others):
+            threading.Thread(target=work, args=[worker]).start()
+        left = 1 + len(others)
+        while left:
+            if (one := found.get()) is None:
+                left -= 1
+            else:
+                tell(one[0], 0.0)
+                yield one
+
+    def side_by_side(self, calls: Sequence[Callable[[], object]]) -> None:
+        for call in calls:
+            call()
+
+    def let_go(self) -> None:
+        for worker in self._workers:
+            worker.let_go()
+
+    def close(self) -> None:
+        self.let_go()
+
+
+@pytest.fixture(scope="module")
+def suite(small_suite: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Suite:
+    """Writes the small suite with changes: several variants, and many batches."""
+    changes = {
+        "prune": {"layers": [2, 3], "solvers": ["uidl", "lstsq", "reconstruct"]},
+        "score": small_suite["score"] | {"batch_tokens": 64},
+    }
+
+    def write(**others: Any) -> Path:
+        path = tmp_path_factory.mktemp("suite") / "suite.yaml"
+        path.write_text(yaml.safe_dump(small_suite | changes | others))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def local(call: Any, suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a run leaves that this process does."""
+    out = tmp_path_factory.mktemp("local") / "out"
+    done = call("run", suite(), "--out", out, env=ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+    return left_by(out)
+
+
+def on_ray(workers: int) -> dict[str, Any]:
+    return {"executor": {"name": "ray", "workers": workers, "cpus": 1}}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_of_ray_leave_what_this_process_leaves(
+    call: Any, suite: Suite, local: dict[str, Any], tmp_path: Path, workers: int
+) -> None:
+    done = call("run", suite(**on_ray(workers)), "--out", tmp_path / "out", env=ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+    assert left_by(tmp_path / "out") == local
+    assert (tmp_path / "out" / "logs" / f"worker-{workers}.log").is_file()
+
+
+def test_executor_of_a_few_lines_leaves_what_this_process_leaves(
+    suite: Suite, local: dict[str, Any], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", THREADS, "run", suite(), "--out", tmp_path / "out"]
+    done = subprocess.run(command, env=os.environ | ONE_THREAD, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert left_by(tmp_path / "out") == local
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """The processes that do jobs for a run."""
+    found = psutil.Process(pid).children(recursive=True)
+    return [process for process in found if "RemoteWorker" in "".join(process.cmdline())]
+
+
+@pytest.mark.parametrize("after", ["calibrating", "in one pass"])
+def test_worker_that_is_killed_is_replaced_and_nothing_is_lost(
+    command: str, suite: Suite, local: dict[str, Any], tmp_path: Path, after: str
+) -> None:
+    out, errors = tmp_path / "out", tmp_path / "errors"
+    with errors.open("w") as stream:
+        arguments = [command, "run", suite(**on_ray(2)), "--out", out]
+        run = subprocess.Popen(
+            arguments, env=os.environ | ONE_THREAD, stdout=subprocess.DEVNULL, stderr=stream
+        )
+    eventually(lambda: after in errors.read_text(), seconds=100)
+    time.sleep(1)
+    victim = workers_of(run.pid)[0]
+    victim.kill()
+    assert run.wait(timeout=200) == 0, errors.read_text()
+    assert left_by(out) == local
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_run_that_ends_leaves_no_worker_and_goes_on(
+    command: str, call: Any, suite: Suite, local: dict[str, Any], tmp_path: Path, number: signal.Signals
+) -> None:
+    out, errors, path = tmp_path / "out", tmp_path / "errors", suite(**on_ray(1))
+    with errors.open("w") as stream:
+        run = subprocess.Popen(
+            [command, "run", path, "--out", out],
+            env=os.environ | ONE_THREAD,
+            stdout=subprocess.DEVNULL,
+            stderr=stream,
+        )
+    eventually(lambda: "in one pass" in errors.read_text(), seconds=100)
+    started = psutil.Process(run.pid).children(recursive=True)
+    run.send_signal(number)
+    run.wait(timeout=60)
+    eventually(lambda: not any(one.is_running() and one.status() != "zombie" for one in started), 60)
+    done = call("run", path, "--out", out, env=ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+    assert left_by(out) == local
+
+
+# ---- bad input
+
+
+def test_more_workers_than_there_is_room_for_are_refused(
+    call: Any, refused: Any, suite: Suite, tmp_path: Path
+) -> None:
+    path = suite(executor={"name": "ray", "workers": 500, "cpus": 7})
+    refused(call("run", path, "--out", tmp_path), "500 workers with 7 CPUs each need 3500 CPUs")
+
+
+def test_address_where_nothing_answers_is_refused(
+    call: Any, refused: Any, suite: Suite, tmp_path: Path
+) -> None:
+    done = call("run", suite(), "--out", tmp_path, "--executor", "ray", "--address", "127.0.0.1:1")
+    refused(done, "no Ray cluster answers at 127.0.0.1:1")
+
+
+def test_ray_that_is_not_installed_is_asked_for(suite: Suite, refused: Any, tmp_path: Path) -> None:
+    script = "import sys; sys.modules['ray'] = None; from bench.cli import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", script, "run", suite(**on_ray(1)), "--out", tmp_path]
+    refused(subprocess.run(command, capture_output=True, text=True), "pip install 'replaceme[ray]'")
+
+
+def test_address_without_ray_is_refused(call: Any, suite: Suite, tmp_path: Path) -> None:
+    done = call("run", suite(), "--out", tmp_path, "--address", "auto")
+    assert done.returncode == 2
+    assert "--executor ray" in done.stderr
+
+
+def test_key_of_ray_is_refused_where_this_process_works(
+    call: Any, refused: Any, suite: Suite, tmp_path: Path
+) -> None:
+    path = suite(executor={"name": "local", "workers": 2})
+    refused(call("run", path, "--out", tmp_path), "executor", "workers")
