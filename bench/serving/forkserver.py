@@ -99,7 +99,13 @@ def _die_with_parent() -> None:
 
 
 def main(module: str, threads: int | None) -> None:
-    """Serve workers of a module, whose engine computes in so many threads on a CPU."""
+    """Serve workers of a module, whose engine computes in so many threads on a CPU.
+
+    The place of a process's title is found beside its environment, as long as nothing has been changed
+    there.
+    """
+    with suppress(ImportError):
+        import_module("setproctitle").getproctitle()
     prepare_environment(threads)
     ForkServer(import_module(module)).serve()
 

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from bench.serving import ServeSettings, ServingError, ServingResult, Workload, find_noise, measure
 from bench.serving.result import Distribution, WorkloadResult
-from tests.bench.waiting import eventually
+from tests.bench.waiting import eventually, list_engines
 
 pytestmark = pytest.mark.slow
 
@@ -36,16 +35,6 @@ LAYERS, VOCABULARY, HIDDEN = 4, 512, 64
 def settings(**changes: Any) -> ServeSettings:
     options = {"workloads": LOADS, "repeats": 2, "kv_cache_gib": 0.0625, "enforce_eager": True}
     return ServeSettings.model_validate(options | changes)
-
-
-def workers(folder: Path) -> list[psutil.Process]:
-    """Serving processes with their scratch files in a folder; other tests may run at the same time."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if "bench.serving.worker" in words and str(folder) in " ".join(words):
-            found.append(process)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +155,7 @@ def test_engine_that_fails_says_why_and_leaves_no_process(model: Path, tmp_path:
     (broken / "config.json").write_text(json.dumps(config | {"architectures": ["NoSuchForCausalLM"]}))
     with pytest.raises(ServingError, match="NoSuchForCausalLM"):
         measure([broken], settings(), tmp_path / "engine.log", tmp_path)
-    assert not workers(tmp_path)
+    assert not list_engines(tmp_path)
 
 
 def test_batch_that_does_not_fit_the_kv_cache_is_refused(model: Path, tmp_path: Path) -> None:
@@ -178,7 +167,7 @@ def test_batch_that_does_not_fit_the_kv_cache_is_refused(model: Path, tmp_path: 
 def test_engine_that_takes_too_long_is_killed_with_its_group(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ServingError, match="did not finish within 2 s and was killed"):
         measure([model], settings(timeout=2), tmp_path / "engine.log", tmp_path)
-    assert not workers(tmp_path)
+    assert not list_engines(tmp_path)
 
 
 def test_worker_dies_with_a_killed_parent(model: Path, tmp_path: Path) -> None:
@@ -189,11 +178,11 @@ def test_worker_dies_with_a_killed_parent(model: Path, tmp_path: Path) -> None:
     )
     arguments = [str(model), settings().model_dump_json(), str(tmp_path / "engine.log")]
     parent = subprocess.Popen([sys.executable, "-c", program, *arguments])
-    eventually(lambda: len(workers(tmp_path)) == 1)
+    eventually(lambda: len(list_engines(tmp_path)) == 1)
     time.sleep(1)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    eventually(lambda: not workers(tmp_path))
+    eventually(lambda: not list_engines(tmp_path))
 
 
 def test_missing_checkpoint_is_named(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from bench.store import Store
 from replaceme.errors import InputError
 from tests.bench import waiting
 from tests.bench.results_left import left_by
+from tests.bench.waiting import list_engines
 
 eventually = partial(waiting.eventually, seconds=60)
 pytestmark = pytest.mark.slow
@@ -219,16 +220,6 @@ def test_run_in_the_background_of_a_shell_ignores_ctrl_c_as_its_shell_wants(
 # ---- serving
 
 
-def workers(out: Path) -> list[psutil.Process]:
-    """Serving processes of a run; those of other tests may run at the same time."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if "bench.serving.worker" in words and str(out) in " ".join(words):
-            found.append(process)
-    return found
-
-
 @pytest.fixture(scope="module")
 def served(suite: Suite) -> Callable[..., Path]:
     """Writes a suite that serves."""
@@ -247,12 +238,12 @@ def test_run_killed_while_an_engine_serves_leaves_no_process_and_goes_on(
     path, out = served(), tmp_path / "out"
     pid = forked.start("run", path, "--out", out, "--only", "*/lstsq")
     eventually(lambda: "vLLM" in "".join(log.read_text() for log in out.glob("logs/serve-*")))
-    (worker,) = workers(out)
+    (worker,) = list_engines(out)
     family = [worker, *worker.children(recursive=True)]
     os.kill(pid, signal.SIGKILL)
     assert forked.wait().returncode == -signal.SIGKILL
     eventually(lambda: not any(process.is_running() for process in family) and not processes(pid))
-    assert not workers(out)
+    assert not list_engines(out)
     again = forked("run", path, "--out", out, "--only", "*/lstsq")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "[0/1]" in again.stderr
@@ -260,7 +251,7 @@ def test_run_killed_while_an_engine_serves_leaves_no_process_and_goes_on(
     assert record.status == "complete"
     assert record.serving
     assert not [*out.glob("logs/serving-*")]
-    assert not workers(out)
+    assert not list_engines(out)
 
 
 def test_interrupt_while_an_engine_serves_ends_it(
@@ -269,12 +260,12 @@ def test_interrupt_while_an_engine_serves_ends_it(
     out = tmp_path / "out"
     forked.start("run", served(), "--out", out, "--only", "*/baseline")
     forked.until("serving with vllm")
-    eventually(lambda: bool(workers(out)))
+    eventually(lambda: bool(list_engines(out)))
     os.kill(forked.pid, signal.SIGINT)
     result = forked.wait()
     assert result.returncode == 130
     assert "baseline" in result.stdout
-    assert not workers(out)
+    assert not list_engines(out)
     assert not Store(out).all().popitem()[1].failures
 
 
@@ -289,7 +280,7 @@ def test_engine_that_hangs_fails_the_cells_of_its_shape_alone(
     for record in Store(out).all().values():
         assert set(record.quality) == {"colours", "endings"}
         assert [failure.stage for failure in record.failures] == ["serve"]
-    assert not workers(out)
+    assert not list_engines(out)
 
 
 def test_engine_that_crashes_is_a_row_with_its_reason(
@@ -297,8 +288,8 @@ def test_engine_that_crashes_is_a_row_with_its_reason(
 ) -> None:
     out = tmp_path / "out"
     forked.start("run", served(), "--out", out, "--only", "*/baseline")
-    eventually(lambda: bool(workers(out)))
-    workers(out)[0].kill()
+    eventually(lambda: bool(list_engines(out)))
+    list_engines(out)[0].kill()
     result = forked.wait()
     assert result.returncode == 3
     assert "serve: The engine was killed by SIGKILL" in result.stdout

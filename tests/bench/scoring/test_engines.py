@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -15,6 +14,7 @@ from bench.scoring.generation.job import Asked, Variant, write_requests
 from bench.scoring.generation.launch import Engines, Outcome
 from bench.scoring.generation.texts import Text, Texts
 from bench.serving import ServingError
+from tests.bench.waiting import list_engines
 
 pytestmark = pytest.mark.slow
 
@@ -109,10 +109,8 @@ def test_engine_that_dies_in_a_task_loses_that_task_and_no_other(
     killed: list[float] = []
 
     def kill(share: float) -> None:
-        for process in psutil.process_iter(["cmdline"]):
-            words = process.info["cmdline"] or []
-            ours = WORKER in words and str(tmp_path) in words[-1]
-            if ours and share > 0.01 and not killed:
+        for process in list_engines(tmp_path, WORKER):
+            if share > 0.01 and not killed:
                 killed.append(share)
                 process.send_signal(signal.SIGKILL)
 
