@@ -168,7 +168,7 @@ def test_run_that_ends_leaves_no_worker_and_goes_on(
     started = psutil.Process(run.pid).children(recursive=True)
     run.send_signal(number)
     run.wait(timeout=60)
-    eventually(lambda: not any(one.is_running() and one.status() != "zombie" for one in started), 60)
+    eventually(lambda: not any(one.is_running() and one.status() != "zombie" for one in started), 240)
     done = call("run", path, "--out", out, env=ONE_THREAD)
     assert done.returncode == 0, done.stderr
     assert left_by(out) == local

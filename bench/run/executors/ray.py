@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import socket
 import threading
 import time
 from collections import deque
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 PARTS = 4  # of work for each worker, so that nobody waits long for the last one
 LOOK = 0.5  # seconds between two looks at what workers tell of their jobs
 START = 120.0  # seconds that a worker may take until it answers
+ANSWER = 10.0  # seconds that a cluster may take to answer
 TRIES = 3  # of a job whose worker dies
 
 
@@ -312,12 +315,16 @@ def _join(ray: Any, spec: ExecutorSpec) -> None:
     """
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
     if spec.address is None:
+        os.environ.setdefault("RAY_worker_niceness", "0")  # else whatever else runs goes first
         ray.init(address="local", **quiet)
         return
     quiet.pop("include_dashboard")
+    host, _, port = spec.address.removeprefix("ray://").rpartition(":")
     try:
+        if host and port.isdigit():  # Ray itself would wait for minutes
+            socket.create_connection((host, int(port)), ANSWER).close()
         ray.init(address=spec.address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"executor: no Ray cluster answers at {spec.address} ({str(error).splitlines()[0]})."
         ) from None
