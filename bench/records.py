@@ -77,6 +77,11 @@ class Prune(PruneFacts):
 class Heal(HealFacts):
     """What was trained after pruning, and what came of it."""
 
+    reloaded_loss: Number = Field(
+        None,
+        description="nats per token of the checkpoint loaded again, on the held-back tokens, or on some "
+        "that were fitted on where there are none; null: not compared",
+    )
     peak_memory_bytes: int | None = Field(
         None, description="peak resident bytes of the process up to the end of this stage"
     )

@@ -1,8 +1,12 @@
-"""The two errors that are the user's to solve; everything else is a defect of ours."""
+"""The errors that are the user's to solve; everything else is a defect of ours."""
 
 
 class InputError(ValueError):
     """Something the user gave is wrong. The message is complete: what, where, what is allowed."""
+
+
+class NoMemoryError(InputError):
+    """A device has not enough memory."""
 
 
 class OutputError(RuntimeError):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from replaceme.allocator import keep_freed_memory, return_freed_memory
 from replaceme.amounts import format_bytes
 from replaceme.architectures import Architecture
-from replaceme.errors import InputError
+from replaceme.errors import NoMemoryError
 from replaceme.io.contents import stored_tensors
 from replaceme.io.layers import HELD, open_layers, round_values
 from replaceme.io.loading import checkpoint_dtype, default_device, load, load_tokenizer
@@ -100,7 +100,8 @@ def load_within(
         cast: a dtype that all values are rounded to, before they are in ``dtype``.
 
     Raises:
-        InputError: see :func:`replaceme.io.loading.load`, or the limit is too small for two layers.
+        InputError: see :func:`replaceme.io.loading.load`.
+        NoMemoryError: the limit is too small for two layers.
     """
     return_freed_memory()
     if memory is not None:
@@ -126,10 +127,10 @@ def check_limit(found: Footprint, memory: int, used: int, name: str) -> None:
         used: bytes that are taken already.
 
     Raises:
-        InputError: saying the least.
+        NoMemoryError: saying the least.
     """
     if (least := used + found.least) > memory:
-        raise InputError(
+        raise NoMemoryError(
             f"memory: {format_bytes(memory)} is too small for model {name}: two layers, embeddings and "
             f"head take {format_bytes(found.least)}, and {format_bytes(used)} are taken already; the "
             f"least is {format_bytes(least)}."

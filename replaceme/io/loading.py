@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replaceme.errors import InputError
+from replaceme.errors import InputError, NoMemoryError
 from replaceme.io.auto import auto_class
 from replaceme.io.contents import weight_files
 from replaceme.io.matching import cannot_load, refuse_incomplete
@@ -183,14 +183,14 @@ def enough_memory() -> Iterator[None]:
     """Where a device's memory runs out, say what helps.
 
     Raises:
-        InputError: instead of ``torch.OutOfMemoryError``.
+        NoMemoryError: instead of ``torch.OutOfMemoryError``.
     """
     import torch
 
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise InputError(
+        raise NoMemoryError(
             f"the memory of the device is not enough; choose a smaller batch_size, or spread the model "
             f"over all GPUs with device 'auto' ({str(error).splitlines()[0]})"
         ) from error

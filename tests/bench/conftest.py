@@ -228,6 +228,20 @@ def small_suite(tiny: Path, task_folder: Path) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="session")
+def write_small(
+    small_suite: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Writes the small suite with some of its sections replaced, each time into a folder of its own."""
+
+    def write(**changes: Any) -> Path:
+        path = tmp_path_factory.mktemp("suite") / "suite.yaml"
+        path.write_text(yaml.safe_dump(small_suite | changes))
+        return path
+
+    return write
+
+
 @pytest.fixture
 def content(small_suite: dict[str, Any]) -> dict[str, Any]:
     """A copy of the small suite that a test may change."""

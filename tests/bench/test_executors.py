@@ -10,12 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import yaml
 
 from bench.run.executors import Job, Outcome
 from bench.run.executors.job import Tell
@@ -81,19 +81,10 @@ class Threads:
 
 
 @pytest.fixture(scope="module")
-def suite(small_suite: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Suite:
+def suite(small_suite: dict[str, Any], write_small: Suite) -> Suite:
     """Writes the small suite with changes: several variants, and many batches."""
-    changes = {
-        "prune": {"layers": [2, 3], "solvers": ["uidl", "lstsq", "reconstruct"]},
-        "score": small_suite["score"] | {"batch_tokens": 64},
-    }
-
-    def write(**others: Any) -> Path:
-        path = tmp_path_factory.mktemp("suite") / "suite.yaml"
-        path.write_text(yaml.safe_dump(small_suite | changes | others))
-        return path
-
-    return write
+    prune = {"layers": [2, 3], "solvers": ["uidl", "lstsq", "reconstruct"]}
+    return partial(write_small, prune=prune, score=small_suite["score"] | {"batch_tokens": 64})
 
 
 @pytest.fixture(scope="module")

@@ -142,3 +142,22 @@ def test_small_difference_of_a_model_in_half_precision_is_seen(
         options = ["--blocks", "3:5", "--solver", "uidl", "--out", out]
         done = prune(folder, *options, "--samples", "100", "--max-length", "48")
         assert (done.exit_code == 0) == out.is_dir() == (name == "all alike"), done.output
+
+
+def test_checkpoint_that_there_was_no_memory_to_load_is_kept(
+    write_small: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The memory of a device may be enough another time."""
+
+    def runs_out(*_: Any) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+
+    suite, out = write_small(prune={"layers": [2], "solvers": ["lstsq"]}), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr("replaceme.reload.compare_reloaded", runs_out)
+        done = CliRunner().invoke(main, ["run", str(suite), "--out", str(out)])
+    assert done.exit_code == 3
+    (record,) = map(json.loads, map(Path.read_text, out.glob("records/*lstsq*")))
+    assert "the memory of the device is not enough" in record["failures"][0]["error"]
+    assert [*out.glob("checkpoints/*lstsq*")]
+    assert [*out.glob("edits/*lstsq*")]

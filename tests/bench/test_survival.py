@@ -18,7 +18,6 @@ from typing import Any
 
 import psutil
 import pytest
-import yaml
 
 from bench.run.host.lock import NAME, hold_lock
 from bench.store import Store
@@ -49,21 +48,15 @@ Suite = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def suite(small_suite: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Suite:
+def suite(small_suite: dict[str, Any], write_small: Suite) -> Suite:
     """Writes the small suite with changes: all of its cells have checkpoints, and many batches."""
     (model,) = small_suite["models"]
-    changes = {
-        "models": [{"id": model, "dtype": "bfloat16"}],
-        "prune": {"layers": [2], "solvers": ["lstsq", "refit"]},
-        "score": small_suite["score"] | {"batch_tokens": 64},
-    }
-
-    def write(**others: Any) -> Path:
-        path = tmp_path_factory.mktemp("suite") / "suite.yaml"
-        path.write_text(yaml.safe_dump(small_suite | changes | others))
-        return path
-
-    return write
+    return partial(
+        write_small,
+        models=[{"id": model, "dtype": "bfloat16"}],
+        prune={"layers": [2], "solvers": ["lstsq", "refit"]},
+        score=small_suite["score"] | {"batch_tokens": 64},
+    )
 
 
 @pytest.fixture(scope="module")

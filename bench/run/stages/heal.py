@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 from bench import records
 from bench.run.checkpoints import Checkpoints, flush_to_disk
-from bench.run.costs import heal_of, reload_of
+from bench.run.costs import heal_of
 from bench.run.executors import Held, Job
 from bench.run.host import environment
 from bench.run.host.leftovers import discard
 from bench.run.ledger import Ledger
+from bench.run.stages.confirm import confirm
 from bench.run.stages.generate import provide
 from bench.suite.matrix import Cell
 from bench.suite.suite import ModelSpec
 from replaceme.checkpoint import Checkpoint
-from replaceme.errors import InputError
 from replaceme.healing.need import check_need
 from replaceme.io import loading
 from replaceme.io.editfile import load_edit, save_edit
@@ -63,7 +63,7 @@ class HealStage:
             with self.ledger.guard((cell, "heal") for cell in self.cells if cell not in made):
                 self._train(made)
         self.ledger.executor.let_go()  # one model at a time in memory
-        self._confirm(made)
+        confirm(self.ledger, self.checkpoints, self.checkpoint, "heal", made)
         left = {self._state(cell) for cell in self.cells if cell not in made}
         for state in {self._state(cell) for cell in made} - left:
             discard(state)
@@ -112,27 +112,6 @@ class HealStage:
         if cell.heal.dataset and text.rows and (notice := text.rows.notice()):
             self.ledger.progress.say(f"{cell.name}: {notice}")
         return text
-
-    def _confirm(self, made: dict[Cell, tuple[records.Heal, Expected]]) -> None:
-        """Record the checkpoints that do what was trained; one that does not is removed."""
-        cells, folder = [*made], self.checkpoints.folder
-        jobs = [
-            Job(
-                self.checkpoint.confirm,
-                (folder(cell, self.source), expected, self.ledger.device),
-                title=f"{cell.name}: loading what was saved",
-                cost=reload_of(cell),
-            )
-            for cell, (_, expected) in made.items()
-        ]
-        for number, outcome in self.ledger.run(jobs):
-            cell = cells[number]
-            with self.ledger.stage(cell, "heal") as record:
-                if isinstance(outcome.error, InputError):
-                    discard(folder(cell, self.source))
-                    discard(self.checkpoints.edit_file(cell))
-                outcome.get()
-                record.heal = made[cell][0]
 
     def _state(self, cell: Cell) -> Path:
         """Where a training lies as long as it is not done, which cells share that leave it at different

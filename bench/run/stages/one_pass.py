@@ -131,6 +131,7 @@ class OnePassScoring:
             for names, own in lacking.items()
             for part in cut(own, self.ledger.executor.parts)
         ]
+        self.ledger.progress.share(done / total if total else 1.0)
         for _, outcome in self.ledger.run(jobs):
             asked, answers = outcome.get()
             known.keep(asked, answers)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from bench import records
 from bench.run.checkpoints import Checkpoints, flush_to_disk
-from bench.run.costs import calibration_of, fit_of, reload_of
+from bench.run.costs import calibration_of, fit_of
 from bench.run.executors import Held, Job
 from bench.run.host import environment
-from bench.run.host.leftovers import discard
 from bench.run.ledger import Ledger
+from bench.run.stages.confirm import confirm
 from bench.run.stages.generate import provide
 from bench.suite.layer_counts import check_declared
 from bench.suite.matrix import Cell
@@ -117,7 +117,7 @@ class PruneStage:
             )
         written = self._write(fitting, session)
         self.ledger.executor.let_go()  # one model at a time in memory
-        self._confirm(written)
+        confirm(self.ledger, self.checkpoints, self.checkpoint, "prune", written)
 
     def _text(self, cell: Cell, data: CalibrationData) -> CalibrationText:
         compat = cell.prune.compat == "reference"
@@ -194,29 +194,6 @@ class PruneStage:
                 written[cell] = made, expected
                 self.ledger.progress.learn_block(cell.pruned, made.blocks[0][0])
         return written
-
-    def _confirm(self, written: dict[Cell, tuple[records.Prune, Expected]]) -> None:
-        """Record the checkpoints that do what was fitted; one that does not is removed."""
-        cells, folder = [*written], self.checkpoints.folder
-        device, memory = self.ledger.device, self.ledger.memory
-        jobs = [
-            Job(
-                self.checkpoint.confirm,
-                (folder(cell, self.source), expected, device, memory),
-                title=f"{cell.name}: loading what was saved",
-                cost=reload_of(cell),
-            )
-            for cell, (_, expected) in written.items()
-        ]
-        for number, outcome in self.ledger.run(jobs):
-            cell = cells[number]
-            with self.ledger.stage(cell, "prune") as record:
-                if isinstance(outcome.error, InputError):
-                    discard(folder(cell, self.source))
-                    discard(self.checkpoints.edit_file(cell.pruned))
-                made, _ = written[cell]
-                made.reloaded_loss = outcome.get()
-                record.prune = made
 
     def _measure_baseline(self, cell: Cell) -> records.Prune:
         folder = self.checkpoints.provide(cell, self.source)

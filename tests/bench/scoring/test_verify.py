@@ -187,7 +187,7 @@ def test_cell_that_cannot_be_pruned_is_refused(
     def fails(*_: Any) -> None:
         raise ArithmeticError("no such luck")
 
-    monkeypatch.setattr("bench.run.stages.prune.PruneStage._write", fails)
+    monkeypatch.setattr("bench.run.stages.prune.fit_and_save", fails)
     result = call_here("verify", suite, "--cell", "tiny/2/lstsq", "--out", tmp_path / "out")
     assert result.returncode == 2
     assert "tiny/2/lstsq cannot be pruned: no such luck" in result.stderr
