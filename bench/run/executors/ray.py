@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import socket
 import threading
 import time
 from collections import deque
@@ -12,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.run.executors.cluster import Cluster
 from bench.run.executors.job import Held, Job, Outcome, Tell
-from bench.run.executors.remote import PACKAGES, RemoteWorker, Shares
+from bench.run.executors.remote import Shares
 from bench.run.host import interrupts
 from replaceme.errors import InputError
 
@@ -26,8 +23,6 @@ if TYPE_CHECKING:
 
 PARTS = 4  # of work for each worker, so that nobody waits long for the last one
 LOOK = 0.5  # seconds between two looks at what workers tell of their jobs
-START = 120.0  # seconds that a worker may take until it answers
-ANSWER = 10.0  # seconds that a cluster may take to answer
 TRIES = 3  # of a job whose worker dies
 
 
@@ -77,17 +72,16 @@ class Ray:
             InputError: Ray is not installed, nothing answers at the address, there is no room for the
                 workers, or one of them does not see the folder or has other versions.
         """
-        self._ray = _import_ray()
-        _join(self._ray, spec)
-        self.workers, self._resources = _divide(self._ray, spec)
+        self._cluster = Cluster(spec, out)
+        self._ray, self.workers = self._cluster.ray, self._cluster.workers
         self.parts = PARTS * self.workers
-        self.device: str | None = "cuda" if self._resources["num_gpus"] else "cpu"
-        self._out, self._started, self._keys = out.absolute(), 0, 0
+        self.device: str | None = self._cluster.device
+        self._keys = 0
         self._turn, self._own, self._ended = threading.Lock(), threading.local(), False
         self._shares = self._ray.remote(num_cpus=0)(Shares).remote()
         self._things: list[tuple[Held, Any]] = []  # what may be held, and Ray's reference to it
-        self._idle = [self._start() for _ in range(self.workers)]
-        self._check()
+        self._idle = [_Hand(self._cluster.start()) for _ in range(self.workers)]
+        self._cluster.check([hand.actor for hand in self._idle])
 
     def run(self, jobs: Sequence[Job], tell: Tell) -> Iterator[tuple[int, Outcome]]:
         waiting = deque(range(len(jobs)))
@@ -134,7 +128,7 @@ class Ray:
 
     def close(self) -> None:
         """End all workers, and the cluster if it was started for them."""
-        self._ray.shutdown()
+        self._cluster.close()
 
     # ---- turns
 
@@ -241,7 +235,7 @@ class Ray:
             return _Died(
                 InputError(
                     f"its worker died {TRIES} times ({str(error).splitlines()[0]}); its log is in "
-                    f"{self._out / 'logs'}."
+                    f"{self._cluster.logs}."
                 )
             )
 
@@ -254,39 +248,12 @@ class Ray:
 
     # ---- workers
 
-    def _start(self) -> _Hand:
-        self._started += 1
-        log = self._out / "logs" / f"worker-{self._started}.log"
-        make = self._ray.remote(**self._resources)(RemoteWorker)
-        return _Hand(make.remote(log, int(self._resources["num_cpus"])))
-
     def _give_back(self, hand: _Hand, dead: bool) -> None:
         """Have a worker for others; one that is dead, or is to be, is replaced."""
         if dead:
             self._ray.kill(hand.actor)
-            hand = self._start()
+            hand = _Hand(self._cluster.start())
         self._idle.append(hand)
-
-    def _check(self) -> None:
-        """Refuse workers that do not answer, do not see the results' folder, or have other versions."""
-        answers = [hand.actor.describe.remote() for hand in self._idle]
-        ready, _ = self._ray.wait(answers, num_returns=len(answers), timeout=START)
-        if len(ready) < len(answers):
-            raise InputError(
-                f"executor: {len(answers) - len(ready)} of {len(answers)} workers did not start within "
-                f"{START:.0f} s; no machine of the cluster has {_format(self._resources)} free."
-            )
-        own = {"Python": platform.python_version()} | {name: version(name) for name in PACKAGES}
-        for found in self._ray.get(answers):
-            where = f"executor: the worker on {found['place']}"
-            if found["error"]:
-                raise InputError(
-                    f"{where} cannot write into {self._out}: {found['error']}; --out must name a folder "
-                    f"that all machines share."
-                )
-            other = {name: number for name, number in found["versions"].items() if number != own[name]}
-            for name, number in other.items():
-                raise InputError(f"{where} has {name} {number}, and this machine {own[name]}.")
 
 
 @dataclass(frozen=True)
@@ -294,66 +261,3 @@ class _Died:
     """A worker did before its job was done."""
 
     error: Exception
-
-
-def _import_ray() -> Any:
-    try:
-        import ray
-        import ray.exceptions
-    except ImportError:
-        raise InputError(
-            "executor: ray is not installed; pip install 'replaceme[ray]' installs it."
-        ) from None
-    return ray
-
-
-def _join(ray: Any, spec: ExecutorSpec) -> None:
-    """Have a cluster.
-
-    Raises:
-        InputError: nothing answers at the address.
-    """
-    quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
-    if spec.address is None:
-        os.environ.setdefault("RAY_worker_niceness", "0")  # else whatever else runs goes first
-        ray.init(address="local", **quiet)
-        return
-    quiet.pop("include_dashboard")
-    host, _, port = spec.address.removeprefix("ray://").rpartition(":")
-    try:
-        if host and port.isdigit():  # Ray itself would wait for minutes
-            socket.create_connection((host, int(port)), ANSWER).close()
-        ray.init(address=spec.address, **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(
-            f"executor: no Ray cluster answers at {spec.address} ({str(error).splitlines()[0]})."
-        ) from None
-
-
-def _divide(ray: Any, spec: ExecutorSpec) -> tuple[int, dict[str, float]]:
-    """How many workers there are, and what each has.
-
-    Raises:
-        InputError: a cluster has not so much.
-    """
-    has = ray.cluster_resources()
-    machines = sum(node["Alive"] for node in ray.nodes())
-    cpus, gpus = int(has.get("CPU", 0)), has.get("GPU", 0.0)
-    each = (1.0 if gpus else 0.0) if spec.gpus is None else spec.gpus
-    workers = spec.workers or int(gpus / each if each else machines)
-    wanted = {"num_cpus": float(spec.cpus or max(1, cpus // workers)), "num_gpus": each}
-    for name, there in (("num_cpus", cpus), ("num_gpus", gpus)):
-        if (needed := workers * wanted[name]) > there:
-            raise InputError(
-                f"executor: {workers} workers with {_format(wanted)} each need {needed:g} "
-                f"{NAMES[name]}s, and the cluster has {there:g}."
-            )
-    return workers, wanted
-
-
-NAMES = {"num_cpus": "CPU", "num_gpus": "GPU"}
-
-
-def _format(resources: dict[str, float]) -> str:
-    parts = [f"{number:g} {NAMES[name]}" + "s" * (number != 1) for name, number in resources.items()]
-    return " and ".join(part for part, number in zip(parts, resources.values(), strict=True) if number)

@@ -1,0 +1,148 @@
+"""The machines that Ray has, or this one alone: which workers there is room for, and the workers."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.run.executors.remote import PACKAGES, RemoteWorker
+from replaceme.errors import InputError
+
+if TYPE_CHECKING:
+    from bench.suite.executor import ExecutorSpec
+
+START = 120.0  # seconds that a worker may take until it answers
+ANSWER = 10.0  # seconds that a cluster may take to answer
+NAMES = {"num_cpus": "CPU", "num_gpus": "GPU"}
+
+
+class Cluster:
+    """A cluster of Ray that was joined, or started on this machine.
+
+    Attributes:
+        ray: the module.
+        workers: how many there are room for, or are wanted.
+        device: where they compute.
+    """
+
+    def __init__(self, spec: ExecutorSpec, out: Path) -> None:
+        """Join a cluster, or start one on this machine.
+
+        Args:
+            spec: where, how many workers, and what each has of a machine.
+            out: the folder of the results, which all workers must see.
+
+        Raises:
+            InputError: Ray is not installed, nothing answers at the address, or there is no room for the
+                workers.
+        """
+        self.ray = _import_ray()
+        _join(self.ray, spec)
+        self.workers, self._resources = _divide(self.ray, spec)
+        self.device = "cuda" if self._resources["num_gpus"] else "cpu"
+        self._out, self._started = out.absolute(), 0
+
+    def start(self) -> Any:
+        """A worker that starts."""
+        self._started += 1
+        log = self.logs / f"worker-{self._started}.log"
+        make = self.ray.remote(**self._resources)(RemoteWorker)
+        return make.remote(log, int(self._resources["num_cpus"]))
+
+    @property
+    def logs(self) -> Path:
+        """The folder of what workers print."""
+        return self._out / "logs"
+
+    def check(self, workers: list[Any]) -> None:
+        """Wait for workers to start.
+
+        Raises:
+            InputError: one does not answer, does not see the folder, or has other versions.
+        """
+        answers = [worker.describe.remote() for worker in workers]
+        ready, _ = self.ray.wait(answers, num_returns=len(answers), timeout=START)
+        if len(ready) < len(answers):
+            raise InputError(
+                f"executor: {len(answers) - len(ready)} of {len(answers)} workers did not start within "
+                f"{START:.0f} s; no machine of the cluster has {_format(self._resources)} free."
+            )
+        own = {"Python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+        for found in self.ray.get(answers):
+            where = f"executor: the worker on {found['place']}"
+            if found["error"]:
+                raise InputError(
+                    f"{where} cannot write into {self._out}: {found['error']}; --out must name a folder "
+                    f"that all machines share."
+                )
+            other = {name: number for name, number in found["versions"].items() if number != own[name]}
+            for name, number in other.items():
+                raise InputError(f"{where} has {name} {number}, and this machine {own[name]}.")
+
+    def close(self) -> None:
+        """End all workers, and the cluster if it was started for them."""
+        self.ray.shutdown()
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError:
+        raise InputError(
+            "executor: ray is not installed; pip install 'replaceme[ray]' installs it."
+        ) from None
+    return ray
+
+
+def _join(ray: Any, spec: ExecutorSpec) -> None:
+    """Have a cluster.
+
+    Raises:
+        InputError: nothing answers at the address.
+    """
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
+    if spec.address is None:
+        os.environ.setdefault("RAY_worker_niceness", "0")  # else whatever else runs goes first
+        ray.init(address="local", **quiet)
+        return
+    quiet.pop("include_dashboard")
+    host, _, port = spec.address.removeprefix("ray://").rpartition(":")
+    try:
+        if host and port.isdigit():  # Ray itself would wait for minutes
+            socket.create_connection((host, int(port)), ANSWER).close()
+        ray.init(address=spec.address, **quiet)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"executor: no Ray cluster answers at {spec.address} ({str(error).splitlines()[0]})."
+        ) from None
+
+
+def _divide(ray: Any, spec: ExecutorSpec) -> tuple[int, dict[str, float]]:
+    """How many workers there are, and what each has.
+
+    Raises:
+        InputError: a cluster has not so much.
+    """
+    has = ray.cluster_resources()
+    machines = sum(node["Alive"] for node in ray.nodes())
+    cpus, gpus = int(has.get("CPU", 0)), has.get("GPU", 0.0)
+    each = (1.0 if gpus else 0.0) if spec.gpus is None else spec.gpus
+    workers = spec.workers or int(gpus / each if each else machines)
+    wanted = {"num_cpus": float(spec.cpus or max(1, cpus // workers)), "num_gpus": each}
+    for name, there in (("num_cpus", cpus), ("num_gpus", gpus)):
+        if (needed := workers * wanted[name]) > there:
+            raise InputError(
+                f"executor: {workers} workers with {_format(wanted)} each need {needed:g} "
+                f"{NAMES[name]}s, and the cluster has {there:g}."
+            )
+    return workers, wanted
+
+
+def _format(resources: dict[str, float]) -> str:
+    parts = [f"{number:g} {NAMES[name]}" + "s" * (number != 1) for name, number in resources.items()]
+    return " and ".join(part for part, number in zip(parts, resources.values(), strict=True) if number)
