@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from replaceme.architectures import Architecture, architecture_of, check_present, layer_count
 from replaceme.calibration import Batches, CalibrationData, CalibrationText, padding_token, read_text
@@ -30,6 +30,7 @@ from replaceme.selectors import Selection
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from replaceme.calibrating import Calibrated, Calibrator
     from replaceme.edit import Edit
     from replaceme.provenance import Provenance
     from replaceme.reload import Expected
@@ -173,7 +174,7 @@ class Checkpoint:
 
         return load_within(self.folder, self.architecture, dtype, device, self.trust_remote_code, memory)
 
-    def calibrate(
+    def load_calibrator(
         self,
         text: CalibrationText,
         *,
@@ -186,44 +187,70 @@ class Checkpoint:
         device: str = "cpu",
         memory: int | None = None,
         compat_reference: bool = False,
-        report: Report = no_report,
-    ) -> Session:
-        """Load the model and calibrate it for all its variants together.
+    ) -> Calibrator:
+        """Load the model to calibrate it for all its variants together.
 
         Args:
             text: what :meth:`read_text` gives.
             dtype: to load the model in; ``None``: its own.
             device: a torch device, or ``auto`` to spread the layers over all GPUs.
             memory: bytes of it that may be taken; a larger model is read layer by layer.
-            solvers, counts, blocks, selection, compat_reference, report: see
-                :func:`replaceme.calibrate`.
+            solvers, counts, blocks, selection, compat_reference: see :func:`replaceme.calibrate`.
 
         Raises:
-            InputError: it cannot be loaded, a variant cannot be made, or its states are not numbers.
+            InputError: it cannot be loaded, or a variant cannot be made.
         """
-        from replaceme.calibrating import calibrate
-        from replaceme.session import Session
+        from replaceme.calibrating import Calibrator
 
-        selection, seed = selection or Selection(), text.data.seed if text.data else 42
         with loading.enough_memory():
             model, tokenizer, room = self.load_within(memory, dtype, device)
-            calibration = calibrate(
+            return Calibrator(
                 model,
-                Batches(text.sequences, batch_size, seed, padding_token(tokenizer)),
+                Batches(
+                    text.sequences,
+                    batch_size,
+                    text.data.seed if text.data else 42,
+                    padding_token(tokenizer),
+                ),
                 counts=counts,
                 blocks=blocks,
                 solvers=solvers,
-                selection=selection,
+                selection=selection or Selection(),
                 compat_reference=compat_reference,
                 room=room,
-                report=report,
             )
-        if not calibration.is_finite():
+
+    def calibrate(
+        self, text: CalibrationText, *, report: Report = no_report, **settings: Any
+    ) -> Session:
+        """Load the model and calibrate it for all its variants together.
+
+        Args:
+            text, settings: see :meth:`load_calibrator`.
+            report: see :func:`replaceme.calibrate`.
+
+        Raises:
+            InputError: see there, or its states are not numbers.
+        """
+        from replaceme.session import Session
+
+        calibrator = self.load_calibrator(text, **settings)
+        with loading.enough_memory():
+            calibration = calibrator.calibrate(report)
+        self.check_finite(calibration)
+        return Session(calibration, text, calibrator.selection)
+
+    def check_finite(self, found: Calibrated) -> None:
+        """Refuse a model whose states are not numbers.
+
+        Raises:
+            InputError: they are not.
+        """
+        if not found.is_finite():
             raise InputError(
                 f"model {self.name!r}: its states on the calibration text are not numbers; its weights "
                 f"hold NaN or infinity, or the dtype that it is calibrated in is too narrow for them."
             )
-        return Session(calibration, text, selection)
 
     def expect(self, session: Session, variant: Variant, dtype: str | None = None) -> Expected:
         """What a checkpoint of a variant is to predict; read from the session's model.

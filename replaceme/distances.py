@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from replaceme.decoder import Decoder, Read
 from replaceme.report import Report, no_report
+from replaceme.sums import Portion, Sum
 from replaceme.traversal import walk
 
 if TYPE_CHECKING:
@@ -35,21 +36,36 @@ def layer_distances(
     Returns:
         [layers, layers] float64 on the CPU, symmetric, values in [0, 1].
     """
-    visitor = (_AtLast if tokens == "last" else _AtAll)(decoder)
-    walk(decoder, batches, visitor, report=report)
-    return visitor.total / (len(batches.sequences) if tokens == "last" else batches.tokens)
+    return mean_distances(
+        sum_distances(decoder, Portion.whole(batches), tokens, report), batches, tokens
+    )
+
+
+def sum_distances(
+    decoder: Decoder, portion: Portion, tokens: Tokens = "last", report: Report = no_report
+) -> Sum:
+    """What :func:`layer_distances` are the mean of, over a portion of the tokens."""
+    visitor = (_AtLast if tokens == "last" else _AtAll)(decoder, portion)
+    walk(decoder, portion, visitor, report=report)
+    return visitor.total
+
+
+def mean_distances(total: Sum, batches: Batches, tokens: Tokens) -> Tensor:
+    """The distances [layers, layers] of their sum over all batches, which is given away."""
+    count = len(batches.sequences) if tokens == "last" else batches.tokens
+    return total.total().read() / count
 
 
 class _Angles(ABC):
     """Sums angles over tokens; those of a batch wait until it has passed all layers.
 
     Attributes:
-        total: [layers, layers] float64.
+        total: [layers, layers].
     """
 
-    def __init__(self, decoder: Decoder) -> None:
-        self.decoder, self.count = decoder, len(decoder.layers)
-        self.total = torch.zeros(self.count, self.count, dtype=torch.float64)
+    def __init__(self, decoder: Decoder, portion: Portion) -> None:
+        self.decoder, self.portion, self.count = decoder, portion, len(decoder.layers)
+        self.total = Sum()
         self._waiting: dict[int, list[Kept]] = defaultdict(list)
 
     def reads(self, layer: int) -> dict[Any, Read]:
@@ -59,34 +75,37 @@ class _Angles(ABC):
         chosen = self.choose(seen["state"], batch)
         self._waiting[number].append(self.decoder.room.put(chosen))
         if layer == self.count - 1:
-            self.add([kept.read() for kept in self._waiting.pop(number)], batch.lengths.tolist())
+            states = [kept.read() for kept in self._waiting.pop(number)]
+            part, shape = self.portion.part_of(number), (self.count, self.count)
+            total = self.total.of_part(part, shape, torch.device("cpu"))
+            self.add(total, states, batch.lengths.tolist())
 
     @abstractmethod
     def choose(self, states: Tensor, batch: Batch) -> Tensor:
         """The tokens that count, [tokens, d], of states [sequences, tokens, d]."""
 
     @abstractmethod
-    def add(self, states: list[Tensor], lengths: list[int]) -> None:
-        """Those behind each layer, of sequences of some lengths."""
+    def add(self, total: Tensor, states: list[Tensor], lengths: list[int]) -> None:
+        """Add the angles between those behind each layer, of sequences of some lengths."""
 
 
 class _AtLast(_Angles):
     def choose(self, states: Tensor, batch: Batch) -> Tensor:
         return states[torch.arange(len(batch.lengths)), batch.lengths - 1].cpu().double()
 
-    def add(self, states: list[Tensor], lengths: list[int]) -> None:  # noqa: ARG002
-        self.total += sum_angles(torch.stack(states, dim=1))
+    def add(self, total: Tensor, states: list[Tensor], lengths: list[int]) -> None:  # noqa: ARG002
+        total += sum_angles(torch.stack(states, dim=1))
 
 
 class _AtAll(_Angles):
     def choose(self, states: Tensor, batch: Batch) -> Tensor:
         return states[batch.mask.to(states.device)]
 
-    def add(self, states: list[Tensor], lengths: list[int]) -> None:
+    def add(self, total: Tensor, states: list[Tensor], lengths: list[int]) -> None:
         device = states[0].device
         for rows in zip(*(layer.split(lengths) for layer in states), strict=True):
             alike = [row.float().to(device) for row in rows]
-            self.total += sum_angles(torch.stack(alike, dim=1)).cpu()
+            total += sum_angles(torch.stack(alike, dim=1)).cpu()
 
 
 def sum_angles(states: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from replaceme.divergence import Reference, log_probabilities, summarize
 from replaceme.edit import Edit
 from replaceme.facts import Divergence
 from replaceme.logits import tokens_at_once
+from replaceme.selection import Block
 from replaceme.traversal import walk
 
 
@@ -40,6 +41,7 @@ class HeldBack:
 
     def __init__(self, decoder: Decoder, batches: Batches) -> None:
         self.decoder, self.batches = decoder, batches
+        self._removal: dict[tuple[Block, ...], Judgement | None] = {}
 
     @cached_property
     def intact(self) -> float | None:
@@ -66,6 +68,12 @@ class HeldBack:
                 reference = Reference(self._logits(intact.states[here]))
                 divergences.append(reference.diverge(logs).cpu().numpy())
         return Judgement(total / self._predicted, summarize(divergences))
+
+    def judge_removal(self, blocks: tuple[Block, ...]) -> Judgement | None:
+        """The same of plain removal, computed once."""
+        if blocks not in self._removal:
+            self._removal[blocks] = self.judge(Edit(blocks))
+        return self._removal[blocks]
 
     @property
     def _predicted(self) -> int:

@@ -77,7 +77,7 @@ def fit(
         edit = Edit(problem.blocks)
         warning = "the solution was not finite; plain removal was used instead"
     errors, cosines = _diagnose(problem, edit)
-    removal = calibration.judge_removal(problem.blocks)
+    removal = calibration.held_back.judge_removal(problem.blocks)
     fitted = calibration.held_back.judge(edit) if changed else removal
     losses = (removal.loss, fitted.loss) if removal and fitted else None
     if warning is None:

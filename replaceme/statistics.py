@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from replaceme.calibration import Batch, Batches
 from replaceme.decoder import Decoder, Read
-from replaceme.gram import add_gram, compute_gram
+from replaceme.gram import add_gram
 from replaceme.report import Report, no_report
+from replaceme.room import Room
+from replaceme.sums import Portion, Sample, Sum
 from replaceme.traversal import walk
 
 if TYPE_CHECKING:
-    from replaceme.room import Kept, Room
+    from replaceme.room import Kept
     from replaceme.selection import Block
 
 CPU = torch.device("cpu")
@@ -113,12 +115,17 @@ class Moments:
 class KeptMoments(Mapping[Kind, Moments]):
     """Moments that wait in memory or in files until they are asked for."""
 
-    def __init__(self, kept: dict[Kind, tuple[Kept, Kept]]) -> None:
-        self._kept = kept
+    def __init__(self, kept: dict[Kind, tuple[Kept, Kept]], device: torch.device) -> None:
+        """Keep them.
+
+        Args:
+            device: where they are to be when they are asked for.
+        """
+        self._kept, self._device = kept, device
 
     def __getitem__(self, kind: Kind) -> Moments:
-        gram, cross = self._kept[kind]
-        return Moments(gram.read(), cross.read())
+        gram, cross = (kept.read().to(self._device) for kept in self._kept[kind])
+        return Moments(gram, cross)
 
     def __iter__(self) -> Iterator[Kind]:
         return iter(self._kept)
@@ -144,6 +151,82 @@ class BlockStatistics:
     device: torch.device = CPU
 
 
+class Totals:
+    """What is summed up for some blocks, over some parts of the tokens.
+
+    Attributes:
+        tokens: number of all tokens.
+        fronts: layer before blocks → what those share that start alike.
+        blocks: what each has for itself.
+    """
+
+    def __init__(self, tokens: int, sample_tokens: int, blocks: Iterable[Block], room: Room) -> None:
+        count = min(max(sample_tokens, DIAGNOSED_TOKENS), tokens)
+        self.tokens = tokens
+        self.blocks = {block: _Sums(room, count) for block in blocks}
+        self.fronts = {block.start - 1: _Sums(room, count) for block in self.blocks}
+
+    def extend(self, later: Totals) -> None:
+        """Add what was summed up over the parts that follow."""
+        for layer, sums in later.fronts.items():
+            self.fronts[layer].extend(sums)
+        for block, sums in later.blocks.items():
+            self.blocks[block].extend(sums)
+
+    def statistics(self) -> dict[Block, BlockStatistics]:
+        """Those of each block; the sums are given away."""
+        shared = {layer: _take_totals(sums.grams) for layer, sums in self.fronts.items()}
+        found = {}
+        for block, sums in self.blocks.items():
+            front = self.fronts[block.start - 1]
+            grams = shared[block.start - 1] | _take_totals(sums.grams)
+            cross = _take_totals(sums.cross)
+            moments = {kind: (grams[kind], cross[kind]) for kind in cross}
+            found[block] = BlockStatistics(
+                self.tokens,
+                KeptMoments(moments, front.device),
+                TokenSample(**front.sample.rows, **sums.sample.rows),
+                front.device,
+            )
+        return found
+
+
+class _Sums:
+    """Gram matrices and products by their kinds, and a sample.
+
+    Attributes:
+        device: where the states behind the layer are.
+    """
+
+    def __init__(self, room: Room, count: int) -> None:
+        self._room = room
+        self.grams: dict[Kind, Sum] = {}
+        self.cross: dict[Kind, Sum] = {}
+        self.sample = Sample(count)
+        self.device = CPU
+
+    def extend(self, later: _Sums) -> None:
+        """Add what was summed up over the parts that follow."""
+        for kind, gram in later.grams.items():
+            self.grams[kind].extend(gram)
+        for kind, cross in later.cross.items():
+            self.cross[kind].extend(cross)
+        self.sample.extend(later.sample)
+
+    def add_gram(self, kind: Kind, part: int, x: Tensor) -> None:
+        """Add XᵀX of X [tokens, k]."""
+        gram = self.grams.setdefault(kind, Sum(self._room))
+        add_gram(gram.of_part(part, (x.shape[1], x.shape[1]), x.device), x)
+
+    def add_product(self, kind: Kind, part: int, product: Tensor) -> None:
+        """Add XᵀD [k, d]."""
+        cross = self.cross.setdefault(kind, Sum(self._room))
+        cross.of_part(part, product.shape, product.device).add_(product)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_room": Room()}
+
+
 def collect(
     decoder: Decoder,
     batches: Batches,
@@ -151,18 +234,30 @@ def collect(
     needs: Needs = Needs(),  # noqa: B008
     report: Report = no_report,
 ) -> dict[Block, BlockStatistics]:
-    """Statistics of all ``blocks`` in one pass that ends at the deepest of them.
+    """Statistics of all ``blocks`` in one pass that ends at the deepest of them."""
+    return sum_moments(decoder, Portion.whole(batches), blocks, needs, report).statistics()
+
+
+def sum_moments(
+    decoder: Decoder,
+    portion: Portion,
+    blocks: Iterable[Block],
+    needs: Needs = Needs(),  # noqa: B008
+    report: Report = no_report,
+) -> Totals:
+    """What the statistics of ``blocks`` are made of, over a portion of the tokens.
 
     Each batch's products are formed from the native activations and added to float64 totals: in
     float64 on a CPU, where it costs little, so that directions without data stay empty instead of
     holding rounding errors; in float32 on a GPU, unless the tokens are hardly more than the features.
     The token sample has at least ``DIAGNOSED_TOKENS`` tokens (fewer where there are fewer).
     """
-    if not (blocks := sorted(set(blocks))):
-        return {}
-    moments = _Moments(decoder, blocks, needs, batches.counted)
-    walk(decoder, batches, moments, until=max(block.end for block in blocks), report=report)
-    return moments.statistics()
+    blocks = sorted(set(blocks))
+    totals = Totals(portion.batches.counted, needs.sample_tokens, blocks, decoder.room)
+    if blocks:
+        visitor = _Moments(decoder, portion, totals, needs)
+        walk(decoder, portion, visitor, until=max(block.end for block in blocks), report=report)
+    return totals
 
 
 def real_tokens(states: Tensor, batch: Batch) -> Tensor:
@@ -200,52 +295,52 @@ def times(states: Tensor, factor: float) -> Tensor:
 
 
 class _Moments:
-    """Sums over all tokens for some blocks."""
+    """Sums up what blocks need."""
 
-    def __init__(self, decoder: Decoder, blocks: list[Block], needs: Needs, tokens: int) -> None:
-        self.decoder, self.tokens = decoder, tokens
-        self.fronts = {b.start - 1: _Front(decoder, b.start - 1, needs, tokens) for b in blocks}
-        self.sums: dict[int, list[_Sums]] = defaultdict(list)
-        for block in blocks:
-            front = self.fronts[block.start - 1]
-            front.end = max(front.end, block.end)
-            self.sums[block.end - 1].append(_Sums(block, front))
+    def __init__(self, decoder: Decoder, portion: Portion, totals: Totals, needs: Needs) -> None:
+        self.decoder, self.portion, self.totals = decoder, portion, totals
+        self.ends: dict[int, list[Block]] = defaultdict(list)
+        for block in totals.blocks:
+            self.ends[block.end - 1].append(block)
+        self.fronts = {
+            layer: _Front(
+                decoder,
+                layer,
+                max(block.end for block in totals.blocks if block.start - 1 == layer),
+                needs,
+                totals.tokens,
+            )
+            for layer in totals.fronts
+        }
 
     def reads(self, layer: int) -> dict[Any, Read]:
-        reads = {"state": self.decoder.output(layer)} if layer in self.sums else {}
+        reads = {"state": self.decoder.output(layer)} if layer in self.ends else {}
         return reads | (self.fronts[layer].reads() if layer in self.fronts else {})
 
     def see(self, layer: int, number: int, batch: Batch, seen: dict[Any, Tensor]) -> None:
         states = {key: real_tokens(output, batch) for key, output in seen.items()}
-        for sums in self.sums.get(layer, ()):
-            sums.add(number, batch.ranks, states["state"])
+        part = self.portion.part_of(number)
+        for block in self.ends.get(layer, ()):
+            front = self.fronts[block.start - 1]
+            front.add_end(self.totals.blocks[block], block, part, number, states["state"])
+            self.totals.blocks[block].sample.keep("after", states["state"], batch.ranks)
         if layer in self.fronts:
-            self.fronts[layer].add(number, batch.ranks, states)
-
-    def statistics(self) -> dict[Block, BlockStatistics]:
-        every = [sums for found in self.sums.values() for sums in found]
-        return {sums.block: sums.statistics(self.tokens) for sums in every}
+            self.fronts[layer].add(self.totals.fronts[layer], part, number, batch.ranks, states)
 
 
 class _Front:
-    """What is known at the layer before blocks, which those that start alike share.
+    """The layer before blocks, where those that start alike begin.
 
     Attributes:
         end: of the last of these blocks; until it has run, states wait.
-        grams: Σ XᵀX of the kinds that weigh all rows alike.
         waiting: number of a batch → its states [tokens, …].
     """
 
-    def __init__(self, decoder: Decoder, layer: int, needs: Needs, tokens: int) -> None:
-        self.decoder, self.layer, self.tokens = decoder, layer, tokens
+    def __init__(self, decoder: Decoder, layer: int, end: int, needs: Needs, tokens: int) -> None:
+        self.decoder, self.layer, self.end, self.tokens = decoder, layer, end, tokens
         self.kinds = [k for k in needs.moments if not k.of_input or decoder.is_linear(layer)]
         self.has_inputs = any(kind.of_input for kind in needs.moments)
-        self.end = 0
-        self.device = CPU
-        self.grams: dict[Kind, Tensor] = {}
-        self.sample = _Sample(min(max(needs.sample_tokens, DIAGNOSED_TOKENS), tokens))
         self.waiting: dict[int, dict[str, Kept]] = {}
-        self._kept: dict[Kind, Kept] = {}
 
     def reads(self) -> dict[Any, Read]:
         reads = {"state": self.decoder.output(self.layer)}
@@ -255,21 +350,32 @@ class _Front:
             reads["input"] = self.decoder.input_of(self.layer, self.decoder.entry(self.layer))
         return reads
 
-    def add(self, number: int, ranks: Tensor, states: dict[Any, Tensor]) -> None:
-        self.device = states["state"].device
+    def add(self, sums: _Sums, part: int, number: int, ranks: Tensor, states: dict[Any, Tensor]) -> None:
+        """Add what is known before the blocks."""
+        sums.device = states["state"].device
         for kind in self.kinds:
             if kind.rows == "equal":
-                _add_gram(self.grams, kind, self.features(kind, states))
-        self.sample.keep("mlp", self._mlp(states), ranks)
-        self.sample.keep("before", states["state"], ranks)
+                sums.add_gram(kind, part, self.features(kind, states))
+        sums.sample.keep("mlp", self._mlp(states), ranks)
+        sums.sample.keep("before", states["state"], ranks)
         if self.has_inputs:
-            self.sample.keep("inputs", states["input"], ranks, DIAGNOSED_TOKENS)
+            sums.sample.keep("inputs", states["input"], ranks, DIAGNOSED_TOKENS)
         self.waiting[number] = {key: self.decoder.room.put(states[key]) for key in self._wanted(states)}
 
-    def keep_grams(self) -> dict[Kind, Kept]:
-        """The Gram matrices, where states wait as well."""
-        self._kept |= _keep_all(self.decoder.room, self.grams)
-        return self._kept
+    def add_end(self, sums: _Sums, block: Block, part: int, number: int, after: Tensor) -> None:
+        """Add what is known behind a block."""
+        states = {key: kept.read() for key, kept in self.waiting[number].items()}
+        if block.end == self.end:
+            del self.waiting[number]
+        for kind in self.kinds:
+            x = self.features(kind, states)
+            start, end = states["state"].to(x.dtype), after.to(x.device).to(x.dtype)
+            change = end - start
+            if kind.rows != "equal":
+                scale = row_scale(kind.rows, start, end)
+                x, change = x * scale, change * scale
+                sums.add_gram(kind, part, x)
+            sums.add_product(kind, part, x.mT @ change)
 
     def _wanted(self, states: dict[Any, Tensor]) -> set[str]:
         named = {"input" if kind.of_input else "mlp" for kind in self.kinds}
@@ -291,61 +397,5 @@ class _Front:
         return x.to(torch.float64 if exact else torch.float32)
 
 
-class _Sums:
-    """Running totals of one block."""
-
-    def __init__(self, block: Block, front: _Front) -> None:
-        self.block, self.front = block, front
-        self.grams: dict[Kind, Tensor] = {}
-        self.cross: dict[Kind, Tensor] = {}
-        self.sample = _Sample(front.sample.count)
-
-    def add(self, number: int, ranks: Tensor, after: Tensor) -> None:
-        front, after = self.front, after.to(self.front.device)
-        states = {key: kept.read() for key, kept in front.waiting[number].items()}
-        if self.block.end == front.end:
-            del front.waiting[number]
-        for kind in front.kinds:
-            x = front.features(kind, states)
-            start, end = states["state"].to(x.dtype), after.to(x.dtype)
-            change = end - start
-            if kind.rows != "equal":
-                scale = row_scale(kind.rows, start, end)
-                x, change = x * scale, change * scale
-                _add_gram(self.grams, kind, x)
-            product = x.mT @ change
-            self.cross[kind] = self.cross[kind].add_(product) if kind in self.cross else product.double()
-        self.sample.keep("after", after, ranks)
-
-    def statistics(self, tokens: int) -> BlockStatistics:
-        room = self.front.decoder.room
-        grams = self.front.keep_grams() | _keep_all(room, self.grams)
-        cross = _keep_all(room, self.cross)
-        moments = KeptMoments({kind: (grams[kind], cross[kind]) for kind in cross})
-        sample = TokenSample(**self.front.sample.rows, **self.sample.rows)
-        return BlockStatistics(tokens, moments, sample, self.front.device)
-
-
-class _Sample:
-    """A token's rank is its row; memory is taken once, so that it does not fragment."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.rows: dict[str, Tensor] = {}
-
-    def keep(self, name: str, states: Tensor, ranks: Tensor, most: int | None = None) -> None:
-        """Put the tokens that belong to a sample of ``count``, or of ``most``, in their places."""
-        count = min(self.count, most or self.count)
-        if name not in self.rows:
-            self.rows[name] = torch.empty(count, states.shape[1], dtype=states.dtype)
-        chosen = (ranks < count).nonzero().squeeze(1)
-        self.rows[name][ranks[chosen]] = states[chosen.to(states.device)].cpu()
-
-
-def _add_gram(totals: dict[Kind, Tensor], kind: Kind, x: Tensor) -> None:
-    totals[kind] = add_gram(totals[kind], x) if kind in totals else compute_gram(x)
-
-
-def _keep_all(room: Room, found: dict[Kind, Tensor]) -> dict[Kind, Kept]:
-    """Have matrices wait, one after the other, and leave nothing behind."""
-    return {kind: room.put(found.pop(kind)) for kind in [*found]}
+def _take_totals(found: dict[Kind, Sum]) -> dict[Kind, Kept]:
+    return {kind: sums.total() for kind, sums in found.items()}

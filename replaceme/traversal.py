@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from replaceme.calibration import Batch, Batches
     from replaceme.room import Kept
+    from replaceme.sums import Portion
 
 
 class Visitor(Protocol):
@@ -64,7 +65,7 @@ class Stream:
 
 def walk(
     decoder: Decoder,
-    batches: Batches,
+    batches: Batches | Portion,
     visitor: Visitor,
     *,
     edit: Edit = Edit(),  # noqa: B008
@@ -124,7 +125,7 @@ def _pass(decoder: Decoder, layer: int, streams: list[Stream], visitor: Visitor,
 
 def _run_whole(
     decoder: Decoder,
-    batches: Batches,
+    batches: Batches | Portion,
     visitor: Visitor,
     edit: Edit,
     layers: list[int],

@@ -27,6 +27,7 @@ from bench.suite.matrix import Cell, Plan
 from bench.suite.suite import ModelSpec
 from replaceme.errors import InputError, OutputError, told
 from replaceme.io import loading
+from replaceme.report import Report, no_report
 
 Stage = tuple[Cell, str]  # of a cell, by its name
 
@@ -67,12 +68,17 @@ class Ledger:
         """Number of stages that are still to do for all cells."""
         return sum(len(self.list_due(cell)) for cell in self.records)
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Outcome]]:
-        """Have jobs done; their outcomes as they come, each with the number of its job."""
-        begun = set[int]()
+    def run(self, jobs: Sequence[Job], report: Report = no_report) -> Iterator[tuple[int, Outcome]]:
+        """Have jobs done; their outcomes as they come, each with the number of its job.
+
+        Args:
+            report: told which share of all of them is done.
+        """
+        begun, shares = set[int](), [0.0] * len(jobs)
 
         def tell(number: int, share: float) -> None:
-            job = jobs[number]
+            job, shares[number] = jobs[number], share
+            report(sum(shares) / len(jobs))
             if job.title and number not in begun:
                 self.progress.step(job.title, job.cost)
             elif job.title:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from bench import records
 from bench.run.checkpoints import Checkpoints, flush_to_disk
-from bench.run.costs import calibration_of, fit_of
+from bench.run.costs import fit_of
 from bench.run.executors import Held, Job
 from bench.run.host import environment
 from bench.run.ledger import Ledger
+from bench.run.stages.calibrate import Loaded, calibrate, load
 from bench.run.stages.confirm import confirm
 from bench.run.stages.generate import provide
 from bench.suite.layer_counts import check_declared
@@ -25,11 +26,11 @@ from replaceme.io.saved import SavedLayers
 from replaceme.provenance import choice_line, list_blocks
 
 if TYPE_CHECKING:
+    from replaceme.calibrating import Calibrated
     from replaceme.calibration import CalibrationData, CalibrationText
     from replaceme.reload import Expected
     from replaceme.report import Report
-    from replaceme.selection import Choice
-    from replaceme.session import Session
+    from replaceme.selection import Block
 
 
 class PruneStage:
@@ -95,27 +96,26 @@ class PruneStage:
         fitting = [cell for cell in cells if self._fits(cell)]
         if not fitting:
             return
-        session = None
+        calibrated = None
         with self.ledger.guard((cell, "prune") for cell in fitting):
             data = provide(self.ledger, self.checkpoint, fitting[0], self.ledger.plan.suite.calibration)
             self.ledger.progress.step(f"{self.model.name}: reading the calibration text")
             text = self._text(fitting[0], data)
             fitting += self._stale(text, fitting)
             self.ledger.progress.learn_text(self.model, sum(map(len, text.sequences)))
-            held = Held(calibrate, (self.checkpoint, text, self._settings(fitting)))
-            title, cost = f"{self.model.name}: calibrating", calibration_of(self.model)
-            choices = self.ledger.do(Job(list_choices, (), held, title, cost))
-            session = held
-        if session is None:
+            held = Held(load, (self.checkpoint, text, self._settings(fitting)))
+            calibrated = calibrate(self.ledger, self.model, self.checkpoint, held)
+        if calibrated is None:
             return
         for line in contents.left_line(self.source):
             self.ledger.progress.say(f"{self.model.name}: {line}")
-        for choice in choices:
+        for choice in calibrated.choices.values():
             chosen = choice_line(self.ledger.plan.suite.prune.selector, choice)
             self.ledger.progress.say(
                 f"{self.model.name}: removing {list_blocks(choice.blocks)}. {chosen}"
             )
-        written = self._write(fitting, session)
+        written = self._write(fitting, held, calibrated)
+        del calibrated
         self.ledger.executor.let_go()  # one model at a time in memory
         confirm(self.ledger, self.checkpoints, self.checkpoint, "prune", written)
 
@@ -167,18 +167,21 @@ class PruneStage:
             "compat_reference": prune.compat == "reference",
         }
 
-    def _write(self, cells: list[Cell], session: Held) -> dict[Cell, tuple[records.Prune, Expected]]:
+    def _write(
+        self, cells: list[Cell], held: Held, calibrated: Calibrated
+    ) -> dict[Cell, tuple[records.Prune, Expected]]:
         """Fit and save cells; cell → what to record of it, and what its checkpoint is to do."""
         jobs = [
             Job(
                 fit_and_save,
                 (
+                    calibrated.of(_blocks(cell, calibrated)),
                     self.checkpoint,
                     cell,
                     self.checkpoints.edit_file(cell.pruned),
                     self.checkpoints.folder(cell, self.source),
                 ),
-                session,
+                held,
                 f"{cell.name}: fitting and saving",
                 fit_of(cell),
             )
@@ -215,29 +218,32 @@ def _describe_files(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
     }
 
 
-# ---- what is done by whoever holds the calibrated model
+def _blocks(cell: Cell, calibrated: Calibrated) -> tuple[Block, ...]:
+    choice = calibrated.choices.get(cell.layers)
+    return cell.prune.given or (choice.blocks if choice else ())
 
 
-def calibrate(
-    checkpoint: Checkpoint, text: CalibrationText, settings: dict[str, Any], report: Report
-) -> Session:
-    """A model that is loaded and calibrated for all its cells."""
-    return checkpoint.calibrate(text, **settings, report=report)
-
-
-def list_choices(session: Session) -> list[Choice]:
-    """What was chosen for each layer count."""
-    return [*session.calibration.choices.values()]
+# ---- what is done by whoever holds the model
 
 
 def fit_and_save(
-    session: Session, source: Checkpoint, cell: Cell, edit_file: Path, out: Path, report: Report
+    loaded: Loaded,
+    calibrated: Calibrated,
+    source: Checkpoint,
+    cell: Cell,
+    edit_file: Path,
+    out: Path,
+    report: Report,
 ) -> tuple[records.Prune, Expected, str | None]:
     """Fit a cell, and save what was found and the checkpoint with it.
 
     Returns:
         What to record of it, what its checkpoint is to do, and a warning.
     """
+    from replaceme.session import Session
+
+    calibrator, text = loaded
+    session = Session(calibrator.calibration(calibrated), text, calibrator.selection)
     assert cell.solver is not None
     variant = session.fit(cell.solver.solver, cell.layers, cell.prune.given, report=report)
     dtype, edit = cell.model.dtype, variant.fit.edit
