@@ -83,6 +83,7 @@ PUBLIC_MODULES = {
     "replaceme.allocator": "what the C library does with memory that is freed",
     "replaceme.amounts": "numbers as people write them",
     "replaceme.architectures": "what a decoder layer is, as measured",
+    "replaceme.calibrating": "a loaded model calibrated, at once or in parts",
     "replaceme.calibration": "data set → token sequences → batches",
     "replaceme.chat": "chat templates as of a fixed day",
     "replaceme.checkpoint": "a model on disk, from its name to pruned checkpoints",
@@ -130,6 +131,7 @@ PUBLIC_MODULES = {
     "replaceme.session": "a calibrated model and its variants",
     "replaceme.settings": "what suites and commands say in the same words",
     "replaceme.solvers": "how layers are made up for: the registry",
+    "replaceme.sums": "sums over parts of tokens, the same whoever adds them up",
 }
 
 __all__ = [

@@ -1,0 +1,124 @@
+"""What workers of Ray cost, and what they gain: a suite on two of one thread each against this process
+with two threads; two models on two workers against one; and a job that does nothing, handed over.
+
+By default a small part of the demo. The figures in ``results/perf/`` are of more:
+``--perf-items 40 --perf-windows 32``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bench.run.executors import Job, make_executor
+from bench.suite.executor import ExecutorSpec
+from tests.bench.results_left import left_by
+from tests.large_model import DEMO
+
+pytestmark = pytest.mark.slow
+
+CALLS = 200
+TASKS = ["demo_facts", "demo_grammar", "demo_lastword", "demo_retrieval", "demo_causes"]
+SOLVERS = ["uidl", "lstsq", "cosine", "refit", "reconstruct"]
+
+
+@pytest.fixture
+def sizes(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Of a suite: all of the demo but texts and serving, or a small part of it."""
+    items = request.config.getoption("--perf-items")
+    counts, solvers = ([3, 6, 9], SOLVERS) if items else ([6], ["uidl", "lstsq"])
+    return {
+        "prune": {"layers": counts, "solvers": solvers, "calibration_dtype": "float32"},
+        "calibration": {"samples": request.config.getoption("--perf-windows"), "max_length": 256},
+        "score": {
+            "tasks": TASKS if items else TASKS[:1],
+            "include_path": str(DEMO),
+            "limit": items or 4,
+            "dtype": "float32",
+            "batch_tokens": 1024,
+        },
+    }
+
+
+def run(sizes: dict[str, Any], models: list[Path], out: Path, threads: int, **executor: Any) -> float:
+    """Seconds of a run."""
+    content = {"name": out.name, "models": list(map(str, models)), "device": "cpu"} | sizes
+    suite = out.with_suffix(".yaml")
+    suite.write_text(yaml.safe_dump(content | ({"executor": executor} if executor else {})))
+    began = time.perf_counter()
+    subprocess.run(
+        [Path(sys.executable).with_name("replaceme-bench"), "run", suite, "--out", out],
+        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        check=True,
+    )
+    return time.perf_counter() - began
+
+
+def phases(out: Path) -> dict[str, float]:
+    """Seconds of calibrating, of all fits, and of sweeps, in all models."""
+    records = [json.loads(path.read_text()) for path in (out / "records").glob("*.json")]
+    fitted = {record["model"]: record["prune"] for record in records if record["prune"]["blocks"]}
+    passes = {record["model"]: record["quality"].values() for record in records}
+    return {
+        "calibration": sum(prune["calibration_seconds"] for prune in fitted.values()),
+        "fits": sum(record["prune"].get("solve_seconds") or 0.0 for record in records),
+        "sweeps": sum(task["pass_seconds"] for tasks in passes.values() for task in tasks),
+    }
+
+
+def on_ray(workers: int) -> dict[str, Any]:
+    return {"name": "ray", "workers": workers, "cpus": 1}
+
+
+@pytest.mark.benchmark(group="a suite on two workers of Ray")
+def test_suite_on_workers(benchmark: Any, sizes: Any, source: Path, tmp_path: Path) -> None:
+    def measure() -> None:
+        for name, threads, executor in (("local", 2, {}), ("ray", 1, on_ray(2))):
+            out = tmp_path / name
+            seconds = run(sizes, [source], out, threads, **executor)
+            benchmark.extra_info[name] = {"seconds": seconds, **phases(out)}
+
+    benchmark.pedantic(measure, rounds=1)
+    benchmark.extra_info["differing"] = count_differing(tmp_path / "local", tmp_path / "ray")
+
+
+def count_differing(one: Path, two: Path) -> list[str]:
+    """Names of the files that two runs have left otherwise, without the suite's own name."""
+    left, right = left_by(one), left_by(two)
+    return [name for name in left.keys() | right.keys() if left.get(name) != right.get(name)]
+
+
+@pytest.mark.benchmark(group="two models on two workers of Ray")
+def test_two_models_on_workers(benchmark: Any, sizes: Any, source: Path, tmp_path: Path) -> None:
+    models = [shutil.copytree(source, tmp_path / name) for name in ("one", "two")]
+
+    def measure() -> None:
+        for workers in (1, 2):
+            out = tmp_path / f"workers-{workers}"
+            seconds = run(sizes, models, out, 1, **on_ray(workers))
+            benchmark.extra_info[out.name] = {"seconds": seconds, **phases(out)}
+
+    benchmark.pedantic(measure, rounds=1)
+
+
+@pytest.mark.benchmark(group="a job of Ray")
+@pytest.mark.parametrize("megabytes", [0, 1, 100])
+def test_job_that_does_nothing(benchmark: Any, megabytes: int, tmp_path: Path) -> None:
+    """Seconds from giving it away to its result, with an argument of some size."""
+    (tmp_path / "logs").mkdir()
+    executor = make_executor(ExecutorSpec(**on_ray(1)), tmp_path)
+    jobs = [Job(len, (bytes(megabytes * 10**6),))] * (CALLS if megabytes < 100 else 10)
+    try:
+        benchmark.pedantic(lambda: [*executor.run(jobs, lambda *_: None)], rounds=3, warmup_rounds=1)
+    finally:
+        executor.close()
+    benchmark.extra_info["seconds_of_a_job"] = benchmark.stats.stats.median / len(jobs)
