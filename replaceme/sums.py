@@ -127,7 +127,8 @@ class Sum:
         return True
 
     def __getstate__(self) -> dict[int, Tensor]:
-        return {part: kept.read().cpu() for part, kept in self.take().items()}
+        self._close()
+        return {part: kept.read().cpu() for part, kept in self._closed.items()}
 
     def __setstate__(self, state: dict[int, Tensor]) -> None:
         self.__init__()  # type: ignore[misc]

@@ -100,7 +100,7 @@ def on_ray(workers: int) -> dict[str, Any]:
     return {"executor": {"name": "ray", "workers": workers, "cpus": 1}}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 3])
 def test_workers_of_ray_leave_what_this_process_leaves(
     call: Any, suite: Suite, local: dict[str, Any], tmp_path: Path, workers: int
 ) -> None:

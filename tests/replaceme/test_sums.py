@@ -113,6 +113,14 @@ def test_parts_in_another_order_differ_in_the_last_bit() -> None:
     assert not torch.equal(back, straight)
 
 
+def test_sum_that_was_sent_can_be_sent_again() -> None:
+    """As when the worker that it was sent to dies."""
+    total = Sum()
+    for part in range(3):
+        total.of_part(part, (2,), torch.device("cpu")).add_(part + 1.0)
+    assert [send(total).total().read().tolist() for _ in range(2)] == [[6.0, 6.0]] * 2
+
+
 @pytest.mark.parametrize("kind", [Batches, ReferenceBatches])
 @pytest.mark.parametrize("count", [1, 3, 7, 8, 9, 29, 30])
 def test_every_batch_is_in_one_part(kind: type[Batches], count: int) -> None:
