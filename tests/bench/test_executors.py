@@ -20,6 +20,7 @@ import pytest
 from bench.run.executors import Job, Outcome
 from bench.run.executors.job import Tell
 from bench.run.executors.worker import Worker
+from tests.bench.clusters import cluster
 from tests.bench.results_left import left_by
 from tests.bench.waiting import eventually
 
@@ -180,6 +181,48 @@ def test_address_where_nothing_answers_is_refused(
 ) -> None:
     done = call("run", suite(), "--out", tmp_path, "--executor", "ray", "--address", "127.0.0.1:1")
     refused(done, "no Ray cluster answers at 127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("before", "told"),
+    [
+        ("mount -t tmpfs none {out} && mkdir {out}/logs", "sees another folder at {out}"),
+        ("mount -t tmpfs none {out}/..", "cannot write into {out}: No such file or directory"),
+        ("mount --bind -o ro {out} {out}", "cannot write into {out}: Read-only file system"),
+    ],
+)
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+def test_folder_that_workers_do_not_share_is_refused(
+    call: Any, refused: Any, suite: Suite, tmp_path: Path, before: str, told: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with cluster(before=before.format(out=out)) as head:
+        command = ("run", suite(), "--out", out, "--executor", "ray", "--address", head.address)
+        refused(call(*command), told.format(out=out), "--out must name a folder that all machines share")
+    assert [path.name for path in out.iterdir()] == ["logs"]
+
+
+def test_worker_with_another_version_of_a_package_is_refused(
+    call: Any, refused: Any, suite: Suite, tmp_path: Path
+) -> None:
+    other = tmp_path / "site" / "replaceme-99.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: replaceme\nVersion: 99\n")
+    with cluster(PYTHONPATH=str(other.parent)) as head:
+        out = tmp_path / "out"
+        command = ("run", suite(), "--out", out, "--executor", "ray", "--address", head.address)
+        refused(call(*command), "has replaceme 99, and this machine")
+
+
+def test_worker_without_the_package_is_refused(
+    call: Any, refused: Any, suite: Suite, tmp_path: Path
+) -> None:
+    (tmp_path / "bench.py").write_text("raise ImportError('bench is not installed')")
+    with cluster(PYTHONPATH=str(tmp_path)) as head:
+        out = tmp_path / "out"
+        command = ("run", suite(), "--out", out, "--executor", "ray", "--address", head.address)
+        refused(call(*command), "a worker cannot start: ", "bench is not installed")
 
 
 def test_ray_that_is_not_installed_is_asked_for(suite: Suite, refused: Any, tmp_path: Path) -> None:

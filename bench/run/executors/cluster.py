@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from bench.run.executors.remote import PACKAGES, RemoteWorker
-from replaceme.errors import InputError
+from replaceme.errors import InputError, told
 
 if TYPE_CHECKING:
     from bench.suite.executor import ExecutorSpec
@@ -62,26 +65,50 @@ class Cluster:
         """Wait for workers to start.
 
         Raises:
-            InputError: one does not answer, does not see the folder, or has other versions.
+            InputError: one does not start, does not see the folder, or has other versions.
         """
-        answers = [worker.describe.remote() for worker in workers]
-        ready, _ = self.ray.wait(answers, num_returns=len(answers), timeout=START)
-        if len(ready) < len(answers):
-            raise InputError(
-                f"executor: {len(answers) - len(ready)} of {len(answers)} workers did not start within "
-                f"{START:.0f} s; no machine of the cluster has {_format(self._resources)} free."
-            )
-        own = {"Python": platform.python_version()} | {name: version(name) for name in PACKAGES}
-        for found in self.ray.get(answers):
-            where = f"executor: the worker on {found['place']}"
-            if found["error"]:
+        with self._marked() as mark:
+            answers = [worker.describe.remote(mark) for worker in workers]
+            ready, _ = self.ray.wait(answers, num_returns=len(answers), timeout=START)
+            if len(ready) < len(answers):
                 raise InputError(
-                    f"{where} cannot write into {self._out}: {found['error']}; --out must name a folder "
-                    f"that all machines share."
+                    f"executor: {len(answers) - len(ready)} of {len(answers)} workers did not start within "
+                    f"{START:.0f} s; no machine of the cluster has {_format(self._resources)} free."
                 )
-            other = {name: number for name, number in found["versions"].items() if number != own[name]}
-            for name, number in other.items():
+            for answer in answers:
+                self._compare(self._read(answer))
+
+    def _read(self, answer: Any) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = self.ray.get(answer)
+        except self.ray.exceptions.RayError as error:
+            reason = told(error).rpartition("Error: ")[2]
+            raise InputError(f"executor: a worker cannot start: {reason}") from error
+        return found
+
+    def _compare(self, found: dict[str, Any]) -> None:
+        """Refuse a worker that is not as this process."""
+        where = f"executor: the worker on {found['place']}"
+        if found["error"] or not found["sees"]:
+            reason = f"cannot write into {self._out}: {found['error']}"
+            if not found["error"]:
+                reason = f"sees another folder at {self._out}"
+            raise InputError(f"{where} {reason}; --out must name a folder that all machines share.")
+        own = {"Python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+        for name, number in found["versions"].items():
+            if number != own[name]:
                 raise InputError(f"{where} has {name} {number}, and this machine {own[name]}.")
+
+    @contextmanager
+    def _marked(self) -> Iterator[Path]:
+        """A file in the folder that no other folder has."""
+        mark = self.logs / f".seen-{token_hex()}"
+        self.logs.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        try:
+            yield mark
+        finally:
+            mark.unlink(missing_ok=True)
 
     def close(self) -> None:
         """End all workers, and the cluster if it was started for them."""

@@ -45,10 +45,15 @@ class RemoteWorker:
         self._number: int | None = None
         self._held: Held | None = None
 
-    def describe(self) -> dict[str, Any]:
-        """Where it is, which versions it has, and why it cannot write its log."""
+    def describe(self, mark: Path) -> dict[str, Any]:
+        """Where it is, which versions it has, whether it sees a file, and why it cannot write its log."""
         versions = {"Python": platform.python_version()} | {name: version(name) for name in PACKAGES}
-        return {"place": self._place, "versions": versions, "error": self.error}
+        return {
+            "place": self._place,
+            "versions": versions,
+            "sees": mark.exists(),
+            "error": self.error,
+        }
 
     def run(
         self, job: Job, number: int | None, held: list[Any], shares: Any, key: int

@@ -18,6 +18,7 @@ PATTERNS = (
     "texts/.*.jsonl-*",
     "checkpoints/.*-*",
     "logs/serving-*",
+    "logs/.seen-*",
 )
 
 
