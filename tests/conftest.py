@@ -22,6 +22,7 @@ CHAT = "{% for m in messages %}<|begin|>{{ m['role'] }}: {{ m['content'] }}<|end
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz-examples", type=int, help="cases of each fuzz test, other ones every time")
+    parser.addoption("--kills", type=int, default=3, help="of runs on a cluster, at random moments")
 
 
 def pytest_configure(config: pytest.Config) -> None:

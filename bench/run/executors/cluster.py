@@ -12,7 +12,9 @@ from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
+from bench.run.executors.job import LostError
 from bench.run.executors.remote import PACKAGES, RemoteWorker
+from replaceme.amounts import format_bytes
 from replaceme.errors import InputError, told
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class Cluster:
         self.workers, self._resources = _divide(self.ray, spec)
         self.device = "cuda" if self._resources["num_gpus"] else "cpu"
         self._out, self._started = out.absolute(), 0
+        self._sockets = _find_sockets(self.ray)
 
     def start(self) -> Any:
         """A worker that starts."""
@@ -72,8 +75,8 @@ class Cluster:
             ready, _ = self.ray.wait(answers, num_returns=len(answers), timeout=START)
             if len(ready) < len(answers):
                 raise InputError(
-                    f"executor: {len(answers) - len(ready)} of {len(answers)} workers did not start within "
-                    f"{START:.0f} s; no machine of the cluster has {_format(self._resources)} free."
+                    f"executor: {len(answers) - len(ready)} of {len(answers)} workers did not start "
+                    f"within {START:.0f} s; no machine has {_format(self._resources)} free."
                 )
             for answer in answers:
                 self._compare(self._read(answer))
@@ -109,6 +112,23 @@ class Cluster:
             yield mark
         finally:
             mark.unlink(missing_ok=True)
+
+    def check_alive(self) -> None:
+        """Ray itself would wait for a minute for a head node that is gone, and then end this process.
+
+        Raises:
+            LostError: the head node is gone, or what Ray runs on this machine.
+        """
+        for family, address in self._sockets:
+            with socket.socket(family) as found:
+                found.settimeout(ANSWER)
+                try:
+                    found.connect(address)
+                except OSError as error:
+                    raise LostError(
+                        f"executor: the Ray cluster is gone ({error.strerror or error}); the same "
+                        f"command goes on with another one."
+                    ) from None
 
     def close(self) -> None:
         """End all workers, and the cluster if it was started for them."""
@@ -149,6 +169,16 @@ def _join(ray: Any, spec: ExecutorSpec) -> None:
         ) from None
 
 
+def _find_sockets(ray: Any) -> list[tuple[int, Any]]:
+    """Family and address of what has to answer as long as there is a cluster: the head node, and what
+    Ray runs on this machine."""
+    context = ray.get_runtime_context()
+    own = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+    host, _, port = context.gcs_address.rpartition(":")
+    head = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+    return [(head[0], head[4]), (socket.AF_UNIX, own["RayletSocketName"])]
+
+
 def _divide(ray: Any, spec: ExecutorSpec) -> tuple[int, dict[str, float]]:
     """How many workers there are, and what each has.
 
@@ -161,15 +191,24 @@ def _divide(ray: Any, spec: ExecutorSpec) -> tuple[int, dict[str, float]]:
     each = (1.0 if gpus else 0.0) if spec.gpus is None else spec.gpus
     workers = spec.workers or int(gpus / each if each else machines)
     wanted = {"num_cpus": float(spec.cpus or max(1, cpus // workers)), "num_gpus": each}
-    for name, there in (("num_cpus", cpus), ("num_gpus", gpus)):
-        if (needed := workers * wanted[name]) > there:
+    if spec.memory_bytes:
+        wanted["memory"] = float(spec.memory_bytes)
+    there = {"num_cpus": cpus, "num_gpus": gpus, "memory": has.get("memory", 0.0)}
+    for name, each in wanted.items():
+        if workers * each > there[name]:
             raise InputError(
-                f"executor: {workers} workers with {_format(wanted)} each need {needed:g} "
-                f"{NAMES[name]}s, and the cluster has {there:g}."
+                f"executor: {workers} workers with {_format(wanted)} each need "
+                f"{_amount(name, workers * each)}, and the cluster has {_amount(name, there[name])}."
             )
     return workers, wanted
 
 
 def _format(resources: dict[str, float]) -> str:
-    parts = [f"{number:g} {NAMES[name]}" + "s" * (number != 1) for name, number in resources.items()]
-    return " and ".join(part for part, number in zip(parts, resources.values(), strict=True) if number)
+    *parts, last = [_amount(name, number) for name, number in resources.items() if number]
+    return f"{', '.join(parts)} and {last}" if parts else last
+
+
+def _amount(name: str, number: float) -> str:
+    if name == "memory":
+        return f"{format_bytes(int(number))} of memory"
+    return f"{number:g} {NAMES[name]}" + "s" * (number != 1)

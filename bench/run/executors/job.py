@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from bench.run.forecast import Key
-from replaceme.errors import InputError
+from replaceme.errors import InputError, OutputError
 
 T = TypeVar("T")
+
+
+class LostError(OutputError):
+    """Nobody is left to do jobs. The message is complete, and ends the run."""
 
 
 @dataclass(frozen=True)

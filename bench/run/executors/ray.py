@@ -7,13 +7,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.run.executors.cluster import Cluster
-from bench.run.executors.job import Held, Job, Outcome, Tell
+from bench.run.executors.cluster import START, Cluster
+from bench.run.executors.job import Held, Job, LostError, Outcome, Tell
 from bench.run.executors.remote import Shares
 from bench.run.host import interrupts
 from replaceme.errors import InputError
@@ -28,10 +28,17 @@ TRIES = 3  # of a job whose worker dies
 
 @dataclass
 class _Hand:
-    """A worker, and the number of what it holds."""
+    """A worker, and the number of what it holds.
+
+    Attributes:
+        answer: Ray's reference to what it says when it has started; ``None``: it has.
+        asked: when, by :func:`time.monotonic`.
+    """
 
     actor: Any
     holds: int | None = None
+    answer: Any = None
+    asked: float = 0.0
 
 
 @dataclass
@@ -78,7 +85,7 @@ class Ray:
         self.device: str | None = self._cluster.device
         self._keys = 0
         self._turn, self._own, self._ended = threading.Lock(), threading.local(), False
-        self._shares = self._ray.remote(num_cpus=0)(Shares).remote()
+        self._shares = self._ray.remote(num_cpus=0, max_restarts=-1)(Shares).remote()
         self._things: list[tuple[Held, Any]] = []  # what may be held, and Ray's reference to it
         self._idle = [_Hand(self._cluster.start()) for _ in range(self.workers)]
         self._cluster.check([hand.actor for hand in self._idle])
@@ -106,6 +113,9 @@ class Ray:
                     elif outcome:
                         yield one.number, outcome
                 self._pass_on(running, tell)
+        except LostError:
+            running.clear()
+            raise
         finally:
             for one in running:
                 self._give_back(one.hand, dead=True)
@@ -168,13 +178,13 @@ class Ray:
         Args:
             patient: wait for a worker.
         """
-        while not self._idle:
+        while not (idle := self._list_started()):
             if not patient:
                 return None
             with self._others_turn():
                 time.sleep(LOOK)
         numbers = {number: self._number_of(jobs[number].held) for number in waiting}
-        hands = sorted(self._idle, key=lambda hand: hand.holds is not None)
+        hands = sorted(idle, key=lambda hand: hand.holds is not None)
         fits = [(n, hand) for hand in hands for n in waiting if hand.holds == numbers[n]]
         number, hand = (fits or [(waiting[0], hands[0])])[0]
         waiting.remove(number)
@@ -215,6 +225,7 @@ class Ray:
         if not running:
             return []
         streams = [one.stream for one in running]
+        self._cluster.check_alive()
         with self._others_turn():
             ready, _ = self._ray.wait(streams, num_returns=1, timeout=LOOK, fetch_local=False)
         return [one for one in running if any(one.stream is stream for stream in ready)]
@@ -232,6 +243,7 @@ class Ray:
         except StopIteration:
             return None
         except (errors.RayActorError, errors.ObjectLostError, errors.WorkerCrashedError) as error:
+            self._cluster.check_alive()
             return _Died(
                 InputError(
                     f"its worker died {TRIES} times ({str(error).splitlines()[0]}); its log is in "
@@ -241,18 +253,41 @@ class Ray:
 
     def _pass_on(self, running: list[_Running], tell: Tell) -> None:
         """Tell how far jobs are."""
-        told = self._ray.get(self._shares.read.remote()) if running else {}
+        told: dict[int, float] = {}
+        if running:
+            with suppress(self._ray.exceptions.RayActorError):  # it starts again where its machine died
+                told = self._ray.get(self._shares.read.remote())
         for one in running:
             if one.key in told:
                 tell(one.number, told[one.key])
 
     # ---- workers
 
+    def _list_started(self) -> list[_Hand]:
+        """Idle workers that have started.
+
+        Raises:
+            LostError: all have died, and none has started for long.
+        """
+        self._cluster.check_alive()
+        for hand in self._idle:
+            if hand.answer is not None and self._ray.wait([hand.answer], timeout=0)[0]:
+                hand.answer = None
+        started = [hand for hand in self._idle if hand.answer is None]
+        since = min((hand.asked for hand in self._idle), default=0.0)
+        if len(self._idle) == self.workers and not started and time.monotonic() - since > START:
+            raise LostError(
+                f"executor: all workers died, and none started again within {START:.0f} s; the same "
+                f"command goes on."
+            )
+        return started
+
     def _give_back(self, hand: _Hand, dead: bool) -> None:
         """Have a worker for others; one that is dead, or is to be, is replaced."""
         if dead:
             self._ray.kill(hand.actor)
-            hand = _Hand(self._cluster.start())
+            actor = self._cluster.start()
+            hand = _Hand(actor, answer=actor.let_go.remote(), asked=time.monotonic())
         self._idle.append(hand)
 
 

@@ -46,7 +46,7 @@ class RemoteWorker:
         self._held: Held | None = None
 
     def describe(self, mark: Path) -> dict[str, Any]:
-        """Where it is, which versions it has, whether it sees a file, and why it cannot write its log."""
+        """Where it is, its versions, whether it sees a file, and why it cannot write its log."""
         versions = {"Python": platform.python_version()} | {name: version(name) for name in PACKAGES}
         return {
             "place": self._place,
