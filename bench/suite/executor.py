@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from bench.section import Section
+from replaceme.amounts import Size, parse_size
 
 
 class ExecutorSpec(Section):
@@ -26,6 +27,11 @@ class ExecutorSpec(Section):
         None, gt=0, description="of each worker; null: what the workers of a machine have among them"
     )
     gpus: float | None = Field(None, ge=0, description="of each worker; null: one, where there are GPUs")
+    memory: Size | None = Field(
+        None,
+        description="main memory of each worker, such as 20GiB; null: what the largest model takes, "
+        "where device is cpu or gpus 0",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -40,3 +46,7 @@ class ExecutorSpec(Section):
         if self.name == "local" and said:
             raise ValueError(f"{said[0]} is said of an executor that has none; name: ray has")
         return self
+
+    @property
+    def memory_bytes(self) -> int | None:
+        return parse_size(self.memory) if self.memory else None

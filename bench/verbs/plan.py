@@ -45,6 +45,7 @@ def plan(
     from bench.run.own_text import list_unwritten
     from bench.run.resume import list_stages_due, list_stages_left, recall_record
     from bench.run.space import compute_need
+    from bench.run.spread import describe_spread, size_workers
     from bench.store import Store
     from bench.suite.by_name import list_known_by_name
     from replaceme.amounts import format_bytes
@@ -84,6 +85,7 @@ def plan(
                 {"model": text.model.name, "file": str(text.file), **text.data.writing()} for text in own
             ],
         }
+        content["executor"] = size_workers(found).model_dump()
         content["known_by_name"] = list_known_by_name(found)
         content["groups"] = {group.name: [task.name for task in group.tasks] for group in found.groups}
         if estimate:
@@ -108,6 +110,8 @@ def plan(
     _print_space(space, folder)
     for name, each in models.items():
         click.echo(visible(describe_memory(name, each, room)))
+    for line in describe_spread(found, due.__getitem__):
+        click.echo(line)
     for name, size in healing.items():
         click.echo(visible(f"Healing {name} takes up to {format_bytes(size)} of its device's memory."))
     if estimate:

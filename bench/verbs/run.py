@@ -101,12 +101,13 @@ def _execute(plan: Plan, out: Path, retry: Retry, log: Path, records: list[Recor
     from bench.run.host import environment, interrupts
     from bench.run.ledger import Ledger
     from bench.run.runner import Run
+    from bench.run.spread import size_workers
     from replaceme.errors import InputError, OutputError
 
     with (
         environment.masked_logs(log.parent),
         chatter_to(log) as stderr,
-        closing(make_executor(plan.suite.executor, out)) as executor,
+        closing(make_executor(size_workers(plan), out)) as executor,
     ):
         ledger = Ledger(plan, out, retry, executor)
         run = Run(ledger)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -166,14 +167,36 @@ def test_run_that_ends_leaves_no_worker_and_goes_on(
     assert left_by(out) == local
 
 
+# ---- said before
+
+
+def test_plan_says_which_workers_and_jobs_there_will_be(call_here: Any, suite: Suite) -> None:
+    said = call_here("plan", suite(executor="ray")).stdout
+    assert "Workers of Ray: one for each GPU of the cluster, or each machine; each has a GPU" in said
+    assert "Jobs for them: 6 fits, 2 tasks of a model, in parts." in said
+    said = call_here("plan", suite(**on_ray(3))).stdout
+    model = next(line for line in said.splitlines() if "in memory" in line)
+    whole, beside = (float(model.split(word)[1].split()[0]) for word in ("takes ", "takes up to "))
+    memory = re.search(r"Workers of Ray: 3; each has .* GPU.*, 1 CPUs, ([0-9.]+) MB of memory", said)
+    assert memory and float(memory[1]) == pytest.approx(whole + beside, abs=1)
+    assert "Workers" not in call_here("plan", suite()).stdout
+
+
 # ---- bad input
+
+
+def test_more_memory_than_there_is_is_refused(
+    call: Any, refused: Any, suite: Suite, tmp_path: Path
+) -> None:
+    path = suite(executor={"name": "ray", "workers": 2, "memory": "500TB"})
+    refused(call("run", path, "--out", tmp_path), "500 TB of memory each need 1000 TB of memory", "has")
 
 
 def test_more_workers_than_there_is_room_for_are_refused(
     call: Any, refused: Any, suite: Suite, tmp_path: Path
 ) -> None:
     path = suite(executor={"name": "ray", "workers": 500, "cpus": 7})
-    refused(call("run", path, "--out", tmp_path), "500 workers with 7 CPUs each need 3500 CPUs")
+    refused(call("run", path, "--out", tmp_path), "500 workers with 7 CPUs and", "each need 3500 CPUs")
 
 
 def test_address_where_nothing_answers_is_refused(
