@@ -158,11 +158,14 @@ class Reporter:
 
     def share(self, share: float, left: float | None = None) -> None:
         """Say how much of the step is done; not on a terminal, once a minute."""
-        text = f"{self._text}, {share:.0%}"
+        self.show(f"{self._text}, {share:.0%}", left)
+
+    def show(self, text: str, left: float | None = None) -> None:
+        """Say what runs at the moment; not on a terminal, once a minute."""
         if self._live:
-            self._show(text, left)
+            self._show(visible(text), left)
         elif time.monotonic() - self._told > MINUTE:
-            self._print(text, left)
+            self._print(visible(text), left)
 
     def count(self, steps: int = 1) -> None:
         """Count finished steps."""

@@ -7,10 +7,12 @@ others. Only an output that cannot be written, or an interruption, ends the run.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from inspect import isgeneratorfunction
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 from bench.names import file_name
@@ -58,7 +60,7 @@ class Ledger:
         self.device = plan.suite.device or self.executor.device or loading.default_device()
         self.memory = plan.suite.memory_bytes
         self.reopened: dict[ModelSpec, None] = {}
-        self.progress = Progress(Costs(plan, self.list_due, out))
+        self.progress = Progress(Costs(plan, self.list_due, out), self.executor.workers)
 
     def list_due(self, cell: Cell) -> list[str]:
         """Names of the stages that are still to do for a cell."""
@@ -74,18 +76,32 @@ class Ledger:
         Args:
             report: told which share of all of them is done.
         """
-        begun, shares = set[int](), [0.0] * len(jobs)
+        shares = [0.0] * len(jobs)
+        begun, lanes = set[int](), dict[int, Hashable]()  # of those that are at hand
+
+        def rest(numbers: Iterable[int]) -> None:
+            for number in numbers:
+                self.progress.rest(lanes.pop(number))
 
         def tell(number: int, share: float) -> None:
             job, shares[number] = jobs[number], share
             report(sum(shares) / len(jobs))
             if job.title and number not in begun:
-                self.progress.step(job.title, job.cost)
-            elif job.title:
-                self.progress.share(share)
+                rest([*lanes] if self.executor.workers == 1 else [])
+                self.progress.rest()
+                lanes[number] = get_ident(), number
+                self.progress.step(job.title, job.cost, lanes[number])
+            elif number in lanes:
+                self.progress.share(share, lanes[number])
             begun.add(number)
 
-        yield from self.executor.run(jobs, tell)
+        try:
+            for number, outcome in self.executor.run(jobs, tell):
+                if number in lanes and not isgeneratorfunction(jobs[number].call):
+                    rest([number])
+                yield number, outcome
+        finally:
+            rest([*lanes])
 
     def do(self, job: Job) -> Any:
         """The result of a job that has one.

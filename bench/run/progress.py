@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 from bench.console import Reporter
@@ -26,27 +27,47 @@ class Progress:
     What tells of it raises ``KeyboardInterrupt`` where a signal came and what that raised got lost.
     """
 
-    def __init__(self, costs: Costs, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, costs: Costs, workers: int = 1, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.reporter: Reporter | None = None
+        self._workers = workers
+        self._at_hand: dict[Hashable, tuple[str, float | None]] = {}  # what runs in each lane
         self._costs = costs
         self._forecast = Forecast(clock)
         self._forecast.expect(costs.list_jobs())
 
     # ---- for a person
 
-    def step(self, text: str, job: Key | None = None) -> None:
-        """Say what runs now, and which job that is."""
+    def step(self, text: str, job: Key | None = None, lane: Hashable = None) -> None:
+        """Say what runs now, and which job that is.
+
+        Args:
+            lane: what runs beside it has others; ``None``: that of this thread.
+        """
         interrupts.raise_pending()
-        self._forecast.begin(job)
+        lane = lane or get_ident()
+        self._forecast.begin(job, lane)
+        self._at_hand[lane] = text, None
         if self.reporter:
             self.reporter.step(text, self._forecast.estimate_left())
+            if self._workers > 1:
+                self._show()
 
-    def share(self, share: float) -> None:
+    def share(self, share: float, lane: Hashable = None) -> None:
         """Say how much of it is done, from 0 to 1."""
         interrupts.raise_pending()
-        self._forecast.tell(share)
-        if self.reporter:
-            self.reporter.share(share, self._forecast.estimate_left())
+        lane = lane or get_ident()
+        self._forecast.tell(share, lane)
+        if self.reporter and lane in self._at_hand:
+            self._at_hand[lane] = self._at_hand[lane][0], share
+            self._show()
+
+    def rest(self, lane: Hashable = None) -> None:
+        """What runs in a lane is done, and nothing follows."""
+        lane = lane or get_ident()
+        self._forecast.begin(None, lane)
+        self._at_hand.pop(lane, None)
 
     def count(self, stages: int) -> None:
         """Count stages that are done or failed."""
@@ -59,6 +80,14 @@ class Progress:
         interrupts.raise_pending()
         if self.reporter:
             self.reporter.say(text)
+
+    def _show(self) -> None:
+        assert self.reporter
+        parts = [
+            text if share is None else f"{text}, {share:.0%}" for text, share in self._at_hand.values()
+        ]
+        workers = f"{self._workers} workers: " if self._workers > 1 else ""
+        self.reporter.show(workers + "; ".join(parts), self._forecast.estimate_left())
 
     # ---- for the forecast
 

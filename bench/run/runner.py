@@ -80,6 +80,7 @@ class Run:
             if made and self.ledger.plan.suite.score:
                 ScoreStage(self.ledger, self.checkpoints, self.requests, source, made).execute()
             ServeStage(self.ledger, self.checkpoints, source, made).execute()
+        self.ledger.progress.rest()
         record_flips(self.ledger, model)
         self._tidy(cells)
 

@@ -44,7 +44,7 @@ class Threads:
     device = None
 
     def __init__(self, count: int) -> None:
-        self.parts = 2 * count
+        self.workers, self.parts = count, 2 * count
         self._workers = [Worker() for _ in range(count)]
 
     def run(self, jobs: Sequence[Job], tell: Tell) -> Iterator[tuple[int, Outcome]]:

@@ -85,6 +85,7 @@ class Cluster:
         try:
             found: dict[str, Any] = self.ray.get(answer)
         except self.ray.exceptions.RayError as error:
+            self.check_alive()
             reason = told(error).rpartition("Error: ")[2]
             raise InputError(f"executor: a worker cannot start: {reason}") from error
         return found

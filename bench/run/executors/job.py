@@ -82,10 +82,12 @@ class Executor(Protocol):
     """Does jobs.
 
     Attributes:
+        workers: how many jobs it does side by side.
         parts: in how many jobs work that can be cut is given away.
         device: where jobs compute; ``None``: on the GPU of this machine if it has one.
     """
 
+    workers: int
     parts: int
     device: str | None
 

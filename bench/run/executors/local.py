@@ -12,7 +12,7 @@ from bench.run.executors.worker import Worker
 class Local:
     """Does jobs in this process, one after the other."""
 
-    parts = 1
+    workers = parts = 1
     device: str | None = None
 
     def __init__(self) -> None:

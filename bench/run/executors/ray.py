@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.run.executors.cluster import START, Cluster
+from bench.run.executors.cluster import ANSWER, START, Cluster
 from bench.run.executors.job import Held, Job, LostError, Outcome, Tell
 from bench.run.executors.remote import Shares
 from bench.run.host import interrupts
@@ -255,8 +255,9 @@ class Ray:
         """Tell how far jobs are."""
         told: dict[int, float] = {}
         if running:
-            with suppress(self._ray.exceptions.RayActorError):  # it starts again where its machine died
-                told = self._ray.get(self._shares.read.remote())
+            errors = self._ray.exceptions
+            with suppress(errors.RayActorError, errors.GetTimeoutError):  # it may have to start again
+                told = self._ray.get(self._shares.read.remote(), timeout=ANSWER)
         for one in running:
             if one.key in told:
                 tell(one.number, told[one.key])
