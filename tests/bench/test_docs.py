@@ -37,6 +37,7 @@ PROGRAMS: dict[str, click.Command] = {
     "get_distance_analysis": published.get_distance_analysis,
 }
 OTHER = {"make", "git", "cd", "apt-get", "pip", "pytest", "./install.sh", "eval", ".venv/bin/python"}
+OTHER |= {"ray", "sbatch"}
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -238,14 +238,14 @@ def test_worker_with_another_version_of_a_package_is_refused(
         refused(call(*command), "has replaceme 99, and this machine")
 
 
-def test_worker_without_the_package_is_refused(
+def test_worker_that_lacks_a_package_is_refused(
     call: Any, refused: Any, suite: Suite, tmp_path: Path
 ) -> None:
-    (tmp_path / "bench.py").write_text("raise ImportError('bench is not installed')")
+    (tmp_path / "torch.py").write_text("raise ImportError('torch is not installed')")
     with cluster(PYTHONPATH=str(tmp_path)) as head:
         out = tmp_path / "out"
         command = ("run", suite(), "--out", out, "--executor", "ray", "--address", head.address)
-        refused(call(*command), "a worker cannot start: ", "bench is not installed")
+        refused(call(*command), "a worker cannot start: ", "torch is not installed")
 
 
 def test_ray_that_is_not_installed_is_asked_for(suite: Suite, refused: Any, tmp_path: Path) -> None:
