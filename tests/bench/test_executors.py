@@ -248,6 +248,15 @@ def test_worker_that_lacks_a_package_is_refused(
         refused(call(*command), "a worker cannot start: ", "torch is not installed")
 
 
+def test_cluster_that_wants_a_token_is_refused(
+    call: Any, refused: Any, suite: Suite, tmp_path: Path
+) -> None:
+    with cluster(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0123456789abcdef" * 4) as head:
+        out = tmp_path / "out"
+        command = ("run", suite(), "--out", out, "--executor", "ray", "--address", head.address)
+        refused(call(*command), head.address, "RAY_AUTH_MODE and Ray's token must be those of")
+
+
 def test_ray_that_is_not_installed_is_asked_for(suite: Suite, refused: Any, tmp_path: Path) -> None:
     script = "import sys; sys.modules['ray'] = None; from bench.cli import main; main(sys.argv[1:])"
     command = [sys.executable, "-c", script, "run", suite(**on_ray(1)), "--out", tmp_path]

@@ -96,9 +96,9 @@ def test_run_goes_on_after_kills_at_random_moments(
                 elif kind == "driver":
                     assert run.returncode == -signal.SIGKILL
                 else:
-                    assert kind == "head"
                     assert run.returncode == 2, errors
-                    assert "the Ray cluster is gone" in last[0]
+                    told = {"head": "the Ray cluster is gone", "worker": "a worker cannot start"}
+                    assert told[kind] in last[0]  # a worker that is killed before anything computes
                     assert "Traceback" not in errors
                 at = time.monotonic()
                 eventually(lambda found=started: not any(map(is_left, found)), 120)

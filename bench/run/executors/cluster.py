@@ -160,13 +160,17 @@ def _join(ray: Any, spec: ExecutorSpec) -> None:
         return
     quiet.pop("include_dashboard")
     host, _, port = spec.address.removeprefix("ray://").rpartition(":")
+    reached = False
     try:
         if host and port.isdigit():  # Ray itself would wait for minutes
             socket.create_connection((host, int(port)), ANSWER).close()
+        reached = True
         ray.init(address=spec.address, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        hint = "; RAY_AUTH_MODE and Ray's token must be those of the cluster" if reached else ""
         raise InputError(
-            f"executor: no Ray cluster answers at {spec.address} ({str(error).splitlines()[0]})."
+            f"executor: no Ray cluster answers at {spec.address} ({reason}){hint}."
         ) from None
 
 
