@@ -60,6 +60,11 @@ class Cluster:
         return make.remote(log, int(self._resources["num_cpus"]))
 
     @property
+    def gpus(self) -> float | None:
+        """Of a worker; ``None``: the cluster has none."""
+        return self._resources["num_gpus"] or None
+
+    @property
     def logs(self) -> Path:
         """The folder of what workers print."""
         return self._out / "logs"

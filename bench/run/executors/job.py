@@ -21,8 +21,8 @@ class Held:
     """What a worker keeps from job to job, such as a loaded model: one thing at a time.
 
     Attributes:
-        make: a function of a module, which makes it from the arguments. One that takes ``report`` tells
-            the share that is done.
+        make: a function of a module, or a class, which makes it from the arguments. One that takes
+            ``report`` tells the share that is done. What has a ``close`` is closed in the end.
         arguments: by which it is told from others.
     """
 
@@ -41,6 +41,9 @@ class Job:
         held: what the worker has to hold; ``None``: nothing.
         title: what it is called where progress is shown; ``None``: it is a part of something else.
         cost: the key of what it costs, see :mod:`bench.run.costs`.
+        exclusive: alone on its machine: nothing else computes there while it is done.
+        resumes: done again because its worker died, it gives only what had not come before; of one that
+            does not, the executor sees to that.
     """
 
     call: Callable[..., Any]
@@ -48,6 +51,8 @@ class Job:
     held: Held | None = None
     title: str | None = None
     cost: Key | None = None
+    exclusive: bool = False
+    resumes: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,11 +90,13 @@ class Executor(Protocol):
         workers: how many jobs it does side by side.
         parts: in how many jobs work that can be cut is given away.
         device: where jobs compute; ``None``: on the GPU of this machine if it has one.
+        gpus: that a job can use; ``None``: all of this machine, or there are none.
     """
 
     workers: int
     parts: int
     device: str | None
+    gpus: float | None
 
     def run(self, jobs: Sequence[Job], tell: Tell) -> Iterator[tuple[int, Outcome]]:
         """The outcomes of jobs, as they come, with the number of the job.

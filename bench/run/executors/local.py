@@ -14,6 +14,7 @@ class Local:
 
     workers = parts = 1
     device: str | None = None
+    gpus: float | None = None
 
     def __init__(self) -> None:
         self._worker = Worker()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.run.executors.cluster import ANSWER, START, Cluster
 from bench.run.executors.job import Held, Job, LostError, Outcome, Tell
+from bench.run.executors.nodes import Nodes
 from bench.run.executors.remote import Shares
 from bench.run.host import interrupts
 from replaceme.errors import InputError
@@ -24,21 +25,24 @@ if TYPE_CHECKING:
 PARTS = 4  # of work for each worker, so that nobody waits long for the last one
 LOOK = 0.5  # seconds between two looks at what workers tell of their jobs
 TRIES = 3  # of a job whose worker dies
+LET_GO = 60.0  # seconds that workers may take to let go of what they hold
 
 
-@dataclass
+@dataclass(eq=False)
 class _Hand:
     """A worker, and the number of what it holds.
 
     Attributes:
-        answer: Ray's reference to what it says when it has started; ``None``: it has.
+        answer: Ray's reference to its machine, which it tells when it has started.
         asked: when, by :func:`time.monotonic`.
+        node: its machine; ``None``: it has not said so yet.
     """
 
     actor: Any
+    answer: Any
+    asked: float
     holds: int | None = None
-    answer: Any = None
-    asked: float = 0.0
+    node: str | None = None
 
 
 @dataclass
@@ -83,27 +87,31 @@ class Ray:
         self._ray, self.workers = self._cluster.ray, self._cluster.workers
         self.parts = PARTS * self.workers
         self.device: str | None = self._cluster.device
+        self.gpus = self._cluster.gpus
         self._keys = 0
         self._turn, self._own, self._ended = threading.Lock(), threading.local(), False
         self._shares = self._ray.remote(num_cpus=0, max_restarts=-1)(Shares).remote()
         self._things: list[tuple[Held, Any]] = []  # what may be held, and Ray's reference to it
-        self._idle = [_Hand(self._cluster.start()) for _ in range(self.workers)]
+        self._nodes, self._busy = Nodes(), list[_Hand]()
+        self._idle = [self._start() for _ in range(self.workers)]
         self._cluster.check([hand.actor for hand in self._idle])
 
     def run(self, jobs: Sequence[Job], tell: Tell) -> Iterator[tuple[int, Outcome]]:
         waiting = deque(range(len(jobs)))
         running: list[_Running] = []
         tried: dict[int, _Running] = {}
+        self._keys += 1
+        own = self._keys
         try:
             while waiting or running:
-                while waiting and (found := self._take(jobs, waiting, patient=not running)):
-                    running.append(self._begin(*found, jobs, tried.pop(found[0], None)))
+                while waiting and (found := self._take(jobs, waiting, own, patient=not running)):
+                    running.append(self._begin(*found, jobs, tried.pop(found[0], None), own))
                     tell(found[0], 0.0)
                 for one in self._list_ready(running):
                     outcome = self._next(one)
                     if outcome is None or isinstance(outcome, _Died):
                         running.remove(one)
-                        self._give_back(one.hand, dead=outcome is not None)
+                        self._give_back(one, dead=outcome is not None)
                     if isinstance(outcome, _Died):
                         if one.tries < TRIES:
                             tried[one.number] = one
@@ -117,8 +125,9 @@ class Ray:
             running.clear()
             raise
         finally:
+            self._nodes.release(own)
             for one in running:
-                self._give_back(one.hand, dead=True)
+                self._give_back(one, dead=True)
 
     def side_by_side(self, calls: Sequence[Callable[[], object]]) -> None:
         with ThreadPoolExecutor(min(self.workers, len(calls)) or 1) as pool:
@@ -169,26 +178,39 @@ class Ray:
     # ---- jobs
 
     def _take(
-        self, jobs: Sequence[Job], waiting: deque[int], patient: bool
+        self, jobs: Sequence[Job], waiting: deque[int], own: int, patient: bool
     ) -> tuple[int, _Hand, int | None] | None:
         """A job that waits, a worker for it, and the number of what that is to hold.
 
-        A job goes to a worker that holds what it needs, if one is idle.
+        A job goes to a worker that holds what it needs, if one is idle; one that needs something that
+        nobody holds goes first. A machine is kept for one that is to be alone there.
 
         Args:
+            own: number of those who wait.
             patient: wait for a worker.
         """
-        while not (idle := self._list_started()):
+        numbers = {number: self._number_of(jobs[number].held) for number in waiting}
+        while True:
+            started = self._list_started()
+            wanted = [number for number in waiting if not jobs[number].exclusive]
+            hands = [hand for hand in started if self._nodes.is_open(hand)]
+            if wanted and hands:
+                break
+            wanted = [number for number in waiting if jobs[number].exclusive]
+            if wanted and (hands := self._nodes.keep(own, started, self._busy)):
+                break
             if not patient:
                 return None
             with self._others_turn():
                 time.sleep(LOOK)
-        numbers = {number: self._number_of(jobs[number].held) for number in waiting}
-        hands = sorted(idle, key=lambda hand: hand.holds is not None)
-        fits = [(n, hand) for hand in hands for n in waiting if hand.holds == numbers[n]]
-        number, hand = (fits or [(waiting[0], hands[0])])[0]
+        hands = sorted(hands, key=lambda hand: hand.holds is not None)
+        fits = [(n, hand) for hand in hands for n in wanted if hand.holds == numbers[n]]
+        held = {hand.holds for hand in (*self._idle, *self._busy)}
+        fresh = [(n, hands[0]) for n in wanted if numbers[n] not in held]
+        number, hand = (fits or fresh or [(wanted[0], hands[0])])[0]
         waiting.remove(number)
         self._idle.remove(hand)
+        self._busy.append(hand)
         return number, hand, numbers[number]
 
     def _number_of(self, held: Held | None) -> int | None:
@@ -208,16 +230,21 @@ class Ray:
         holds: int | None,
         jobs: Sequence[Job],
         before: _Running | None,
+        own: int,
     ) -> _Running:
         job = jobs[number]
         self._keys += 1
+        if job.exclusive:
+            self._nodes.hand_over(own, self._keys)
+            self._let_go([one for one in self._idle if one.node == hand.node])
         hand.holds = holds
         held = [] if holds is None else [self._things[holds][1]]
         bare = Job(job.call, job.arguments)
         stream = hand.actor.run.options(num_returns="streaming").remote(
             bare, holds, held, self._shares, self._keys
         )
-        tries, given = (before.tries + 1, before.given) if before else (1, 0)
+        tries = before.tries + 1 if before else 1
+        given = before.given if before and not job.resumes else 0
         return _Running(number, self._keys, hand, stream, tries, given)
 
     def _list_ready(self, running: list[_Running]) -> list[_Running]:
@@ -264,6 +291,11 @@ class Ray:
 
     # ---- workers
 
+    def _start(self) -> _Hand:
+        """A worker that starts."""
+        actor = self._cluster.start()
+        return _Hand(actor, actor.find_node.remote(), time.monotonic())
+
     def _list_started(self) -> list[_Hand]:
         """Idle workers that have started.
 
@@ -272,9 +304,9 @@ class Ray:
         """
         self._cluster.check_alive()
         for hand in self._idle:
-            if hand.answer is not None and self._ray.wait([hand.answer], timeout=0)[0]:
-                hand.answer = None
-        started = [hand for hand in self._idle if hand.answer is None]
+            if hand.node is None and self._ray.wait([hand.answer], timeout=0)[0]:
+                hand.node = self._find_node(hand)
+        started = [hand for hand in self._idle if hand.node is not None]
         since = min((hand.asked for hand in self._idle), default=0.0)
         if len(self._idle) == self.workers and not started and time.monotonic() - since > START:
             raise LostError(
@@ -283,12 +315,29 @@ class Ray:
             )
         return started
 
-    def _give_back(self, hand: _Hand, dead: bool) -> None:
+    def _find_node(self, hand: _Hand) -> str:
+        """The machine of a worker that has started; none of that name where it has died already."""
+        try:
+            return str(self._ray.get(hand.answer))
+        except self._ray.exceptions.RayActorError:
+            return ""
+
+    def _let_go(self, hands: list[_Hand]) -> None:
+        """Have workers hold nothing any more, and wait for that."""
+        holding = [hand for hand in hands if hand.holds is not None]
+        for hand in holding:
+            hand.holds = None
+        if gone := [hand.actor.let_go.remote() for hand in holding]:
+            self._ray.wait(gone, num_returns=len(gone), timeout=LET_GO)
+
+    def _give_back(self, one: _Running, dead: bool) -> None:
         """Have a worker for others; one that is dead, or is to be, is replaced."""
+        hand = one.hand
+        self._nodes.release(one.key)
+        self._busy.remove(hand)
         if dead:
             self._ray.kill(hand.actor)
-            actor = self._cluster.start()
-            hand = _Hand(actor, answer=actor.let_go.remote(), asked=time.monotonic())
+            hand = self._start()
         self._idle.append(hand)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from bench.run.executors.job import Held, Job, Outcome
 from bench.run.executors.worker import Worker
+from bench.serving import ServingError
 from replaceme.errors import InputError, OutputError, told
 
 PACKAGES = ("replaceme", "torch", "transformers", "lm-eval", "ray")
@@ -54,6 +55,12 @@ class RemoteWorker:
             "sees": mark.exists(),
             "error": self.error,
         }
+
+    def find_node(self) -> str:
+        """Ray's name of the machine."""
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
 
     def run(
         self, job: Job, number: int | None, held: list[Any], shares: Any, key: int
@@ -110,6 +117,6 @@ def _portable(outcome: Outcome) -> Outcome:
     if outcome.error is None:
         return outcome
     trace = "".join(traceback.format_exception(outcome.error))
-    if isinstance(outcome.error, InputError | OutputError | OSError):
+    if isinstance(outcome.error, InputError | OutputError | ServingError | OSError):
         return Outcome(error=outcome.error, trace=trace)
     return Outcome(error=RuntimeError(told(outcome.error)), trace=trace)

@@ -39,6 +39,8 @@ class Worker:
     def let_go(self) -> None:
         """Hold nothing any more."""
         if self._held:
+            if close := getattr(self._held[1], "close", None):
+                close()
             self._held = None
             free_memory()
 
