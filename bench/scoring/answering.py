@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from lm_eval.api.instance import Instance
 
+    from bench.scoring.replies import Replies
     from bench.scoring.tasks import PreparedTask, TaskScore
 
 KINDS = {"loglikelihood", "loglikelihood_rolling"}
@@ -175,6 +176,17 @@ class AnsweringLM(HFLM):
             self.texts = None
 
     @contextmanager
+    def replying(self, replies: Mapping[str, list[Any]]) -> Iterator[None]:
+        """Requests of a kind are replied to with what is known, for as long as the context lasts."""
+        for kind, known in replies.items():
+            setattr(self, kind, lambda *_, known=known, **__: known)
+        try:
+            yield
+        finally:
+            for kind in replies:
+                delattr(self, kind)
+
+    @contextmanager
     def answering(self, source: Source) -> Iterator[None]:
         """Answers come from ``source`` for as long as the context lasts."""
         self.source = source
@@ -182,6 +194,15 @@ class AnsweringLM(HFLM):
             yield
         finally:
             self.source = None
+
+
+def score_replies(
+    lm: AnsweringLM, task: PreparedTask, replies: Replies, texts: list[Text] | None = None
+) -> TaskScore:
+    """The score of what a model replied, and of texts that it wrote before."""
+    with lm.having_written(texts), lm.replying(replies.by_kind):
+        score = task.score(lm)
+    return replace(score, seconds=score.seconds + replies.seconds)
 
 
 def score_answers(

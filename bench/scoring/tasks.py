@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.scoring.chosen import chosen_answers
 from bench.scoring.metrics import primary_metric
+from bench.scoring.replies import Requests
 from bench.scoring.surroundings import Surroundings
 from bench.scoring.words import in_words
 from bench.tasks.catalog import UNSAFE, TaskSource, describe_for_manager, runs_code_of_models, yaml_of
@@ -84,10 +85,13 @@ class PreparedTask:
             InputError: the model has not the chat template that ``spec`` names, or the task runs code
                 that nobody has allowed.
         """
+        import torch
+
         from bench.scoring.preparing import prepare
         from bench.scoring.requests import requests_hash
 
         self.spec, self._limit, self._unsafe_code = spec, limit, unsafe_code
+        self._seed = seeds[2]
         path = yaml_of(source).resolve()
         self._folder = path.parent
         self._questions: Questions | None = None
@@ -104,6 +108,7 @@ class PreparedTask:
         with in_words(), self._surroundings.enter():
             self._task = prepare(*describe_for_manager(source), model, day, **settings)
             self._restore = self._surroundings.random_states()
+            self._random_state = torch.get_rng_state()
         self.requests = requests_hash(self._task)
         self._task.build_all_requests = self._rewind
 
@@ -122,6 +127,15 @@ class PreparedTask:
     @property
     def instances(self) -> list[Instance]:
         return self._task.instances
+
+    def ask(self, written: bool = False) -> Requests:
+        """What the task asks of a model.
+
+        Args:
+            written: the texts that it asks for are there already.
+        """
+        bare = [replace(one, doc={}, resps=[], filtered_resps={}) for one in self.instances]
+        return Requests(bare, written, self._seed, self._random_state)
 
     @property
     def num_fewshot(self) -> int:

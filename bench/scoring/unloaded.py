@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
-from bench.scoring.answering import AnsweringLM, Source, score_answers
+from bench.scoring.answering import AnsweringLM, Source, score_answers, score_replies
 from bench.scoring.generation.texts import Text
 from bench.scoring.heads import Answer
+from bench.scoring.replies import Replies
 from bench.scoring.tasks import PreparedTask, TaskScore
 from bench.scoring.trees import Request
 from replaceme.io.auto import auto_class
@@ -55,3 +56,7 @@ class UnloadedScorer:
             source: of the answers.
         """
         return score_answers(self.lm, task, source, texts)
+
+    def score_replies(self, task: PreparedTask, replies: Replies, texts: list[Text] | None) -> TaskScore:
+        """The score of what a checkpoint replied, and of texts that were written."""
+        return score_replies(self.lm, task, replies, texts)

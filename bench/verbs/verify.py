@@ -156,7 +156,7 @@ def _check_batches(checkpoint: CheckpointScorer, task: PreparedTask, obstacle: s
     from replaceme.decoder import Decoder
 
     lm, name = checkpoint.lm, task.spec.task
-    if dependence := checkpoint.dependence(task):
+    if dependence := checkpoint.dependence(task.instances):
         return Verdict(name, obstacle=f"{obstacle}; one request at a time: {dependence}")
     if int(lm.batch_size) == 1:
         return Verdict(name, obstacle=f"{obstacle}; one request at a time")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.run.costs import scoring_of
+from bench.run.executors import Held, Job
+from bench.run.host import environment
 from bench.run.stages.scores import Scores
 from bench.suite.matrix import Cell
 from bench.tasks.planned import PlannedTask, stage_of
@@ -12,6 +16,8 @@ from replaceme.io import loading
 
 if TYPE_CHECKING:
     from bench.scoring.checkpoint import CheckpointScorer
+    from bench.scoring.replies import Replies, Requests
+    from bench.scoring.tasks import PreparedTask
 
 
 class CheckpointScoring:
@@ -22,60 +28,110 @@ class CheckpointScoring:
 
     def score(self, reasons: dict[PlannedTask, str]) -> None:
         """Score tasks, each of which has a reason why it is not scored in one pass."""
-        for cell in self.scores.cells:
-            left = {t: reason for t, reason in reasons.items() if cell in self.scores.list_lacking(t)}
-            if left:
-                self._score_cell(cell, left)
+        prepared = dict(self._prepare([*reasons]))
+        asked = [*self._list_asked(prepared)]
+        for number, outcome in self.ledger.run([job for *_, job in asked]):
+            cell, task, _ = asked[number]
+            with self.ledger.stage(cell, stage_of(task)):
+                self._record(cell, task, prepared[task], reasons[task], *outcome.get())
+        self.ledger.executor.let_go()
 
     @loading.enough_memory()
     def load(self, cell: Cell) -> CheckpointScorer:
-        """lm-eval's own model of a cell's checkpoint.
+        """lm-eval's own model of a cell's checkpoint, in this process.
 
         Raises:
             InputError: what it computes are not numbers.
         """
-        from bench.scoring.checkpoint import CheckpointScorer
-
-        scorer = CheckpointScorer(
-            self.scores.checkpoints.provide(cell, self.scores.source),
-            dtype=self.scores.dtype,
-            device=self.ledger.device,
-            batch_size=self.scores.settings.batch_size,
-            trust_remote_code=cell.model.trust_remote_code,
-        )
-        if not _gives_numbers(scorer.lm.model):
+        scorer = load_checkpoint_scorer(*self._arguments(cell))
+        if not scorer.gives_numbers:
             raise self.scores.refuse_nan()
         return scorer
 
-    def _score_cell(self, cell: Cell, reasons: dict[PlannedTask, str]) -> None:
-        from replaceme.allocator import free_memory
+    def _prepare(self, tasks: list[PlannedTask]) -> Iterator[tuple[PlannedTask, PreparedTask]]:
+        """The tasks with their requests; those that cannot be built fail."""
+        for task in tasks:
+            with self.ledger.guard(self.scores.lacking_stages([task])):
+                yield task, self.scores.prepare(task, self.scores.unloaded)
 
-        self.ledger.progress.step(f"{cell.name}: loading for scoring")
-        with self.ledger.guard([(cell, stage_of(task)) for task in reasons]):
-            scorer = self.load(cell)
-            for task, reason in reasons.items():
-                self.ledger.progress.step(f"{cell.name}: {task.name}", scoring_of(cell, task))
-                with self.ledger.stage(cell, stage_of(task)):
-                    self._score_task(cell, task, scorer, reason)
-            del scorer
-        free_memory()
+    def _list_asked(
+        self, prepared: dict[PlannedTask, PreparedTask]
+    ) -> Iterator[tuple[Cell, PlannedTask, Job]]:
+        """What each cell is asked, those of one cell behind each other."""
+        requests: dict[PlannedTask, Requests] = {}
+        for cell in self.scores.cells:
+            for task in [task for task in prepared if cell in self.scores.list_lacking(task)]:
+                with self.ledger.guard([(cell, stage_of(task))]):
+                    written = self.scores.read_texts(cell, prepared[task]) is not None
+                    if task not in requests:
+                        requests[task] = prepared[task].ask(written)
+                    held = Held(load_checkpoint_scorer, self._arguments(cell))
+                    title, cost = f"{cell.name}: {task.name}", scoring_of(cell, task)
+                    yield cell, task, Job(reply, (requests[task],), held, title, cost)
+
+    def _arguments(self, cell: Cell) -> tuple[Any, ...]:
+        """Of :func:`load_checkpoint_scorer`."""
+        settings = {
+            "dtype": self.scores.dtype,
+            "device": self.ledger.device,
+            "batch_size": self.scores.settings.batch_size,
+            "trust_remote_code": cell.model.trust_remote_code,
+        }
+        return self.scores.checkpoints.provide(cell, self.scores.source), settings
 
     @loading.enough_memory()
-    def _score_task(self, cell: Cell, task: PlannedTask, scorer: CheckpointScorer, reason: str) -> None:
-        prepared = self.scores.prepare(task, scorer)
-        if dependence := scorer.dependence(prepared):
+    def _record(
+        self,
+        cell: Cell,
+        task: PlannedTask,
+        prepared: PreparedTask,
+        reason: str,
+        replies: Replies | None,
+        dependence: str | None,
+        memory: dict[str, int | None],
+    ) -> None:
+        """Record what a cell replied.
+
+        Raises:
+            InputError: it did not.
+        """
+        if replies is None:
+            raise self.scores.refuse_nan()
+        if dependence:
             reason += f"; one request at a time: {dependence}"
         texts = self.scores.read_texts(cell, prepared)
-        score = scorer.score(prepared, 1 if dependence else None, texts)
-        generation = self.scores.describe_texts(cell, prepared, scorer.lm.generated, reason)
+        score = self.scores.unloaded.score_replies(prepared, replies, texts)
+        generated = replies.generated if texts is None else texts
+        generation = self.scores.describe_texts(cell, prepared, generated, reason)
         how = {"method": "per-variant", "reason": reason, "generation": generation}
-        self.scores.record(cell, task, prepared, score, **how)
+        self.scores.record(cell, task, prepared, score, **how, **memory)
 
 
-def _gives_numbers(model: Any) -> bool:
-    """Whether a causal language model has no NaN in the logits of a few tokens."""
-    import torch
+# ---- what is done by whoever holds the checkpoint
 
-    ids = torch.arange(8, device=model.device)[None]
-    with torch.no_grad():
-        return not bool(model(input_ids=ids).logits.isnan().any())
+
+def load_checkpoint_scorer(folder: Path, settings: dict[str, Any]) -> CheckpointScorer:
+    """lm-eval's own model of a checkpoint.
+
+    Args:
+        settings: of :class:`bench.scoring.checkpoint.CheckpointScorer`.
+    """
+    from bench.scoring.checkpoint import CheckpointScorer
+
+    return CheckpointScorer(folder, **settings)
+
+
+def reply(
+    scorer: CheckpointScorer, asked: Requests
+) -> tuple[Replies | None, str | None, dict[str, int | None]]:
+    """What a checkpoint replies to a task.
+
+    Returns:
+        The replies, ``None`` where it has no numbers; why it is asked one request at a time, if so; and
+        the peak memory of this process.
+    """
+    if not scorer.gives_numbers:
+        return None, None, {}
+    dependence = scorer.dependence(asked.instances)
+    replies = scorer.reply(asked, 1 if dependence else None)
+    return replies, dependence, environment.peak_memory()

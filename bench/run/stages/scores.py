@@ -130,7 +130,8 @@ class Scores:
         """Put a score into a cell's record, and its items and transcript into their files.
 
         Args:
-            how: method, and what it says of itself, as in :class:`bench.records.Task`.
+            how: method, and what it says of itself, as in :class:`bench.records.Task`; peak memory where
+                another process has scored.
         """
         store = self.ledger.store
         store.write_samples(cell.stem, store.read_samples(cell.stem) | {task.name: score.samples})
@@ -151,6 +152,5 @@ class Scores:
             files=prepared.files,
             divergence=score.divergence,
             sampled_batch=self.settings.batch_size if prepared.samples else None,
-            **environment.peak_memory(),
-            **how,
+            **environment.peak_memory() | how,
         )
