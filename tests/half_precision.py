@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.scoring.generation.job import Asked, Variant, write_requests
-from bench.scoring.generation.launch import Engines
+from bench.scoring.generation.launch import WORKER, Engines
 from bench.scoring.generation.texts import Texts
 from bench.scoring.tasks import PreparedTask
+from bench.serving import Workers
 from bench.tasks.catalog import find_task
 from bench.tasks.spec import TaskSpec
 from replaceme.edit import Edit
@@ -72,11 +73,11 @@ def write_ours(folders: dict[str, Path], root: Path) -> dict[str, list[str]]:
         write_requests(file, task.texts_asked)
         asked.append(Asked(requests=name, file=file, lacking=[*range(ITEMS)], sampled=False))
     texts = Texts(root / "texts.jsonl", {})
-    with Engines(
-        texts, root / "logs", lambda _: None, dtype="bfloat16", kv_cache_bytes=MEMORY
-    ) as engines:
+    with Workers(WORKER) as workers:
+        engines = Engines(workers, root / "logs", dtype="bfloat16", kv_cache_bytes=MEMORY)
         for name, folder in folders.items():
-            engines.answer([Variant(stem=name, folder=folder, asked=asked)])
+            for entries in engines.answer([Variant(stem=name, folder=folder, asked=asked)]):
+                texts.keep(entries)
     return {name: [text.text for task in TASKS for text in texts.of(name, task)] for name in folders}
 
 

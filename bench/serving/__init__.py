@@ -1,6 +1,6 @@
 """Latency and memory of a checkpoint in vLLM, measured in a process of its own."""
 
-from bench.serving.device import choose_kv_cache_bytes, device_name, engine_version
+from bench.serving.device import device_name, engine_version
 from bench.serving.launch import EngineMissingError, measure, prepare_workers
 from bench.serving.noise import find_noise
 from bench.serving.result import ServingResult, WorkloadResult
@@ -16,7 +16,6 @@ __all__ = [
     "Workers",
     "Workload",
     "WorkloadResult",
-    "choose_kv_cache_bytes",
     "device_name",
     "engine_version",
     "find_noise",

@@ -45,13 +45,13 @@ def physical_cores() -> int:
 
 
 def writing_arguments(
-    dtype: str, kv_cache_bytes: int, trust_remote_code: bool, at_once: int | None = None
+    dtype: str, kv_cache_bytes: int | None, trust_remote_code: bool, at_once: int | None = None
 ) -> dict[str, Any]:
     """How an engine is started that writes texts, and whose weights can be put in and watched.
 
     Args:
         dtype: to compute in.
-        kv_cache_bytes: for the KV cache on a CPU.
+        kv_cache_bytes: for the KV cache on a CPU; ``None``: what the memory allows.
         at_once: texts on a CPU; ``None``: vLLM's default.
     """
     import torch
@@ -64,11 +64,15 @@ def writing_arguments(
         "enforce_eager": on_cpu,
         "load_format": "safetensors",
         "worker_extension_cls": "bench.serving.swap.Weights",
-        **({"kv_cache_memory_bytes": kv_cache_bytes, **few} if on_cpu else {}),
+        **(
+            {"kv_cache_memory_bytes": kv_cache_bytes or _choose_kv_cache_bytes(), **few}
+            if on_cpu
+            else {}
+        ),
     }
 
 
-def choose_kv_cache_bytes() -> int:
+def _choose_kv_cache_bytes() -> int:
     """For the KV cache of an engine that writes on a CPU; less where there is not four times as much
     memory."""
     return min(KV_CACHE_BYTES, psutil.virtual_memory().available // 4)

@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 SIGN = 1.0  # seconds after which a worker is asked for a sign that it goes on
 PATIENCE = 10.0  # seconds for the processes to end
+
+T = TypeVar("T")
 
 _ERROR = re.compile(r"(?:^|[\s.])([A-Z]\w*(?:Error|Exception|Interrupt|Exit)): (.+)")
 _POINTER = re.compile(
@@ -72,10 +74,32 @@ class Workers:
         """Run a worker to its end; returns its exit status.
 
         Args:
+            has_moved: asked every second for a sign that it goes on.
+
+        Raises:
+            ServingError: as :meth:`watch`.
+        """
+        signs = self.watch(arguments, log_file, timeout, lambda: [None] if has_moved() else [])
+        while True:
+            try:
+                next(signs)
+            except StopIteration as end:
+                return int(end.value)
+
+    def watch(
+        self,
+        arguments: Sequence[Path],
+        log_file: Path,
+        timeout: float,
+        read_news: Callable[[], list[T]],
+    ) -> Generator[list[T], None, int]:
+        """Run a worker to its end; yields news of it, and returns its exit status.
+
+        Args:
             arguments: of its ``main``.
             log_file: that takes all its output.
-            timeout: seconds that it may take, or take without a sign that it goes on.
-            has_moved: asked every second for such a sign.
+            timeout: seconds that it may take, or take without news.
+            read_news: asked every second.
 
         Raises:
             ServingError: it took longer, and was killed with all its processes.
@@ -86,7 +110,7 @@ class Workers:
         server = self._server
         try:
             _send(server, [str(log_file.resolve()), *map(str, arguments)])
-            return _wait(server, log_file, timeout, has_moved)
+            return (yield from _wait(server, log_file, timeout, read_news))
         except BaseException:
             self.close()
             raise
@@ -108,14 +132,15 @@ def _send(server: subprocess.Popen[bytes], words: list[str]) -> None:
 
 
 def _wait(
-    server: subprocess.Popen[bytes], log_file: Path, timeout: float, has_moved: Callable[[], bool]
-) -> int:
+    server: subprocess.Popen[bytes], log_file: Path, timeout: float, read_news: Callable[[], list[T]]
+) -> Generator[list[T], None, int]:
     last = time.monotonic()
     while time.monotonic() - last < timeout:
         if (status := _receive(server, min(SIGN, timeout))) is not None:
             return status
-        if has_moved():
+        if news := read_news():
             last = time.monotonic()
+            yield news
     raise ServingError(
         f"The engine did not finish within {timeout:g} s and was killed (log: {log_file.name})"
     )

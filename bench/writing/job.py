@@ -15,14 +15,14 @@ class Job(BaseModel):
 
     Attributes:
         folder: of its checkpoint.
-        texts: file that each text is appended to, see :class:`bench.scoring.generation.texts.Texts`.
+        texts: file of the texts, which each is appended to, see
+            :class:`bench.scoring.generation.texts.Texts`.
         scope: what the texts of that file depend on.
         starts: token ids that texts go on from: one for all, or one for each.
         answers: a text is what comes behind its start, without it.
         limit: texts at most; ``None``: as many as are needed.
         longest: tokens of a start and its text at most.
         dtype: to compute in.
-        kv_cache_bytes: for the KV cache on a CPU.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,7 +36,6 @@ class Job(BaseModel):
     generated: Generated
     longest: int
     dtype: str
-    kv_cache_bytes: int
     trust_remote_code: bool = False
 
     def start(self, index: int) -> list[int]:

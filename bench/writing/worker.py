@@ -36,7 +36,7 @@ class Writing:
             str(job.folder),
             max_model_len=job.longest,
             enable_prefix_caching=job.answers,
-            **writing_arguments(job.dtype, job.kv_cache_bytes, job.trust_remote_code, AT_ONCE),
+            **writing_arguments(job.dtype, None, job.trust_remote_code, AT_ONCE),
         )
         self.tokenizer = self.llm.get_tokenizer()
         self.llm.collective_rpc("watch_logits")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -12,8 +12,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from bench.scoring.generation.texts import Text, Texts, read_entries
-from bench.serving import EngineMissingError, choose_kv_cache_bytes, device_name, engine_version
+from bench.scoring.generation.texts import Entry, Tail, Text, Texts, read_kept
+from bench.serving import EngineMissingError, device_name, engine_version
 from bench.serving.workers import ServingError, Workers, explain_failure
 from bench.writing.job import Job
 from replaceme import Edit
@@ -24,6 +24,8 @@ from replaceme.errors import InputError
 from replaceme.io import contents, loading
 from replaceme.io.files import write_atomically
 from replaceme.report import Report, no_report
+
+Run = Callable[..., Iterator[list[Entry]]]
 
 STALL = 1800.0  # seconds without a finished text after which an engine is taken to hang
 
@@ -81,8 +83,10 @@ def write_text(
     day: date = USUAL_DAY,
     *,
     dtype: str | None = None,
+    device: str | None = None,
     logs: Path | None = None,
     report: Report = no_report,
+    run: Run | None = None,
 ) -> Written:
     """Have a model write its text, and put it into a file, a JSON object with ``text`` a line.
 
@@ -92,9 +96,12 @@ def write_text(
         data: of which ``generated`` says how to write, and ``dataset`` to which prompts.
         key: identity of the text; what was begun with another is not gone on with.
         day: today, for a chat template that asks.
-        dtype: to compute in; ``None``: what is fast here.
+        dtype: to compute in; ``None``: what is fast there.
+        device: of torch, where it is computed; ``None``: here.
         logs: folder for the engine's output; ``None``: it is not kept.
         report: told which share of the tokens is there.
+        run: has :func:`run_engine` called with some arguments, and yields what that does; ``None``: it
+            is called here.
 
     Raises:
         InputError: vLLM is missing or fails, the model writes nothing, or no prompt can be used.
@@ -108,7 +115,7 @@ def write_text(
     if data.dataset != GENERATED:
         prompts, rows = read_prompts(data, tokenizer, day)
     own = loading.checkpoint_dtype(checkpoint.folder)
-    dtype = dtype or loading.fast_dtype(own, loading.default_device())
+    dtype = dtype or loading.fast_dtype(own, device or loading.default_device())
     scope = {"text": key, "engine": engine_version(), "device": device_name(), "dtype": dtype}
     part = out.resolve().with_name(f".{out.name}.part")
     texts = Texts(part, scope)
@@ -123,11 +130,11 @@ def write_text(
             generated=data.generated,
             longest=data.max_length,
             dtype=dtype,
-            kv_cache_bytes=choose_kv_cache_bytes(),
             trust_remote_code=checkpoint.trust_remote_code,
         )
-        _run(job, checkpoint.name, logs, report)
-    texts = Texts(part, scope)
+        asked = (job, checkpoint.name, logs)
+        for entries in run(*asked) if run else run_engine(*asked, report):
+            texts.keep(entries)
     known = texts.known("", "")
     wanted = [known[i] for i in job.list_wanted({i: text.tokens for i, text in known.items()})]
     write_atomically(out, _as_lines(wanted, prompts))
@@ -165,34 +172,46 @@ def _own_files_alone(checkpoint: Checkpoint, out: Path) -> Iterator[Path]:
         yield Path(scratch, "model")
 
 
-def _run(job: Job, name: str, logs: Path | None, report: Report) -> None:
-    """Run the engine to its end.
+def run_engine(
+    job: Job, name: str, logs: Path | None, report: Report = no_report
+) -> Iterator[list[Entry]]:
+    """Have an engine write what is not in the job's file yet; yields the texts as they come.
+
+    Args:
+        name: of the model.
+        logs: folder for the engine's output; ``None``: it is not kept.
+        report: told which share of the tokens is there.
 
     Raises:
         InputError: it fails, or hangs.
     """
-    seen = tokens = 0
-
-    def has_moved() -> bool:
-        nonlocal seen, tokens
-        before, seen = seen, job.texts.stat().st_size
-        tokens += sum(entry["text"][1] for entry in read_entries(job.texts, before) if "text" in entry)
-        report(min(1.0, tokens / job.generated.tokens))
-        return seen > before
-
+    if logs:
+        logs.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix="writing-") as scratch,
+        tempfile.TemporaryDirectory(prefix="writing-", dir=logs) as scratch,
         Workers("bench.writing.worker") as workers,
     ):
+        texts = Texts(Path(scratch, "texts.jsonl").resolve(), job.scope)
+        texts.keep(read_kept(job.texts, job.scope))
+        known, tail, tokens = texts.known("", ""), Tail(texts.path), 0
+
+        def read_news() -> list[Entry]:
+            nonlocal tokens
+            entries = [entry for entry in tail.read() if "text" in entry]
+            tokens += sum(Text(*entry["text"]).tokens for entry in entries)
+            report(min(1.0, tokens / job.generated.tokens))
+            return [entry for entry in entries if entry["index"] not in known]
+
         file, log = Path(scratch, "job.json"), (logs or Path(scratch)) / f"{job.texts.stem[1:]}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)  # a link would be written through
-        file.write_text(job.model_dump_json())
+        file.write_text(job.model_copy(update={"texts": texts.path}).model_dump_json())
         try:
-            status = workers.run([file], log, STALL, has_moved)
+            status = yield from workers.watch([file], log, STALL, read_news)
             reason = explain_failure(status, log) if status else None
         except ServingError as error:
             reason = error.reason
+        if rest := read_news():
+            yield rest
     if reason:
         kept = f" (log: {log.name})" if logs else ""
         raise InputError(f"model {name!r} did not write its text: {reason.rstrip('.')}{kept}.")

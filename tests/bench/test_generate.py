@@ -41,7 +41,7 @@ def rows_of(file: Path) -> list[Any]:
 
 def job(**changes: Any) -> Job:
     said: dict[str, Any] = {"folder": "m", "texts": "t", "scope": {}, "starts": [[0]], "answers": False}
-    said |= {"generated": {"tokens": 100}, "longest": 40, "dtype": "float32", "kv_cache_bytes": 1}
+    said |= {"generated": {"tokens": 100}, "longest": 40, "dtype": "float32"}
     return Job.model_validate(said | changes)
 
 

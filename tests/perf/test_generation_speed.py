@@ -22,9 +22,10 @@ import torch
 
 from bench.scoring.checkpoint import CheckpointScorer
 from bench.scoring.generation.job import Asked, Variant, write_requests
-from bench.scoring.generation.launch import Engines, Outcome
+from bench.scoring.generation.launch import WORKER, Engines, Outcome
 from bench.scoring.generation.texts import Texts
 from bench.scoring.tasks import PreparedTask
+from bench.serving import Workers
 from bench.tasks.catalog import find_task
 from bench.tasks.spec import TaskSpec
 from replaceme.edit import Edit
@@ -102,13 +103,16 @@ def write_all(
             lacking = [*range(len(task.texts_asked))]
             asked.append(Asked(requests=task.requests, file=file, lacking=lacking, sampled=False))
         texts = Texts(tmp_path / "texts.jsonl", {})
-        logs = tmp_path / "logs"
-        with Engines(texts, logs, lambda _: None, dtype="float32", kv_cache_bytes=MEMORY) as engines:
+        outcome = Outcome()
+        with Workers(WORKER) as workers:
+            engines = Engines(workers, tmp_path / "logs", dtype="float32", kv_cache_bytes=MEMORY)
             for folders in shapes:
                 variants = [Variant(stem=n, folder=f, asked=asked) for n, f in folders.items()]
-                engines.answer(variants)
-        assert not engines.outcome.errors
-        return engines.outcome
+                for entries in engines.answer(variants):
+                    texts.keep(entries)
+                    outcome.take(entries)
+        assert not outcome.errors
+        return outcome
 
     return write_all
 

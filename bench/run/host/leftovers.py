@@ -17,8 +17,11 @@ PATTERNS = (
     "healing/.*.safetensors.part",
     "texts/.*.jsonl-*",
     "checkpoints/.*-*",
+    "answers/requests-*",
+    "logs/generation-*",
     "logs/serving-*",
     "logs/.seen-*",
+    "logs/writing-*",
 )
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.run.costs import writing_of
+from bench.run.executors import Held, Job
+from bench.run.ledger import Stage
 from bench.run.stages.scores import Scores
 from bench.serving import (
     EngineMissingError,
     ServingError,
-    choose_kv_cache_bytes,
+    Workers,
     device_name,
     engine_version,
 )
@@ -22,9 +24,11 @@ from replaceme.recipe import digest
 
 if TYPE_CHECKING:
     from bench.scoring.generation.job import Variant
-    from bench.scoring.generation.launch import Engines
+    from bench.scoring.generation.launch import Outcome
+    from bench.scoring.generation.texts import Entry, Texts
     from bench.scoring.tasks import PreparedTask
     from bench.scoring.unloaded import UnloadedScorer
+    from replaceme.report import Report
 
 Asking = dict[PlannedTask, "PreparedTask"]
 
@@ -83,26 +87,31 @@ class GenerationScoring:
         Raises:
             ServingError: no engine starts on the first shape.
         """
-        from bench.scoring.generation.launch import Engines
+        from bench.scoring.generation.launch import Outcome
         from bench.scoring.generation.texts import Texts
 
         scope = {"dtype": self.scores.dtype, "engine": engine_version(), "device": device_name()}
-        texts = Texts(self.ledger.texts_file(self.scores.cells[0]), scope)
-        with (
-            Engines(
-                texts,
-                self.ledger.out / "logs",
-                self.ledger.progress.share,
-                dtype=self.scores.dtype,
-                kv_cache_bytes=choose_kv_cache_bytes(),
-                trust_remote_code=self.scores.model.trust_remote_code,
-            ) as engines,
-            tempfile.TemporaryDirectory(prefix="requests-", dir=texts.path.parent) as folder,
-        ):
+        texts, outcome = Texts(self.ledger.texts_file(self.scores.cells[0]), scope), Outcome()
+        with tempfile.TemporaryDirectory(prefix="requests-", dir=texts.path.parent) as folder:
             files = {task: _write_requests(asking[task], Path(folder)) for task in asking}
-            for cells in self._list_shapes([*asking]):
-                self._write_shape(cells, asking, files, engines)
-        self.scores.texts, self.scores.outcome = texts, engines.outcome
+            shapes = [*self._list_shapes([*asking])]
+            asked = [(cells, self._ask(cells, asking, files, texts)) for cells in shapes]
+            asked = [(cells, variants) for cells, variants in asked if variants]
+            kept = texts.path.absolute(), scope
+            jobs = [self._job(*one, *kept, started=number > 0) for number, one in enumerate(asked)]
+            try:
+                for number, found in self.ledger.run(jobs):
+                    if isinstance(found.error, ServingError):
+                        raise found.error
+                    with self.ledger.guard(self._lacking(asked[number][0], asking)):
+                        entries = found.get()
+                        texts.keep(entries)
+                        outcome.take(entries)
+            finally:
+                self.ledger.executor.let_go()
+        for cells in shapes:
+            self._tell_failures(cells, asking, outcome)
+        self.scores.texts, self.scores.outcome = texts, outcome
 
     def _list_shapes(self, tasks: list[PlannedTask]) -> Iterator[list[Cell]]:
         """The cells with something to write, those together whose checkpoints differ in values alone."""
@@ -113,16 +122,35 @@ class GenerationScoring:
                 shapes.setdefault(shape, []).append(cell)
         yield from shapes.values()
 
-    def _write_shape(
-        self, cells: list[Cell], asking: Asking, files: dict[PlannedTask, Path], engines: Engines
-    ) -> None:
-        described = [self._describe(cell, asking, files, engines) for cell in cells]
-        variants = [variant for variant in described if variant.asked]
-        if not variants:
-            return
+    def _lacking(self, cells: list[Cell], asking: Asking) -> Iterator[Stage]:
+        """The stages of some cells that wait for texts."""
+        return ((cell, stage) for cell, stage in self.scores.lacking_stages([*asking]) if cell in cells)
+
+    def _job(
+        self, cells: list[Cell], variants: list[Variant], kept: Path, scope: Any, started: bool
+    ) -> Job:
+        """What has a shape write.
+
+        Args:
+            kept: file of the texts.
+            scope: of that file.
+            started: an engine is known to start on the model.
+        """
+        from bench.scoring.generation.launch import WORKER
+
         more = f" and {len(cells) - 1} more of its shape" if len(cells) > 1 else ""
-        self.ledger.progress.step(f"{cells[0].name}{more}: writing with vLLM", writing_of(cells[0]))
-        outcome = engines.answer(variants)
+        settings = {
+            "started": started,
+            "dtype": self.scores.dtype,
+            "trust_remote_code": self.scores.model.trust_remote_code,
+        }
+        logs = self.ledger.out.absolute() / "logs"
+        title = f"{cells[0].name}{more}: writing with vLLM"
+        engines = Held(Workers, (WORKER,))
+        what, cost = (variants, kept, scope, logs, settings), writing_of(cells[0])
+        return Job(write_texts, what, engines, title, cost, resumes=True)
+
+    def _tell_failures(self, cells: list[Cell], asking: Asking, outcome: Outcome) -> None:
         for cell in cells:
             for task, prepared in asking.items():
                 asked = (cell.stem, prepared.requests)
@@ -131,25 +159,29 @@ class GenerationScoring:
                 elif reason := outcome.errors.get(asked):
                     self.ledger.fail(cell, stage_of(task), ServingError(reason))
 
-    def _describe(
-        self, cell: Cell, asking: Asking, files: dict[PlannedTask, Path], engines: Engines
-    ) -> Variant:
-        """A cell's checkpoint, and what it has still to write."""
+    def _ask(
+        self, cells: list[Cell], asking: Asking, files: dict[PlannedTask, Path], texts: Texts
+    ) -> list[Variant]:
+        """The cells' checkpoints that have still to write, and what."""
         from bench.scoring.generation.job import Asked, Variant
 
-        asked = []
-        for task, prepared in asking.items():
-            if cell not in self.scores.list_lacking(task):
-                continue
-            count, requests = len(prepared.texts_asked), prepared.requests
-            lacking = engines.texts.list_lacking(cell.stem, requests, count)
-            if prepared.samples and lacking:  # a draw depends on all those before it
-                lacking = [*range(count)]
-            if lacking:
-                sampled, file = prepared.samples, files[task]
-                asked.append(Asked(requests=requests, file=file, lacking=lacking, sampled=sampled))
-        folder = self.scores.checkpoints.provide(cell, self.scores.source)
-        return Variant(stem=cell.stem, folder=folder.resolve(), asked=asked)
+        variants = []
+        for cell in cells:
+            asked = []
+            for task, prepared in asking.items():
+                if cell not in self.scores.list_lacking(task):
+                    continue
+                count, requests = len(prepared.texts_asked), prepared.requests
+                lacking = texts.list_lacking(cell.stem, requests, count)
+                if prepared.samples and lacking:  # a draw depends on all those before it
+                    lacking = [*range(count)]
+                if lacking:
+                    sampled, file = prepared.samples, files[task]
+                    asked.append(Asked(requests=requests, file=file, lacking=lacking, sampled=sampled))
+            if asked:
+                folder = self.scores.checkpoints.provide(cell, self.scores.source).resolve()
+                variants.append(Variant(stem=cell.stem, folder=folder, asked=asked))
+        return variants
 
     def _score(self, task: PlannedTask, prepared: PreparedTask) -> None:
         """Score a task that asks for texts alone on all cells that have them."""
@@ -168,3 +200,32 @@ def _write_requests(prepared: PreparedTask, folder: Path) -> Path:
     path = (folder / f"{digest({'asked': prepared.requests})}.jsonl").resolve()
     write_requests(path, prepared.texts_asked)
     return path
+
+
+# ---- what is done by whoever has the engine
+
+
+def write_texts(
+    workers: Workers,
+    variants: list[Variant],
+    kept: Path,
+    scope: dict[str, str | None],
+    logs: Path,
+    settings: dict[str, Any],
+    report: Report,
+) -> Iterator[list[Entry]]:
+    """Have variants of one shape write; yields texts and what is told of the engine, as they come.
+
+    Args:
+        kept: file with texts that came before, and are not written again.
+        scope: of that file.
+        settings: of :class:`bench.scoring.generation.launch.Engines`.
+
+    Raises:
+        ServingError: no engine could be started.
+    """
+    from bench.scoring.generation.launch import Engines
+    from bench.scoring.generation.texts import read_kept
+
+    engines = Engines(workers, logs, report, **settings)
+    yield from engines.answer(variants, read_kept(kept, scope))

@@ -48,13 +48,13 @@ class Job(_Part):
     Attributes:
         texts: file that is appended to.
         dtype: to compute in.
-        kv_cache_bytes: for the KV cache on a CPU.
+        kv_cache_bytes: for the KV cache on a CPU; ``None``: what the memory allows.
     """
 
     variants: list[Variant]
     texts: Path
     dtype: str
-    kv_cache_bytes: int
+    kv_cache_bytes: int | None = None
     trust_remote_code: bool = False
 
 

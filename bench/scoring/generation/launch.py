@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from bench.scoring.generation.job import Job, Variant
-from bench.scoring.generation.texts import Texts, read_entries
+from bench.scoring.generation.texts import Entry, Tail, Texts
 from bench.serving.workers import ServingError, Workers, explain_failure
+from replaceme.report import Report, no_report
 
-TEXT = b'"text":'  # in an entry that is a text, and in no other: quotes inside a text are escaped
+WORKER = "bench.scoring.generation.worker"
 STALL = 1800.0  # seconds without a finished text after which an engine is taken to hang
 
 Asked = tuple[str, str]  # stem of a variant, hash of a task's requests
@@ -40,8 +41,8 @@ class Outcome:
     start_seconds: dict[str, float] = field(default_factory=dict)
     nan: set[Asked] = field(default_factory=set)
 
-    def take(self, entries: Iterable[dict[str, Any]]) -> None:
-        """Add what an engine's process told of its work."""
+    def take(self, entries: Iterable[Entry]) -> None:
+        """Add what was told of engines and their work."""
         for entry in entries:
             variant = entry.get("variant", "")
             asked = (variant, entry.get("asked", ""))
@@ -64,96 +65,99 @@ class Engines:
 
     def __init__(
         self,
-        texts: Texts,
+        workers: Workers,
         logs: Path,
-        report: Callable[[float], None],
+        report: Report = no_report,
+        started: bool = False,
         stall: float = STALL,
         **settings: Any,
     ) -> None:
         """Prepare.
 
         Args:
+            workers: of the module ``WORKER``.
             logs: folder for the output of the engines.
             report: told the share of the texts that are there.
+            started: whether an engine is known to start on a model of this kind.
             stall: seconds without a finished text after which an engine is killed.
             settings: of :class:`Job`, for all engines.
         """
-        self.texts, self.logs, self.report, self.settings = texts, logs, report, settings
-        self.stall = stall
-        self.outcome = Outcome()
-        self.workers = Workers("bench.scoring.generation.worker")
+        self.workers, self.logs, self.report, self.settings = workers, logs, report, settings
+        self.started, self.stall = started, stall
 
-    def __enter__(self) -> Self:
-        return self
+    def answer(self, variants: list[Variant], kept: Iterable[Entry] = ()) -> Iterator[list[Entry]]:
+        """Have variants of one shape answer what they are asked; yields texts and what else is told, as
+        it comes.
 
-    def __exit__(self, *_: object) -> None:
-        self.workers.close()
-
-    def answer(self, variants: list[Variant]) -> Outcome:
-        """Have variants of one shape answer what they are asked.
+        Args:
+            kept: texts that came before, and are not written again.
 
         Raises:
             ServingError: no engine could be started.
         """
-        self._total = sum(len(asked.lacking) for variant in variants for asked in variant.asked)
-        while variants:
-            begun = self.texts.path.stat().st_size
-            error = self._run(variants, begun)
-            entries = [*read_entries(self.texts.path, begun)]
-            self.texts.take(entries)
-            self.outcome.take(entries)
-            if error:
-                self._blame(variants, error, [e["variant"] for e in entries if "loaded" in e])
+        self.outcome, self._total = Outcome(), _count_lacking(variants)
+        self.logs.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="generation-", dir=self.logs) as scratch:
+            self._texts = Texts(Path(scratch, "texts.jsonl").resolve(), {})
+            tail = Tail(self._texts.path)
+            self._texts.take(kept)
             variants = self._list_left(variants)
-        return self.outcome
+            while variants:
+                self._loaded = list[str]()
+                if error := (yield from self._run(variants, tail)):
+                    blamed = self._blame(variants, error)
+                    self._take(blamed)
+                    yield blamed
+                variants = self._list_left(variants)
 
-    def _run(self, variants: list[Variant], begun: int) -> str | None:
+    def _run(self, variants: list[Variant], tail: Tail) -> Generator[list[Entry], None, str | None]:
         """Run one engine; returns why it did not come to its end, if so."""
         done = self._total - _count_lacking(variants)
-        seen = begun
 
-        def has_moved() -> bool:
-            nonlocal done, seen
-            with self.texts.path.open("rb") as file:
-                file.seek(seen)
-                new = file.read()
-            seen += len(new)
-            done += new.count(TEXT)
-            if new:
+        def read_news() -> list[Entry]:
+            nonlocal done
+            entries = tail.read()
+            self._take(entries)
+            done += sum("text" in entry for entry in entries)
+            if entries:
                 self.report(min(1.0, done / max(1, self._total)))
-            return bool(new)
+            return entries
 
-        self.logs.mkdir(parents=True, exist_ok=True)
         log = self.logs / f"generate-{variants[0].stem}.log"
         log.unlink(missing_ok=True)  # a link would be written through
-        job = Job(variants=variants, texts=self.texts.path.resolve(), **self.settings)
-        with tempfile.TemporaryDirectory(prefix="generation-", dir=self.logs) as scratch:
-            file = Path(scratch, "job.json")
-            file.write_text(job.model_dump_json())
-            try:
-                status = self.workers.run([file], log, self.stall, has_moved)
-            except ServingError as error:
-                return error.reason
-        return f"{explain_failure(status, log)} (log: {log.name})" if status else None
+        job = Job(variants=variants, texts=self._texts.path, **self.settings)
+        file = self._texts.path.with_name("job.json")
+        file.write_text(job.model_dump_json())
+        error = None
+        try:
+            if status := (yield from self.workers.watch([file], log, self.stall, read_news)):
+                error = f"{explain_failure(status, log)} (log: {log.name})"
+        except ServingError as failed:
+            error = failed.reason
+        if rest := read_news():
+            yield rest
+        return error
 
-    def _blame(self, variants: list[Variant], error: str, loaded: list[str]) -> None:
+    def _take(self, entries: list[Entry]) -> None:
+        self._texts.take(entries)
+        self.outcome.take(entries)
+        self._loaded += [entry["variant"] for entry in entries if "loaded" in entry]
+
+    def _blame(self, variants: list[Variant], error: str) -> list[Entry]:
         """Give up what an engine was at when it ended, so that the next one goes on behind it.
 
         Raises:
             ServingError: no engine has been started yet.
         """
-        if not self.outcome.loaded:
+        if not (self.started or self.outcome.loaded):
             raise ServingError(error)
-        if not loaded:  # not even its first checkpoint
-            self.outcome.errors |= {
-                (variants[0].stem, asked.requests): error for asked in variants[0].asked
-            }
-            return
+        if not self._loaded:  # not even its first checkpoint
+            first = variants[0]
+            return [_refuse(first, asked.requests, error) for asked in first.asked]
         left = self._list_left(variants)
-        if left and left[0].stem == loaded[-1]:
-            self.outcome.errors[left[0].stem, left[0].asked[0].requests] = error
-        elif left:
-            self.outcome.afresh[left[0].stem] = error
+        if left and left[0].stem == self._loaded[-1]:
+            return [_refuse(left[0], left[0].asked[0].requests, error)]
+        return [{"variant": left[0].stem, "refused": error}] if left else []
 
     def _list_left(self, variants: list[Variant]) -> list[Variant]:
         """The variants with what they are still to answer."""
@@ -161,8 +165,8 @@ class Engines:
         for variant in variants:
             asked = []
             for task in variant.asked:
-                known = set(self.texts.list_lacking(variant.stem, task.requests, 1 + max(task.lacking)))
-                lacking = [index for index in task.lacking if index in known]
+                known = self._texts.known(variant.stem, task.requests)
+                lacking = [index for index in task.lacking if index not in known]
                 if task.sampled and lacking:
                     lacking = task.lacking
                 if lacking and (variant.stem, task.requests) not in gone:
@@ -170,6 +174,10 @@ class Engines:
             if asked:
                 left.append(variant.model_copy(update={"asked": asked}))
         return left
+
+
+def _refuse(variant: Variant, requests: str, error: str) -> Entry:
+    return {"variant": variant.stem, "asked": requests, "error": error}
 
 
 def _count_lacking(variants: list[Variant]) -> int:

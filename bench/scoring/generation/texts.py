@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from replaceme.errors import OutputError
 
 GRAM = 4  # tokens
+
+Entry = dict[str, Any]
 
 
 class Text(NamedTuple):
@@ -40,8 +42,8 @@ class Texts:
     """The texts of some variants.
 
     The first line of the file says what the texts depend on besides variant and request. Every other is
-    an entry of the process that runs the engine: a text, ``{"variant", "asked", "index", "text": […]}``,
-    or what it tells of its work. A line that is not whole is not read.
+    an entry: a text, ``{"variant", "asked", "index", "text": […]}``, or what the process that runs the
+    engine tells of its work. A line that is not whole is not read.
     """
 
     def __init__(self, path: Path, scope: Mapping[str, str | None]) -> None:
@@ -52,7 +54,7 @@ class Texts:
         """
         self.path = path
         self._texts: dict[tuple[str, str], dict[int, Text]] = {}
-        entries = [*read_entries(path)]
+        entries = read_entries(path)
         if entries and entries[0] == {"scope": dict(scope)}:
             self.take(entries)
             return
@@ -63,7 +65,7 @@ class Texts:
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error.strerror}.") from error
 
-    def take(self, entries: Iterable[dict[str, Any]]) -> None:
+    def take(self, entries: Iterable[Entry]) -> None:
         """Add the texts among some entries of the file; those of logits that were NaN are none."""
         for entry in entries:
             asked = (entry.get("variant", ""), entry.get("asked", ""))
@@ -71,6 +73,19 @@ class Texts:
                 self._texts.setdefault(asked, {})[entry["index"]] = Text(*entry["text"])
             elif "nan" in entry:
                 self._texts.pop(asked, None)
+
+    def keep(self, entries: Iterable[Entry]) -> None:
+        """Add entries, to the file as well.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        entries = [*entries]
+        try:
+            write_entries(self.path, entries)
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be written: {error.strerror}.") from error
+        self.take(entries)
 
     def list_lacking(self, variant: str, asked: str, count: int) -> list[int]:
         """The requests, by number, to which a variant has not written anything yet.
@@ -96,20 +111,49 @@ class Texts:
         return [known[index] for index in sorted(known)]
 
 
-def read_entries(path: Path, start: int = 0) -> Iterator[dict[str, Any]]:
-    """The whole entries of a file from a byte on; none where there is no file."""
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        file.seek(start)
-        content = file.read()
-    for line in content.decode("utf-8", errors="replace").split("\n"):
-        with contextlib.suppress(ValueError):
-            if isinstance(entry := json.loads(line), dict):
-                yield entry
+class Tail:
+    """Reads what is added to a file of entries."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._seen = path, 0
+
+    def read(self) -> list[Entry]:
+        """The entries that are whole and were not read before; none where there is no file."""
+        if not self._path.is_file():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._seen)
+            lines = file.read().split(b"\n")
+        found = [_parse(line) for line in lines]
+        half = 0 if found[-1] else len(lines[-1])
+        self._seen += sum(map(len, lines)) + len(lines) - 1 - half
+        return [entry for entry in found if entry is not None]
+
+
+def read_kept(path: Path, scope: Mapping[str, str | None]) -> list[Entry]:
+    """The entries of a file that somebody else writes; none where they are of another scope."""
+    first, *entries = read_entries(path) or [{}]
+    return entries if first == {"scope": dict(scope)} else []
+
+
+def read_entries(path: Path) -> list[Entry]:
+    """The whole entries of a file; none where there is no file."""
+    return Tail(path).read()
+
+
+def _parse(line: bytes) -> Entry | None:
+    with contextlib.suppress(ValueError):
+        entry = json.loads(line.decode("utf-8", errors="replace"))
+        return entry if isinstance(entry, dict) else None
+    return None
 
 
 def write_entry(path: Path, **entry: Any) -> None:
     """Append an entry, which is behind a line feed, so that half a line before it spoils nothing."""
+    write_entries(path, [entry])
+
+
+def write_entries(path: Path, entries: Iterable[Entry]) -> None:
+    """Append entries, each behind a line feed."""
     with path.open("a", encoding="utf-8") as file:
-        file.write("\n" + json.dumps(entry, separators=(",", ":")))
+        file.write("".join("\n" + json.dumps(entry, separators=(",", ":")) for entry in entries))

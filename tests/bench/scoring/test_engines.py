@@ -11,9 +11,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from bench.scoring.generation.job import Asked, Variant, write_requests
-from bench.scoring.generation.launch import Engines, Outcome
-from bench.scoring.generation.texts import Text, Texts
-from bench.serving import ServingError
+from bench.scoring.generation.launch import WORKER, Engines, Outcome
+from bench.scoring.generation.texts import Text, Texts, read_kept
+from bench.serving import ServingError, Workers
 from tests.bench.waiting import list_engines
 
 pytestmark = pytest.mark.slow
@@ -58,8 +58,12 @@ def answer(tmp_path: Path) -> Callable[..., tuple[Outcome, Texts]]:
         report = settings.pop("report", lambda _: None)
         more = {"dtype": "float32", "kv_cache_bytes": 2**27} | settings
         variants = [Variant(stem=folder.name, folder=folder, asked=asked) for folder in folders]
-        with Engines(texts, tmp_path / "logs", report, **more) as engines:
-            return engines.answer(variants), texts
+        outcome = Outcome()
+        with Workers(WORKER) as workers:
+            for entries in Engines(workers, tmp_path / "logs", report, **more).answer(variants):
+                texts.keep(entries)
+                outcome.take(entries)
+        return outcome, texts
 
     return answer
 
@@ -126,9 +130,6 @@ def test_engine_that_dies_in_a_task_loses_that_task_and_no_other(
     assert len(texts.of("other", "long")) == len(long)
 
 
-WORKER = "bench.scoring.generation.worker"
-
-
 def test_engine_that_hangs_is_killed(
     models: dict[str, Path], answer: Callable[..., tuple[Outcome, Texts]]
 ) -> None:
@@ -166,4 +167,9 @@ def test_kept_texts_are_not_written_again(
     answer([models["plain"]], {"few": plainly(PROMPTS)})
     texts = Texts(tmp_path / "texts.jsonl", {"dtype": "float32"})
     assert texts.list_lacking("plain", "few", 4) == [3]
+    asked = Asked(requests="few", file=tmp_path / "few.jsonl", lacking=[0, 1, 2], sampled=False)
+    variant = Variant(stem="plain", folder=models["plain"], asked=[asked])
+    kept = read_kept(texts.path, {"dtype": "float32"})
+    assert not [*Engines(Workers(WORKER), tmp_path / "logs", dtype="float32").answer([variant], kept)]
+    assert not read_kept(texts.path, {"dtype": "bfloat16"})
     assert Texts(tmp_path / "texts.jsonl", {"dtype": "bfloat16"}).list_lacking("plain", "few", 1) == [0]
