@@ -18,6 +18,7 @@ from bench.run.stages.serve import ServeStage
 from bench.suite.matrix import Cell
 from bench.suite.suite import ModelSpec
 from replaceme.checkpoint import Checkpoint
+from replaceme.errors import InputError
 
 
 class Run:
@@ -41,6 +42,20 @@ class Run:
                 if found:
                     found.check_complete()
         measure_models(self.ledger.plan)
+
+    def check_gpus(self) -> None:
+        """Refuse engines over more GPUs than whoever starts them has.
+
+        Raises:
+            InputError: naming both numbers.
+        """
+        serve, gpus = self.ledger.plan.suite.serve, self.ledger.executor.gpus
+        if serve and gpus is not None and serve.tensor_parallel_size > gpus:
+            size = serve.tensor_parallel_size
+            raise InputError(
+                f"serve.tensor_parallel_size is {size}, and a worker has {gpus:g} "
+                f"GPU{'s' * (gpus != 1)}; executor.gpus says how many."
+            )
 
     def execute(self) -> None:
         """Do everything that is left.

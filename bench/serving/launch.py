@@ -22,6 +22,9 @@ class EngineMissingError(ServingError):
             "GPU, or `make` in the repository on a CPU."
         )
 
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return EngineMissingError, ()
+
 
 class WorkerSpec(BaseModel):
     """What the worker reads."""

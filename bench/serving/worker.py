@@ -207,6 +207,7 @@ def _engine_arguments(settings: ServeSettings) -> dict[str, Any]:
         "kv_cache_memory_bytes": settings.kv_cache_bytes,
         "enforce_eager": settings.enforce_eager,
         "tensor_parallel_size": settings.tensor_parallel_size,
+        "distributed_executor_backend": "mp" if settings.tensor_parallel_size > 1 else None,
         "enable_prefix_caching": False,
         "disable_log_stats": False,
         "load_format": LOAD_FORMAT,

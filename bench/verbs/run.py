@@ -111,6 +111,7 @@ def _execute(plan: Plan, out: Path, retry: Retry, log: Path, records: list[Recor
     ):
         ledger = Ledger(plan, out, retry, executor)
         run = Run(ledger)
+        run.check_gpus()
         run.check_models()
         records += ledger.records.values()
         with report_progress(stderr, ledger.count_due()) as reporter:

@@ -43,11 +43,12 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def name_device(device: str) -> str:
-    """The name of a device of torch: of the GPU, or of the processor with its cores."""
+    """The name of a device of torch: of the GPU, or of the processor with its cores; the device itself
+    where it is one of other machines."""
     import torch
 
     kind = loading.default_device() if device == "auto" else torch.device(device).type
-    if kind == "cuda":
+    if kind == "cuda" and torch.cuda.is_available():
         return torch.cuda.get_device_name(None if device == "auto" else device)
     return cpu_name() if kind == "cpu" else device
 

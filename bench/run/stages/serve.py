@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from bench import records
 from bench.run.checkpoints import Checkpoints
 from bench.run.costs import serving_of
+from bench.run.executors import Held, Job, Outcome
 from bench.run.ledger import Ledger
 from bench.serving import (
     ServeSettings,
-    ServingError,
     ServingIdentity,
     ServingResult,
     Workers,
@@ -19,6 +20,9 @@ from bench.serving import (
 )
 from bench.suite.matrix import Cell, serving_identity
 from replaceme.io import models
+from replaceme.report import Report
+
+Alike = dict[ServingIdentity, list[Cell]]
 
 
 class ServeStage:
@@ -29,53 +33,106 @@ class ServeStage:
         self, ledger: Ledger, checkpoints: Checkpoints, source: Path, cells: list[Cell]
     ) -> None:
         self.ledger, self.checkpoints, self.source, self.cells = ledger, checkpoints, source, cells
-        self.errors: dict[ServingIdentity, ServingError] = {}
-        self.measured: dict[Cell, list[ServingResult]] = {}  # and not recorded yet
 
     def execute(self) -> None:
         if (settings := self.ledger.plan.suite.serve) is None:
             return
-        with prepare_workers(settings) as workers:
-            for cell in self.cells:
-                if "serve" in self.ledger.list_due(cell):
+        left = self._list_left(settings)
+        while left:
+            together = [*self._list_together(left, settings)]
+            jobs = [self._job([left[one][0] for one in shape], settings) for shape in together]
+            for number, outcome in self.ledger.run(jobs):
+                self._record(together[number], outcome, left)
+        self.ledger.executor.let_go()
+
+    def _list_left(self, settings: ServeSettings) -> Alike:
+        """The cells that lack a measurement, by what it depends on; those that another cell has it of
+        get it."""
+        left: Alike = {}
+        for cell in self.cells:
+            if "serve" not in self.ledger.list_due(cell):
+                continue
+            with self.ledger.guard([(cell, "serve")]):
+                folder = self.checkpoints.provide(cell, self.source)
+                identity = serving_identity(models.read_config(folder), settings, cell.stem)
+                if known := self._find(identity):
                     with self.ledger.stage(cell, "serve") as record:
-                        record.serving = self._measure(cell, settings, workers)
+                        record.serving = known
+                else:
+                    left.setdefault(identity, []).append(cell)
+        return left
 
-    def _measure(self, cell: Cell, settings: ServeSettings, workers: Workers) -> records.Serving:
-        folder = self.checkpoints.provide(cell, self.source)
-        identity = serving_identity(models.read_config(folder), settings, cell.stem)
-        for record in self.ledger.records.values():
-            if record.serving and record.serving.identity == identity:
-                return record.serving
-        if error := self.errors.get(identity):
-            raise error
-        try:
-            processes = self._serve(cell, settings, workers)
-        except ServingError as error:
-            self.errors[identity] = error
-            raise
-        return records.Serving(identity=identity, measured_on=cell.name, processes=processes)
+    def _find(self, identity: ServingIdentity) -> records.Serving | None:
+        """A measurement that is recorded."""
+        found = (record.serving for record in self.ledger.records.values() if record.serving)
+        return next((serving for serving in found if serving.identity == identity), None)
 
-    def _serve(self, cell: Cell, settings: ServeSettings, workers: Workers) -> list[ServingResult]:
-        """Measure a checkpoint in as many engine processes as the suite wants; each of them measures all
-        that are still to be measured of its shape, where each is measured by itself."""
-        if cell in self.measured:
-            return self.measured.pop(cell)
-        alike = [cell, *(self._list_alike(cell) if settings.per_checkpoint else [])]
-        folders = [self.checkpoints.provide(other, self.source) for other in alike]
-        more = f" and {len(alike) - 1} more of its shape" if len(alike) > 1 else ""
-        self.ledger.progress.step(f"{cell.name}{more}: serving with {settings.engine}", serving_of(cell))
-        logs, results = self.ledger.out / "logs", list[list[ServingResult]]()
-        logs.mkdir(parents=True, exist_ok=True)
-        for process in range(1, settings.processes + 1):
-            log = logs / f"serve-{cell.stem}.{process}.log"
-            results.append(measure(folders, settings, log, logs, workers))
-            self.ledger.progress.share(process / settings.processes)
-        self.measured |= {other: list(found) for other, *found in zip(alike, *results, strict=True)}
-        return self.measured.pop(cell)
+    def _list_together(self, left: Alike, settings: ServeSettings) -> Iterator[list[ServingIdentity]]:
+        """What one engine process measures: checkpoints that differ in values alone, where each is
+        measured by itself."""
+        shapes: dict[object, list[ServingIdentity]] = {}
+        for identity, (cell, *_) in left.items():
+            by_itself = settings.per_checkpoint
+            shape = self.checkpoints.hash_shape(cell, self.source) if by_itself else identity
+            shapes.setdefault(shape, []).append(identity)
+        yield from shapes.values()
 
-    def _list_alike(self, cell: Cell) -> list[Cell]:
-        """The other cells that are to be served, and whose checkpoints differ in values alone."""
-        due = [other for other in self.cells if "serve" in self.ledger.list_due(other)]
-        shapes = {other: self.checkpoints.hash_shape(other, self.source) for other in due}
-        return [other for other in due if other != cell and shapes[other] == shapes[cell]]
+    def _job(self, cells: list[Cell], settings: ServeSettings) -> Job:
+        """What measures the checkpoints of some cells."""
+        first, more = cells[0], f" and {len(cells) - 1} more of its shape" if len(cells) > 1 else ""
+        folders = [self.checkpoints.provide(cell, self.source).absolute() for cell in cells]
+        return Job(
+            measure_all,
+            (folders, settings, first.stem, self.ledger.out.absolute() / "logs"),
+            Held(prepare_workers, (settings,)),
+            f"{first.name}{more}: serving with {settings.engine}",
+            serving_of(first),
+            exclusive=True,
+        )
+
+    def _record(self, together: list[ServingIdentity], outcome: Outcome, left: Alike) -> None:
+        """Record what was measured; an error is that of the first checkpoint, and the others are
+        measured without it."""
+        if outcome.error:
+            for cell in left.pop(together[0]):
+                with self.ledger.guard([(cell, "serve")]):
+                    outcome.get()
+            return
+        for identity, *processes in zip(together, *outcome.get(), strict=True):
+            first, *_ = cells = left.pop(identity)
+            serving = records.Serving(identity=identity, measured_on=first.name, processes=processes)
+            for cell in cells:
+                with self.ledger.stage(cell, "serve") as record:
+                    record.serving = serving
+
+
+# ---- what is done by whoever has the engine
+
+
+def measure_all(
+    workers: Workers,
+    folders: list[Path],
+    settings: ServeSettings,
+    name: str,
+    logs: Path,
+    report: Report,
+) -> list[list[ServingResult]]:
+    """Measure checkpoints of one shape in as many engine processes as are wanted.
+
+    Args:
+        name: of the logs.
+        logs: folder for the output of the engines.
+
+    Returns:
+        What each process measured, a result for each checkpoint.
+
+    Raises:
+        ServingError: the engine failed.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    results = []
+    for process in range(1, settings.processes + 1):
+        log = logs / f"serve-{name}.{process}.log"
+        results.append(measure(folders, settings, log, logs, workers))
+        report(process / settings.processes)
+    return results
