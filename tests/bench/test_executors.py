@@ -41,7 +41,7 @@ main(sys.argv[1:])
 class Threads:
     """Does jobs in threads of this process: an executor in a few lines."""
 
-    device = None
+    device = gpus = None
 
     def __init__(self, count: int) -> None:
         self.workers, self.parts = count, 2 * count
