@@ -21,7 +21,7 @@ import pytest
 from bench.run.executors import Job, Outcome
 from bench.run.executors.job import Tell
 from bench.run.executors.worker import Worker
-from tests.bench.clusters import cluster
+from tests.bench.clusters import OPEN, cluster
 from tests.bench.results_left import left_by
 from tests.bench.waiting import eventually
 
@@ -102,14 +102,23 @@ def on_ray(workers: int) -> dict[str, Any]:
     return {"executor": {"name": "ray", "workers": workers, "cpus": 1}}
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_workers_of_ray_leave_what_this_process_leaves(
-    call: Any, suite: Suite, local: dict[str, Any], tmp_path: Path, workers: int
+def test_a_worker_of_ray_leaves_what_this_process_leaves(
+    call: Any, suite: Suite, local: dict[str, Any], tmp_path: Path
 ) -> None:
-    done = call("run", suite(**on_ray(workers)), "--out", tmp_path / "out", env=ONE_THREAD)
+    done = call("run", suite(**on_ray(1)), "--out", tmp_path / "out", env=ONE_THREAD)
     assert done.returncode == 0, done.stderr
     assert left_by(tmp_path / "out") == local
-    assert (tmp_path / "out" / "logs" / f"worker-{workers}.log").is_file()
+    assert (tmp_path / "out" / "logs" / "worker-1.log").is_file()
+
+
+def test_three_workers_of_a_cluster_leave_what_this_process_leaves(
+    call: Any, suite: Suite, local: dict[str, Any], tmp_path: Path
+) -> None:
+    with cluster(cpus=3) as head:
+        executor = on_ray(3)["executor"] | {"address": head.address}
+        done = call("run", suite(executor=executor), "--out", tmp_path / "out", env=ONE_THREAD | OPEN)
+    assert done.returncode == 0, done.stderr
+    assert left_by(tmp_path / "out") == local
 
 
 def test_executor_of_a_few_lines_leaves_what_this_process_leaves(
