@@ -2,7 +2,7 @@
 with two threads; two models on two workers against one; and a job that does nothing, handed over.
 
 By default a small part of the demo. The figures in ``results/perf/`` are of more:
-``--perf-items 40 --perf-windows 32``.
+``--perf-items 20 --perf-windows 32``.
 """
 
 from __future__ import annotations
@@ -100,6 +100,7 @@ def count_differing(one: Path, two: Path) -> list[str]:
 @pytest.mark.benchmark(group="two models on two workers of Ray")
 def test_two_models_on_workers(benchmark: Any, sizes: Any, source: Path, tmp_path: Path) -> None:
     models = [shutil.copytree(source, tmp_path / name) for name in ("one", "two")]
+    sizes["prune"] |= {"layers": [6], "solvers": SOLVERS[1:]}
 
     def measure() -> None:
         for workers in (1, 2):

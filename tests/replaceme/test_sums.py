@@ -86,7 +86,7 @@ def test_any_workers_find_what_the_published_code_does(model: Any, batches: Batc
 def test_workers_that_read_the_model_layer_by_layer_find_the_same(
     sequences: list[list[int]], tmp_path: Path
 ) -> None:
-    whole = small("llama").eval()
+    whole = small("llama", **FAMILIES["llama"].settings).eval()
     whole.save_pretrained(tmp_path)
     batches = Batches(sequences[:20], 2)
     wanted = calibrator_of(whole, batches, counts=[2]).calibrate()
