@@ -18,9 +18,11 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.run.executors import Job, Outcome
+from bench.run.executors import Job, Outcome, make_executor
 from bench.run.executors.job import Tell
 from bench.run.executors.worker import Worker
+from bench.suite.executor import ExecutorSpec
+from replaceme.errors import OutputError
 from tests.bench.clusters import OPEN, cluster
 from tests.bench.results_left import left_by
 from tests.bench.waiting import eventually
@@ -189,6 +191,31 @@ def test_plan_says_which_workers_and_jobs_there_will_be(call_here: Any, suite: S
     memory = re.search(r"Workers of Ray: 3; each has .* GPU.*, 1 CPUs, ([0-9.]+) MB of memory", said)
     assert memory and float(memory[1]) == pytest.approx(whole + beside, abs=1)
     assert "Workers" not in call_here("plan", suite()).stdout
+
+
+def test_calls_side_by_side_within_others_end_with_the_reason(tmp_path: Path) -> None:
+    """And not as if a person had interrupted those that it ends."""
+    (tmp_path / "logs").mkdir()
+    executor = make_executor(ExecutorSpec(name="ray", workers=2, cpus=1), tmp_path)
+    done = []
+
+    def work(seconds: float) -> None:
+        done.extend(executor.run([Job(time.sleep, (seconds,))], lambda *_: None))
+
+    def fail() -> None:
+        work(0.1)
+        raise OutputError("the disk is full")
+
+    try:
+        short = partial(work, 0.1)
+        executor.side_by_side([partial(executor.side_by_side, [short] * 3)] * 3)
+        assert len(done) == 9
+        with pytest.raises(OutputError, match="the disk is full"):
+            executor.side_by_side(
+                [partial(work, 60), partial(executor.side_by_side, [partial(work, 60), fail])]
+            )
+    finally:
+        executor.close()
 
 
 # ---- bad input

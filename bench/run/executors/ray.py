@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,15 +130,16 @@ class Ray:
                 self._give_back(one, dead=True)
 
     def side_by_side(self, calls: Sequence[Callable[[], object]]) -> None:
-        with ThreadPoolExecutor(min(self.workers, len(calls)) or 1) as pool:
+        count = min(self.workers, len(calls)) or 1
+        with self._others_turn(), ThreadPoolExecutor(count) as pool:
             futures = [pool.submit(self._call_in_turn, call) for call in calls]
             try:
                 for future in as_completed(futures):
                     future.result()
-            except BaseException:
+            except BaseException as error:
                 self._ended = True
                 pool.shutdown(cancel_futures=True)
-                raise
+                raise _find_cause(futures) or error from None
 
     def let_go(self) -> None:
         for hand in self._idle:
@@ -339,6 +340,12 @@ class Ray:
             self._ray.kill(hand.actor)
             hand = self._start()
         self._idle.append(hand)
+
+
+def _find_cause(futures: Sequence[Future[None]]) -> BaseException | None:
+    """Why calls ended that others have ended with."""
+    errors = [future.exception() for future in futures if not future.cancelled()]
+    return next((e for e in errors if e and not isinstance(e, KeyboardInterrupt)), None)
 
 
 @dataclass(frozen=True)

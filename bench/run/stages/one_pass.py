@@ -32,19 +32,22 @@ class OnePassScoring:
         """Score tasks; returns those that cannot be scored in one pass, with the reason."""
         from bench.scoring.one_pass import OnePass
 
-        name, reasons = self.scores.model.name, {}
+        name, reasons = self.scores.model.name, dict[PlannedTask, str]()
         title = f"{name}: loading for scoring in one pass"
         with self.ledger.guard(self.scores.lacking_stages(tasks)):
             known = self._read_answers()
             obstacle = self.ledger.do(self._job(OnePass.explain_obstacle, title=title))
             self.ledger.progress.say(f"{name}: scoring in {self.scores.dtype}.")
-            for task in tasks:
+
+            def sweep(task: PlannedTask) -> None:
                 with self.ledger.guard(self.scores.lacking_stages([task])):
                     if reason := obstacle or self.refuse_kinds(task) or self._sweep(task, known):
                         reasons[task] = reason
                         self.ledger.progress.learn_obstacle(self.scores.model, task)
+
+            self.ledger.executor.side_by_side([partial(sweep, task) for task in tasks])
         self.ledger.executor.let_go()
-        return reasons
+        return {task: reasons[task] for task in tasks if task in reasons}
 
     def load(self) -> OnePass:
         """The model with the edits of all its cells, in this process."""

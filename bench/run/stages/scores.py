@@ -7,7 +7,7 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench import records, transcripts
 from bench.run.checkpoints import Checkpoints
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from bench.scoring.generation.texts import Text, Texts
     from bench.scoring.tasks import PreparedTask, TaskScore
     from bench.scoring.unloaded import UnloadedScorer
+
+T = TypeVar("T")
 
 
 class Scores:
@@ -134,10 +136,12 @@ class Scores:
                 another process has scored.
         """
         store = self.ledger.store
-        store.write_samples(cell.stem, store.read_samples(cell.stem) | {task.name: score.samples})
+        samples = store.read_samples(cell.stem) | {task.name: score.samples}
+        store.write_samples(cell.stem, self._sort(samples))
         if score.transcript:
             transcripts.write(store.folder, cell.stem, task.name, score.transcript)
-        self.ledger.records[cell].quality[task.name] = records.Task(
+        quality = self.ledger.records[cell].quality
+        quality[task.name] = records.Task(
             identity=task.identity,
             primary=score.primary,
             average=task.spec.average,
@@ -154,3 +158,9 @@ class Scores:
             sampled_batch=self.settings.batch_size if prepared.samples else None,
             **environment.peak_memory() | how,
         )
+        self.ledger.records[cell].quality = self._sort(quality)
+
+    def _sort(self, found: dict[str, T]) -> dict[str, T]:
+        """What is known of tasks in the order of the suite, however they came."""
+        order = {task.name: number for number, task in enumerate(self.ledger.plan.tasks)}
+        return dict(sorted(found.items(), key=lambda item: order.get(item[0], len(order))))
