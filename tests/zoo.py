@@ -16,12 +16,22 @@ from replaceme.inspection import judge
 from replaceme.io.auto import auto_class
 
 LAYERS = 6
-# What a config must say beyond its own defaults, for a model of its class to be built at all.
+SMALL_SPEECH = {"encoder_config": {"hidden_dim": 32, "num_layers": 2, "dim_head": 8, "num_heads": 4}}
+SMALL_SOUND = {"num_filters": 2, "depths": [1] * 7}
+# What a config must say beyond its own defaults, for a model of its class to be built at all, or in a
+# moment: what reads images and sound is not what the table is of.
 SETTINGS: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}
     },
     "deepseek_v2": {"num_experts_per_tok": 2},
+    "granite_speech": SMALL_SPEECH,
+    "granite_speech_plus": SMALL_SPEECH,
+    "qwen2_vl": {"vision_config": {"depth": 2, "embed_dim": 32, "num_heads": 4}},
+    "vibevoice_asr": {
+        "acoustic_tokenizer_encoder_config": SMALL_SOUND,
+        "semantic_tokenizer_encoder_config": SMALL_SOUND,
+    },
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
     "hunyuan_v1_dense": {"head_dim": 8},
     "hunyuan_v1_moe": {"head_dim": 8},

@@ -21,7 +21,6 @@ import yaml
 
 from bench.run.executors import Job, make_executor
 from bench.suite.executor import ExecutorSpec
-from tests.bench.results_left import left_by
 from tests.large_model import DEMO
 
 pytestmark = pytest.mark.slow
@@ -88,13 +87,6 @@ def test_suite_on_workers(benchmark: Any, sizes: Any, source: Path, tmp_path: Pa
             benchmark.extra_info[name] = {"seconds": seconds, **phases(out)}
 
     benchmark.pedantic(measure, rounds=1)
-    benchmark.extra_info["differing"] = count_differing(tmp_path / "local", tmp_path / "ray")
-
-
-def count_differing(one: Path, two: Path) -> list[str]:
-    """Names of the files that two runs have left otherwise, without the suite's own name."""
-    left, right = left_by(one), left_by(two)
-    return [name for name in left.keys() | right.keys() if left.get(name) != right.get(name)]
 
 
 @pytest.mark.benchmark(group="two models on two workers of Ray")
