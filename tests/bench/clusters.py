@@ -9,13 +9,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import psutil
 from ray.util import get_node_ip_address
 
+from bench.run.executors import Executor, make_executor
+from bench.suite.executor import ExecutorSpec
 from tests.bench.waiting import eventually
 
 RAY = Path(sys.executable).with_name("ray")
@@ -70,6 +73,16 @@ def cluster(cpus: int = 2, before: str = "true", **environment: str) -> Iterator
             if one.is_running():
                 one.kill()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def ray_here(out: Path, workers: int) -> Iterator[Executor]:
+    """Workers of Ray for this process, whose environment Ray changes, and others would inherit."""
+    (out / "logs").mkdir()
+    with patch.dict(os.environ):
+        executor = make_executor(ExecutorSpec(name="ray", workers=workers, cpus=1), out)
+        with closing(executor):
+            yield executor
 
 
 def _read_line(process: subprocess.Popen[bytes]) -> bytes:

@@ -16,15 +16,15 @@ import psutil
 import pytest
 import yaml
 
-from bench.run.executors import Job, Local, make_executor
+from bench.run.executors import Job, Local
 from bench.run.executors.nodes import Nodes
 from bench.run.ledger import Ledger
 from bench.run.resume import NOTHING
 from bench.run.runner import Run
 from bench.store import Store
-from bench.suite.executor import ExecutorSpec
 from bench.verbs.suite_options import expand_suite
 from replaceme.errors import InputError
+from tests.bench.clusters import ray_here
 from tests.bench.results_left import left_by
 from tests.bench.test_executors import ONE_THREAD, on_ray
 from tests.bench.waiting import eventually, list_engines
@@ -147,11 +147,8 @@ def note(folder: Path, name: str, seconds: float) -> None:
 
 @pytest.fixture(scope="module")
 def executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    out = tmp_path_factory.mktemp("ray")
-    (out / "logs").mkdir()
-    made = make_executor(ExecutorSpec(name="ray", workers=2, cpus=1), out)
-    yield made
-    made.close()
+    with ray_here(tmp_path_factory.mktemp("ray"), workers=2) as made:
+        yield made
 
 
 @pytest.mark.slow

@@ -6,24 +6,25 @@ import os
 import queue
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from bench.run.executors import Job, Outcome, make_executor
+from bench.run.executors import Job, Outcome
 from bench.run.executors.job import Tell
 from bench.run.executors.worker import Worker
-from bench.suite.executor import ExecutorSpec
 from replaceme.errors import OutputError
-from tests.bench.clusters import OPEN, cluster
+from tests.bench.clusters import OPEN, cluster, ray_here
 from tests.bench.results_left import left_by
 from tests.bench.waiting import eventually
 
@@ -195,27 +196,21 @@ def test_plan_says_which_workers_and_jobs_there_will_be(call_here: Any, suite: S
 
 def test_calls_side_by_side_within_others_end_with_the_reason(tmp_path: Path) -> None:
     """And not as if a person had interrupted those that it ends."""
-    (tmp_path / "logs").mkdir()
-    executor = make_executor(ExecutorSpec(name="ray", workers=2, cpus=1), tmp_path)
     done = []
+    with ray_here(tmp_path, workers=2) as executor:
 
-    def work(seconds: float) -> None:
-        done.extend(executor.run([Job(time.sleep, (seconds,))], lambda *_: None))
+        def work(seconds: float) -> None:
+            done.extend(executor.run([Job(time.sleep, (seconds,))], lambda *_: None))
 
-    def fail() -> None:
-        work(0.1)
-        raise OutputError("the disk is full")
+        def fail() -> None:
+            work(0.1)
+            raise OutputError("the disk is full")
 
-    try:
-        short = partial(work, 0.1)
+        short, long = partial(work, 0.1), partial(work, 60)
         executor.side_by_side([partial(executor.side_by_side, [short] * 3)] * 3)
         assert len(done) == 9
         with pytest.raises(OutputError, match="the disk is full"):
-            executor.side_by_side(
-                [partial(work, 60), partial(executor.side_by_side, [partial(work, 60), fail])]
-            )
-    finally:
-        executor.close()
+            executor.side_by_side([long, partial(executor.side_by_side, [long, fail])])
 
 
 # ---- bad input
@@ -291,6 +286,22 @@ def test_cluster_that_wants_a_token_is_refused(
         out = tmp_path / "out"
         command = ("run", suite(), "--out", out, "--executor", "ray", "--address", head.address)
         refused(call(*command), head.address, "RAY_AUTH_MODE and Ray's token must be those of")
+
+
+@pytest.mark.parametrize("speaks", [True, False], ids=["HTTP", "silent"])
+def test_address_of_another_program_is_refused_at_once(
+    call: Any, refused: Any, suite: Suite, tmp_path: Path, speaks: bool
+) -> None:
+    """As that of Ray's own dashboard."""
+    with socket.create_server(("127.0.0.1", 0)) as bare:
+        server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.server_port if speaks else bare.getsockname()[1]
+        address = f"127.0.0.1:{port}"
+        done = call("run", suite(), "--out", tmp_path, "--executor", "ray", "--address", address)
+        server.shutdown()
+        server.server_close()
+    refused(done, f"no Ray cluster answers at {address}")
 
 
 def test_ray_that_is_not_installed_is_asked_for(suite: Suite, refused: Any, tmp_path: Path) -> None:

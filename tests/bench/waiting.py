@@ -18,10 +18,14 @@ def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 
 def list_engines(folder: Path, module: str = "bench.serving.worker") -> list[psutil.Process]:
-    """Engine processes that are given something in a folder; those of other tests may run as well."""
+    """Engine processes that are given something in a folder; those of other tests may run as well.
+
+    A process that has set its title has it as one word, which is cut off where there is no more room.
+    """
     found = []
     for process in psutil.process_iter(["cmdline"]):
-        command = " ".join(process.info["cmdline"] or [])  # one word where the process has set its title
-        if f"-m {module} " in command and str(folder) in command:
+        command = " ".join(process.info["cmdline"] or [])
+        _, named, given = command.partition(f"-m {module} ")
+        if named and (str(folder) in given or str(folder).startswith(given.strip() or "-")):
             found.append(process)
     return found

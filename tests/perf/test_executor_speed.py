@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 import yaml
 
-from bench.run.executors import Job, make_executor
-from bench.suite.executor import ExecutorSpec
+from bench.run.executors import Job
+from tests.bench.clusters import ray_here
 from tests.large_model import DEMO
 
 pytestmark = pytest.mark.slow
@@ -107,11 +107,7 @@ def test_two_models_on_workers(benchmark: Any, sizes: Any, source: Path, tmp_pat
 @pytest.mark.parametrize("megabytes", [0, 1, 100])
 def test_job_that_does_nothing(benchmark: Any, megabytes: int, tmp_path: Path) -> None:
     """Seconds from giving it away to its result, with an argument of some size."""
-    (tmp_path / "logs").mkdir()
-    executor = make_executor(ExecutorSpec(**on_ray(1)), tmp_path)
     jobs = [Job(len, (bytes(megabytes * 10**6),))] * (CALLS if megabytes < 100 else 10)
-    try:
+    with ray_here(tmp_path, workers=1) as executor:
         benchmark.pedantic(lambda: [*executor.run(jobs, lambda *_: None)], rounds=3, warmup_rounds=1)
-    finally:
-        executor.close()
     benchmark.extra_info["seconds_of_a_job"] = benchmark.stats.stats.median / len(jobs)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from bench.suite.executor import ExecutorSpec
 
 START = 120.0  # seconds that a worker may take until it answers
+HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+SETTINGS = bytes([4])  # the kind of the frame that each side begins with, RFC 9113 section 3.4
 ANSWER = 10.0  # seconds that a cluster may take to answer
 NAMES = {"num_cpus": "CPU", "num_gpus": "GPU"}
 
@@ -167,8 +169,8 @@ def _join(ray: Any, spec: ExecutorSpec) -> None:
     host, _, port = spec.address.removeprefix("ray://").rpartition(":")
     reached = False
     try:
-        if host and port.isdigit():  # Ray itself would wait for minutes
-            socket.create_connection((host, int(port)), ANSWER).close()
+        if host and port.isdigit():
+            _greet(host, int(port))
         reached = True
         ray.init(address=spec.address, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
@@ -177,6 +179,21 @@ def _join(ray: Any, spec: ExecutorSpec) -> None:
         raise InputError(
             f"executor: no Ray cluster answers at {spec.address} ({reason}){hint}."
         ) from None
+
+
+def _greet(host: str, port: int) -> None:
+    """Begin to speak HTTP/2, as Ray does, which itself would wait for an answer for minutes.
+
+    Raises:
+        OSError: nobody is there, or somebody who does not speak it.
+    """
+    with socket.create_connection((host, port), ANSWER) as found:
+        if os.environ.get("RAY_USE_TLS", "0") != "0":
+            return
+        found.sendall(HTTP2)
+        answer = found.recv(9)
+        if answer[3:4] != SETTINGS:
+            raise OSError("what answers there is not Ray")
 
 
 def _find_sockets(ray: Any) -> list[tuple[int, Any]]:
