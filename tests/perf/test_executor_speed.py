@@ -90,7 +90,11 @@ def test_suite_on_workers(benchmark: Any, sizes: Any, source: Path, tmp_path: Pa
 
 
 @pytest.mark.benchmark(group="two models on two workers of Ray")
-def test_two_models_on_workers(benchmark: Any, sizes: Any, source: Path, tmp_path: Path) -> None:
+def test_two_models_on_workers(
+    benchmark: Any, sizes: Any, source: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if not request.config.getoption("--perf-items"):
+        pytest.skip("takes minutes, and shows no more than the suite does; --perf-items runs it")
     models = [shutil.copytree(source, tmp_path / name) for name in ("one", "two")]
     sizes["prune"] |= {"layers": [6], "solvers": SOLVERS[1:]}
 

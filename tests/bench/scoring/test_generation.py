@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 COLOURS = ["red", "blue", "green", "white"]
 REGEX = [{"function": "regex", "regex_pattern": "(.)"}, {"function": "take_first"}]
 GREEDY = {"do_sample": False, "max_gen_toks": 12, "until": [".", "\n"]}
+WRITING = {"do_sample": False, "max_gen_toks": 12, "until": ["."]}
 EXACT = [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}]
 TELL: dict[str, Any] = {
     "generation_kwargs": GREEDY,
@@ -294,6 +295,9 @@ def test_interrupted_run_keeps_the_texts_that_were_finished(
 ) -> None:
     (tmp_path / "tasks").mkdir()
     many = write_tasks(tmp_path / "tasks", 2000)  # several batches of the engine
+    longer = yaml.safe_load((many / "tell.yaml").read_text())
+    longer["generation_kwargs"] = WRITING | {"max_gen_toks": 60}  # it writes for seconds
+    (many / "tell.yaml").write_text(yaml.safe_dump(longer))
     score = {"tasks": ["tell"], "include_path": str(many)}
     prune = {"layers": [2], "solvers": ["uidl"]}
     (tmp_path / "suite.yaml").write_text(yaml.safe_dump(small_suite | {"prune": prune, "score": score}))
