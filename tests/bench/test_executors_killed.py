@@ -83,13 +83,15 @@ def test_run_goes_on_after_kills_at_random_moments(
                 eventually(lambda run=run: bool(run.poll() is not None or head.find(WORKERS)), 100)
                 time.sleep(moments.uniform(0, duration))
                 started, kind = head.find(WORKERS), kinds[0]
-                if run.poll() is None and started:
+                struck = bool(started) and run.poll() is None
+                if struck:
                     kill(kind, run, head, moments)
                     killed[kinds.pop(0)] += 1
                 at = time.monotonic()
                 _, errors = run.communicate(timeout=200)
                 took, last = time.monotonic() - at, errors.splitlines()[-1:]
                 print(f"{kind}: {run.returncode} after {took:.1f} s, {last}")
+                assert struck or run.returncode == 0, errors
                 if run.returncode == 0:
                     assert left_by(out) == whole
                     out, runs = tmp_path / f"out-{runs}", runs + 1
