@@ -97,6 +97,8 @@ def test_run_goes_on_after_kills_at_random_moments(
                     out, runs = tmp_path / f"out-{runs}", runs + 1
                 elif kind == "driver":
                     assert run.returncode == -signal.SIGKILL
+                elif kind == "head" and run.returncode == 1:  # Ray itself was first, and ended it
+                    assert "Traceback" not in errors
                 else:
                     assert run.returncode == 2, errors
                     told = {"head": "the Ray cluster is gone", "worker": "a worker cannot start"}

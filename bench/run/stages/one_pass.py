@@ -38,16 +38,13 @@ class OnePassScoring:
             known = self._read_answers()
             obstacle = self.ledger.do(self._job(OnePass.explain_obstacle, title=title))
             self.ledger.progress.say(f"{name}: scoring in {self.scores.dtype}.")
-
-            def sweep(task: PlannedTask) -> None:
+            for task in tasks:
                 with self.ledger.guard(self.scores.lacking_stages([task])):
                     if reason := obstacle or self.refuse_kinds(task) or self._sweep(task, known):
                         reasons[task] = reason
                         self.ledger.progress.learn_obstacle(self.scores.model, task)
-
-            self.ledger.executor.side_by_side([partial(sweep, task) for task in tasks])
         self.ledger.executor.let_go()
-        return {task: reasons[task] for task in tasks if task in reasons}
+        return reasons
 
     def load(self) -> OnePass:
         """The model with the edits of all its cells, in this process."""
