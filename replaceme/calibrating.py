@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -186,14 +187,14 @@ class Calibrator:
 
     def calibrate(self, report: Report = no_report) -> Calibration:
         """Sum up all parts here; see :func:`calibrate`."""
-        start, every = time.perf_counter(), range(self.parts)
-        distances: Tensor | None = None
-        choices: dict[int, Choice] = {}
-        if self.counts:
-            distances, choices = self.choose(self.sum_distances(every, report_part(report, 0.0, 0.5)))
-        rest = report_part(report, 0.5 if self.counts else 0.0, 1.0)
-        moments = self.sum_moments(choices, every, rest)
-        return self.calibration(conclude(distances, choices, moments, time.perf_counter() - start))
+        every = range(self.parts)
+        found = calibrate_in_passes(
+            partial(self.sum_distances, every) if self.counts else None,
+            self.choose,
+            lambda choices, report: self.sum_moments(choices, every, report),
+            report,
+        )
+        return self.calibration(found)
 
     def calibration(self, found: Calibrated) -> Calibration:
         """What was found, with the model."""
@@ -253,6 +254,26 @@ def calibrate(
         compat_reference=compat_reference,
         room=room,
     ).calibrate(report)
+
+
+def calibrate_in_passes(
+    sum_distances: Callable[[Report], Sum] | None,
+    choose: Callable[[Sum], tuple[Tensor, dict[int, Choice]]],
+    sum_moments: Callable[[dict[int, Choice], Report], Moments],
+    report: Report,
+) -> Calibrated:
+    """The two passes over all parts of the tokens, whoever makes them.
+
+    Args:
+        sum_distances: ``None``: the blocks are given.
+    """
+    start = time.perf_counter()
+    distances: Tensor | None = None
+    choices: dict[int, Choice] = {}
+    if sum_distances:
+        distances, choices = choose(sum_distances(report_part(report, 0.0, 0.5)))
+    moments = sum_moments(choices, report_part(report, 0.5 if sum_distances else 0.0, 1.0))
+    return conclude(distances, choices, moments, time.perf_counter() - start)
 
 
 def conclude(

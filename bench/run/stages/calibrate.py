@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bench.run.costs import calibration_of
@@ -11,7 +11,7 @@ from bench.run.executors import Held, Job, Outcome, cut
 from bench.run.ledger import Ledger
 from bench.suite.suite import ModelSpec
 from replaceme.checkpoint import Checkpoint
-from replaceme.report import Report, report_part
+from replaceme.report import Report
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,20 +33,16 @@ def calibrate(ledger: Ledger, model: ModelSpec, checkpoint: Checkpoint, held: He
     Raises:
         InputError: the states of the model are not numbers.
     """
-    from replaceme.calibrating import conclude
+    from replaceme.calibrating import calibrate_in_passes
 
-    report = ledger.progress.share
     ledger.progress.step(f"{model.name}: calibrating", calibration_of(model))
     parts, chooses = ledger.do(Job(list_work, (), held))
-    start = time.perf_counter()
-    distances: Tensor | None = None
-    choices: dict[int, Choice] = {}
-    if chooses:
-        total = _sum(ledger, held, sum_distances, (), parts, report_part(report, 0.0, 0.5))
-        distances, choices = ledger.do(Job(choose, (total,), held))
-    rest = report_part(report, 0.5 if chooses else 0.0, 1.0)
-    moments = _sum(ledger, held, sum_moments, (choices,), parts, rest)
-    found = conclude(distances, choices, moments, time.perf_counter() - start)
+    found = calibrate_in_passes(
+        partial(_sum, ledger, held, sum_distances, (), parts) if chooses else None,
+        lambda total: ledger.do(Job(choose, (total,), held)),
+        lambda choices, report: _sum(ledger, held, sum_moments, (choices,), parts, report),
+        ledger.progress.share,
+    )
     checkpoint.check_finite(found)
     return found
 

@@ -32,7 +32,7 @@ class OnePassScoring:
         """Score tasks; returns those that cannot be scored in one pass, with the reason."""
         from bench.scoring.one_pass import OnePass
 
-        name, reasons = self.scores.model.name, dict[PlannedTask, str]()
+        name, reasons = self.scores.model.name, {}
         title = f"{name}: loading for scoring in one pass"
         with self.ledger.guard(self.scores.lacking_stages(tasks)):
             known = self._read_answers()
