@@ -1,17 +1,18 @@
 BENCH = .venv/bin/replaceme-bench
 VENV = .venv/bin/python
-PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE KMP_BLOCKTIME=0 $(VENV) -m pytest --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE KMP_BLOCKTIME=0 $(VENV) -m pytest --dist loadfile -n auto \
+	--maxprocesses 4
 
-.PHONY: demo test quick lint types docs setup clean
+.PHONY: demo test thorough lint types docs setup clean
 
 demo: setup
 	$(BENCH) run suites/demo.yaml
 
 test: setup
-	$(PYTEST) -n auto --maxprocesses 4
+	$(PYTEST) -m "not slow"
 
-quick: setup
-	$(PYTEST) -n 2 -m "not slow and not browser and not gpu"
+thorough: setup
+	$(PYTEST) -m slow
 
 lint: setup
 	$(VENV) -m ruff check .

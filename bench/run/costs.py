@@ -51,6 +51,11 @@ def reload_of(cell: Cell) -> Key:
     return "reload", cell.name
 
 
+def check_of(model: ModelSpec) -> Key:
+    """The job that tries a few requests of each task in one pass."""
+    return "check", model.name
+
+
 def pass_of(model: ModelSpec, task: PlannedTask) -> Key:
     """The job that scores a task on all variants of a model in one pass."""
     return "one pass", f"{model.name}: {task.name}"
@@ -97,8 +102,13 @@ class Costs:
             due = {cell: self._list_due(cell) for cell in cells}
             yield from self._prune_jobs(model, [cell for cell in cells if "prune" in due[cell]])
             yield from self._heal_jobs(model, [cell for cell in cells if "heal" in due[cell]])
-            for task in self._plan.tasks:
-                yield from self._score_jobs(model, task, [c for c in cells if stage_of(task) in due[c]])
+            left = {
+                task: [cell for cell in cells if stage_of(task) in due[cell]]
+                for task in self._plan.tasks
+            }
+            yield from self._check_jobs(model, left)
+            for task, lacking in left.items():
+                yield from self._score_jobs(model, task, lacking)
             yield from self._write_jobs(model, due)
             yield from self._serve_jobs(model, [cell for cell in cells if "serve" in due[cell]])
 
@@ -132,6 +142,24 @@ class Costs:
                 yield Job(*heal_of(cell), work)
             yield Job(*reload_of(cell), HELD_BACK * size.run(tokens or 0, size.layers))
 
+    def _check_jobs(self, model: ModelSpec, left: dict[PlannedTask, list[Cell]]) -> Iterator[Job]:
+        size = self._size_of(model)
+        work = sum(
+            self._check_work(size, self._task_size(task), self._count_layers(size, cells))
+            for task, cells in left.items()
+            if cells and self._is_together(model, task)
+        )
+        if work:
+            yield Job(*check_of(model), work)
+
+    def _is_together(self, model: ModelSpec, task: PlannedTask) -> bool:
+        """Whether a task is scored on all variants in one pass, as far as that is known."""
+        score = self._plan.suite.score
+        written = self._task_size(task).texts
+        return bool(
+            score and score.method == "one-pass" and not written and (model, task) not in self.apart
+        )
+
     def _score_jobs(self, model: ModelSpec, task: PlannedTask, cells: list[Cell]) -> Iterator[Job]:
         score = self._plan.suite.score
         if score is None or not cells:
@@ -139,11 +167,10 @@ class Costs:
         size, asked = self._size_of(model), self._task_size(task)
         if asked.texts and (model, task) not in self.apart:
             return
-        if score.method == "one-pass" and (model, task) not in self.apart:
+        if self._is_together(model, task):
             predictions = asked.answers * len(cells)
             tokens, layers = asked.context + asked.answers, self._count_layers(size, cells)
-            work = size.run(tokens, layers, predictions) + self._check_work(size, asked, layers)
-            yield Job(*pass_of(model, task), work)
+            yield Job(*pass_of(model, task), size.run(tokens, layers, predictions))
             return
         for cell in cells:
             work = size.run(asked.apart, size.layers - cell.layers, asked.apart)

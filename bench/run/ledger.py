@@ -10,8 +10,8 @@ import traceback
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from inspect import isgeneratorfunction
 from pathlib import Path
+from statistics import fmean
 from threading import get_ident
 from typing import Any
 
@@ -76,32 +76,33 @@ class Ledger:
         Args:
             report: told which share of all of them is done.
         """
-        shares = [0.0] * len(jobs)
-        begun, lanes = set[int](), dict[int, Hashable]()  # of those that are at hand
+        shares, ended = [0.0] * len(jobs), set[int]()
+        together: dict[str, list[int]] = {}  # the jobs of a title
+        for number, job in enumerate(jobs):
+            together.setdefault(job.title or "", []).append(number)
+        lanes: dict[str, Hashable] = {}  # of the titles that are at hand
 
-        def rest(numbers: Iterable[int]) -> None:
-            for number in numbers:
-                self.progress.rest(lanes.pop(number))
-
-        def tell(number: int, share: float) -> None:
-            job, shares[number] = jobs[number], share
+        def tell(number: int, share: float | None) -> None:
+            job, shares[number] = jobs[number], 1.0 if share is None else share
+            ended.update([number] if share is None else [])
             report(sum(shares) / len(jobs))
-            if job.title and number not in begun:
-                rest([*lanes] if self.executor.workers == 1 else [])
+            if not job.title:
+                return
+            alike = together[job.title]
+            if job.title not in lanes:
                 self.progress.rest()
-                lanes[number] = get_ident(), number
-                self.progress.step(job.title, job.cost, lanes[number])
-            elif number in lanes:
-                self.progress.share(share, lanes[number])
-            begun.add(number)
+                lanes[job.title] = get_ident(), job.title
+                self.progress.step(job.title, job.cost, lanes[job.title])
+            elif ended.issuperset(alike):
+                self.progress.rest(lanes[job.title])
+            else:
+                self.progress.share(fmean(shares[n] for n in alike), lanes[job.title])
 
         try:
-            for number, outcome in self.executor.run(jobs, tell):
-                if number in lanes and not isgeneratorfunction(jobs[number].call):
-                    rest([number])
-                yield number, outcome
+            yield from self.executor.run(jobs, tell)
         finally:
-            rest([*lanes])
+            for lane in lanes.values():
+                self.progress.rest(lane)
 
     def do(self, job: Job) -> Any:
         """The result of a job that has one.

@@ -21,9 +21,10 @@ class Answers:
     """What is known of each variant; a killed run loses the batch it was at.
 
     The first line of the file says what the answers depend on besides variant and request, and with how
-    many tokens a batch they were computed. Then each batch has a line: ``{"requests": [key, …],
-    "answers": {variant: [[Σ log p, greedy, divergences], …]}}``, the last as base64 of float32. A line
-    that is not whole is not read, nor are answers of older releases, which lack divergences.
+    many tokens a batch they were computed. Then each batch has a line: ``{"task": name, "requests":
+    [key, …], "answers": {variant: [[Σ log p, greedy, divergences], …]}}``, the last as base64 of
+    float32. A line that is not whole is not read, nor are answers of older releases, which lack
+    divergences.
 
     Attributes:
         budget: tokens of a batch; ``None`` until somebody decides.
@@ -33,15 +34,20 @@ class Answers:
         """Read the file; answers of another scope are not read, and are lost with the first new one."""
         self._path, self._scope = path, dict(scope or {})
         self._known: dict[str, dict[str, Answer]] = {}
+        self._tasks: dict[str, str] = {}  # of requests
         self.budget: int | None = None
         entries = [*_entries(path)] if path and path.is_file() else []
         self._started = bool(entries) and entries[0].get("scope") == self._scope
         if self._started:
             self.budget = entries[0]["budget"]
             for entry in entries[1:]:
-                self._add(entry["requests"], entry["answers"])
+                self._add(entry["requests"], entry["answers"], entry.get("task"))
 
-    def _add(self, keys: list[str], answers: Mapping[str, Iterable[list[Any]]]) -> None:
+    def _add(
+        self, keys: list[str], answers: Mapping[str, Iterable[list[Any]]], task: str | None
+    ) -> None:
+        if task:
+            self._tasks.update(dict.fromkeys(keys, task))
         for variant, found in answers.items():
             known = self._known.setdefault(variant, {})
             pairs = zip(keys, found, strict=True)
@@ -54,6 +60,10 @@ class Answers:
             KeyError: it is not known.
         """
         return self._known[variant][key(request)]
+
+    def task_of(self, request: Request) -> str | None:
+        """The task that a request was answered for, as far as it is known."""
+        return self._tasks.get(key(request))
 
     def lists_nan(self, variant: str, requests: Iterable[Request]) -> bool:
         """Whether one of a variant's answers to some requests is not a number."""
@@ -75,13 +85,20 @@ class Answers:
                 found.setdefault(tuple(names), []).append(trees)
         return found
 
-    def keep(self, requests: list[Request], answers: dict[str, list[Answer]]) -> None:
+    def keep(
+        self, requests: list[Request], answers: dict[str, list[Answer]], task: str | None = None
+    ) -> None:
         """Add the answers of a batch.
+
+        Args:
+            task: that they are for.
 
         Raises:
             OutputError: the file cannot be written.
         """
         keys = [key(request) for request in requests]
+        if task:
+            self._tasks.update(dict.fromkeys(keys, task))
         for variant, found in answers.items():
             self._known.setdefault(variant, {}).update(zip(keys, found, strict=True))
         if self._path is None:
@@ -90,7 +107,7 @@ class Answers:
         lines = [] if self._started else [{"scope": self._scope, "budget": self.budget}]
         text = "".join(
             "\n" * self._started + json.dumps(line, separators=(",", ":")) + "\n"
-            for line in [*lines, {"requests": keys, "answers": rows}]
+            for line in [*lines, {"task": task, "requests": keys, "answers": rows}]
         )
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)

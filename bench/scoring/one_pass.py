@@ -12,9 +12,9 @@ from bench.scoring.fork import Fork
 from bench.scoring.forkable import find_obstacle
 from bench.scoring.generation.texts import Text
 from bench.scoring.heads import Answer
-from bench.scoring.sweep import Sweep
+from bench.scoring.sweep import Sweep, count_asked
 from bench.scoring.tasks import PreparedTask, TaskScore
-from bench.scoring.trees import Request, Tree, TreeBatch, grow
+from bench.scoring.trees import Request, Tree, grow
 from replaceme.architectures import architecture_of
 from replaceme.decoder import Decoder
 from replaceme.edit import Edit, prune_temporarily
@@ -23,6 +23,7 @@ from replaceme.hooks import other_values
 from replaceme.io import models
 from replaceme.io.saved import SavedLayers
 from replaceme.memory import load_within
+from replaceme.report import Report, no_report
 
 
 class OnePass:
@@ -95,18 +96,35 @@ class OnePass:
         """Why it cannot answer, or ``None``."""
         return self.obstacle
 
-    def arrange(self, requests: Sequence[Request], budget: int | None) -> tuple[int, list[list[Tree]]]:
-        """Requests in batches, and the tokens of one, which are measured where nobody has decided."""
+    def arrange(
+        self, asked: Sequence[Sequence[Request]], budget: int | None
+    ) -> tuple[int | None, list[list[list[Tree]]]]:
+        """The requests of each task in batches, and the tokens of one, which are measured where nobody
+        has decided; ``None``: nothing is asked."""
         self.sweep.known.budget = budget
-        batches = self.sweep.arrange(requests)
-        return self.sweep.known.budget or 1, batches
+        batches = [self.sweep.arrange(requests) for requests in asked]
+        return self.sweep.known.budget, batches
 
     def answer_batches(
-        self, variants: Sequence[str], batches: Sequence[list[Tree]], budget: int
-    ) -> Iterator[tuple[list[Request], dict[str, list[Answer]]]]:
-        """The requests of batches and variant → the answers to them, as they come."""
+        self,
+        variants: Sequence[str],
+        batches: Sequence[list[Tree]],
+        budget: int | None,
+        report: Report = no_report,
+    ) -> Iterator[tuple[list[Request], dict[str, list[Answer]], float]]:
+        """The requests of batches, variant → the answers to them, and the seconds that took, as they
+        come.
+
+        Args:
+            report: told which share of the tokens is done.
+        """
         self.sweep.known.budget = budget
-        yield from self.sweep.answer(variants, batches)
+        total, done, before = sum(map(count_asked, batches)), 0, self.sweep.work.seconds
+        for requests, answers in self.sweep.answer(variants, batches):
+            done += sum(len(request.tokens) for request in requests)
+            report(done / total)
+            yield requests, answers, self.sweep.work.seconds - before
+            before = self.sweep.work.seconds
 
     def most_changed(self, variants: Sequence[str]) -> str:
         """The variant with other weights in the most layers."""
@@ -128,15 +146,20 @@ class OnePass:
         fork = self.sweep.fork
         if fork.decoder.is_resident:
             return self.ask(name, requests), self._ask_alone(name, requests)
-        together = [TreeBatch(trees) for trees in self._sweep_afresh().arrange(requests)]
-        single = [TreeBatch(grow([request], 0.0, len(request.tokens))) for request in requests]
-        found = [answers[name] for answers in fork.only([name]).answers_to(together + single)]
+        sweep, only = self._sweep_afresh(), fork.only([name])
+        together = sweep.arrange(requests)
+        single = [grow([request], 0.0, len(request.tokens)) for request in requests]
+        found = [
+            (batch, answers[name])
+            for chunk in sweep.cut(together + single, 1)
+            for batch, answers in zip(chunk, only.answers_to(chunk), strict=True)
+        ]
         known = {
             request: answer
-            for batch, answers in zip(together, found, strict=False)
+            for batch, answers in found[: len(together)]
             for request, answer in zip(batch.requests, answers, strict=True)
         }
-        alone = [answer for (answer,) in found[len(together) :]]
+        alone = [answer for _, (answer,) in found[len(together) :]]
         return [known[request] for request in requests], alone
 
     def _sweep_afresh(self) -> Sweep:

@@ -7,9 +7,9 @@ what its rounding explains, and that is seen from float32 as well.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from math import hypot, isfinite, sqrt
 from typing import TYPE_CHECKING
 
@@ -114,34 +114,61 @@ def _length(request: Request) -> int:
     return len(request.tokens)
 
 
-def check(one_pass: OnePass, variant: str, requests: Sequence[Request]) -> Agreement:
-    """Compare a variant's answers to some requests with those of lm-eval's forward to each by itself."""
-    fork, dtype = one_pass.sweep.fork, one_pass.lm.model.dtype
+def check(one_pass: OnePass, variant: str, samples: Sequence[Sequence[Request]]) -> list[Agreement]:
+    """Compare a variant's answers to some requests with those of lm-eval's forward to each by itself.
+
+    Args:
+        samples: of several tasks, each of which is judged by itself.
+    """
+    fork, unit = one_pass.sweep.fork, unit_of(one_pass.lm.model.dtype)
+    asked = list(dict.fromkeys(chain.from_iterable(samples)))
+
+    def ask() -> Iterator[tuple[list[Answer], list[Answer]]]:
+        ways = [dict(zip(asked, found, strict=True)) for found in one_pass.ask_both_ways(variant, asked)]
+        for sample in samples:
+            one, other = ([way[request] for request in sample] for way in ways)
+            yield one, other
+
     with in_float32(fork.decoder):
-        answers, exact = one_pass.ask_both_ways(variant, requests)
-    found = Agreement.of(answers, exact)
-    if (unit := unit_of(dtype)) is None:
+        wide = [*ask()]
+    found = [Agreement.of(answers, exact) for answers, exact in wide]
+    if unit is None:
         return found
-    return found.with_rounding(*one_pass.ask_both_ways(variant, requests), exact, unit)
+    return [
+        one.with_rounding(answers, alone, exact, unit)
+        for one, (answers, alone), (_, exact) in zip(found, ask(), wide, strict=True)
+    ]
 
 
 def try_few(
-    one_pass: OnePass, variants: Sequence[str], requests: Sequence[Request], budget: int | None
-) -> tuple[list[str], Agreement | None]:
-    """Ask all variants a few requests.
+    one_pass: OnePass, asked: Sequence[tuple[Sequence[str], Sequence[Request]]], budget: int | None
+) -> list[tuple[list[str], Agreement | None]]:
+    """Ask variants a few requests of each of some tasks, all at once: where the model is read layer by
+    layer, that is what takes long.
 
     Args:
+        asked: of each task the variants that are to answer it, and the requests.
         budget: tokens of a batch; ``None``: nobody has decided.
 
     Returns:
-        The variants that answer with numbers; and, of the one with the most changes, the comparison with
-        the answers to one request at a time.
+        Of each task the variants that answer with numbers; and, of the one with the most changes, the
+        comparison with the answers to one request at a time.
     """
     sweep = Sweep(one_pass.sweep.fork, Answers())
     one_pass.sweep.known.budget = sweep.known.budget = budget
-    sweep.run(variants, requests)
-    sound = [name for name in variants if not sweep.known.lists_nan(name, requests)]
-    return sound, check(one_pass, one_pass.most_changed(sound), requests) if sound else None
+    everybody = dict.fromkeys(chain.from_iterable(names for names, _ in asked))
+    sweep.run([*everybody], dict.fromkeys(chain.from_iterable(requests for _, requests in asked)))
+    sound = [
+        [name for name in names if not sweep.known.lists_nan(name, requests)]
+        for names, requests in asked
+    ]
+    judged = [one_pass.most_changed(names) if names else None for names in sound]
+    agreements: dict[int, Agreement] = {}
+    for variant in dict.fromkeys(filter(None, judged)):
+        own = [number for number, name in enumerate(judged) if name == variant]
+        found = check(one_pass, variant, [asked[number][1] for number in own])
+        agreements |= dict(zip(own, found, strict=True))
+    return [(names, agreements.get(number)) for number, names in enumerate(sound)]
 
 
 def unit_of(dtype: torch.dtype) -> float | None:

@@ -51,7 +51,7 @@ class Threads:
         self._workers = [Worker() for _ in range(count)]
 
     def run(self, jobs: Sequence[Job], tell: Tell) -> Iterator[tuple[int, Outcome]]:
-        waiting, found = queue.SimpleQueue[int](), queue.SimpleQueue[tuple[int, Outcome] | None]()
+        waiting, found = queue.SimpleQueue[int](), queue.SimpleQueue[tuple[int, Outcome | None]]()
         for number in range(len(jobs)):
             waiting.put(number)
 
@@ -60,18 +60,19 @@ class Threads:
                 number = waiting.get()
                 for outcome in worker.run(jobs[number], lambda _: None):
                     found.put((number, outcome))
-            found.put(None)
+                found.put((number, None))
 
-        first, *others = self._workers if len(jobs) > 1 else self._workers[:1]
-        for worker in (first, *others):
+        for worker in self._workers[: len(jobs)]:
             threading.Thread(target=work, args=[worker]).start()
-        left = 1 + len(others)
+        left = len(jobs)
         while left:
-            if (one := found.get()) is None:
-                left -= 1
+            number, outcome = found.get()
+            if outcome:
+                tell(number, 0.0)
+                yield number, outcome
             else:
-                tell(one[0], 0.0)
-                yield one
+                tell(number, None)
+                left -= 1
 
     def side_by_side(self, calls: Sequence[Callable[[], object]]) -> None:
         for call in calls:

@@ -30,8 +30,7 @@ class Scripted:
         for number, share in self.script:
             if share is None:
                 yield number, Outcome()
-            else:
-                tell(number, share)
+            tell(number, share)
 
     def side_by_side(self, calls: Sequence[Callable[[], object]]) -> None:
         raise NotImplementedError
@@ -43,15 +42,15 @@ class Scripted:
 
 @pytest.fixture
 def told(write_small: Callable[..., Path], tmp_path: Path) -> Callable[..., list[str]]:
-    """What is shown of two jobs."""
+    """What is shown of jobs."""
 
-    def told(script: Sequence[tuple[int, float | None]]) -> list[str]:
+    def told(script: Sequence[tuple[int, float | None]], titles: str = "AB") -> list[str]:
         plan = matrix.expand(suite.load(write_small()))
         ledger = Ledger(plan, tmp_path, executor=Scripted(script))
         shown: list[str] = []
         ledger.progress.reporter = reporter = Reporter(io.StringIO(), 2)
         reporter.show = lambda text, _=None: shown.append(text)  # type: ignore[method-assign]
-        jobs = [Job(print, title="A"), Job(print, title="B")]
+        jobs = [Job(print, title=title) for title in titles]
         assert len([*ledger.run(jobs)]) == sum(share is None for _, share in script)
         return shown
 
@@ -66,6 +65,19 @@ def test_all_jobs_at_hand_are_shown(told: Any) -> None:
         "2 workers: A, 40%; B",
         "2 workers: A, 40%; B, 10%",
         "2 workers: B, 50%",
+    ]
+
+
+def test_jobs_of_one_title_are_parts_of_one_thing(told: Any) -> None:
+    script = [(0, 0.0), (1, 0.0), (0, 0.5), (0, None), (2, 0.0), (1, 0.5), (1, None), (2, 0.1)]
+    assert told(script, "AAB") == [
+        "2 workers: A",
+        "2 workers: A, 0%",
+        "2 workers: A, 25%",
+        "2 workers: A, 50%",
+        "2 workers: A, 50%; B",
+        "2 workers: A, 75%; B",
+        "2 workers: B, 10%",
     ]
 
 

@@ -239,7 +239,7 @@ def test_killed_run_goes_on_and_ends_with_the_same_records(
 ) -> None:
     suite, whole, _ = finished
     out = tmp_path / "out"
-    for stage in ("uidl: fitting", "endings"):
+    for stage in ("uidl: fitting", "colours, 3 variants in one pass", "scores of endings"):
         run = running(command, suite, out, until=stage)
         time.sleep(0.05)
         run.send_signal(signal.SIGKILL)
@@ -252,7 +252,7 @@ def test_interrupt_keeps_what_is_done_and_exits_with_130(
     command: str, finished: Finished, tmp_path: Path
 ) -> None:
     suite, out = finished[0], tmp_path / "out"
-    run = running(command, suite, out, until="tiny: endings, 3 variants in one pass")
+    run = running(command, suite, out, until="tiny: scores of endings")
     run.send_signal(signal.SIGINT)
     _, message = run.communicate()
     assert run.returncode == 130

@@ -7,9 +7,7 @@ that everything runs. The figures in ``results/perf/`` are from
     pytest tests/perf/test_memory.py --benchmark-json results/perf/memory.json
     pytest tests/perf/test_scoring_speed.py --perf-items 160 --benchmark-json results/perf/scoring.json
 
-No file there is of models layer by layer yet:
-
-    pytest tests/perf/test_layer_by_layer.py --perf-shape 3b --perf-memory 3GB --perf-windows 10
+and those that docs/performance.md names.
 """
 
 from __future__ import annotations

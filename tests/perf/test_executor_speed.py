@@ -1,5 +1,6 @@
 """What workers of Ray cost, and what they gain: a suite on two of one thread each against this process
-with two threads; two models on two workers against one; and a job that does nothing, handed over.
+with two threads; two models, and the sweep of one, on two workers against one; and a job that does
+nothing, handed over.
 
 By default a small part of the demo. The figures in ``results/perf/`` are of more:
 ``--perf-items 20 --perf-windows 32``.
@@ -48,22 +49,32 @@ def sizes(request: pytest.FixtureRequest) -> dict[str, Any]:
     }
 
 
-def run(sizes: dict[str, Any], models: list[Path], out: Path, threads: int, **executor: Any) -> float:
-    """Seconds of a run."""
+def run(
+    sizes: dict[str, Any], models: list[Path], out: Path, threads: int, **executor: Any
+) -> dict[str, float]:
+    """Seconds of a run, and of these from the loading for its first sweep on."""
     content = {"name": out.name, "models": list(map(str, models)), "device": "cpu"} | sizes
     suite = out.with_suffix(".yaml")
     suite.write_text(yaml.safe_dump(content | ({"executor": executor} if executor else {})))
+    command = [Path(sys.executable).with_name("replaceme-bench"), "run", suite, "--out", out]
+    told, scoring = [], 0.0
     began = time.perf_counter()
-    subprocess.run(
-        [Path(sys.executable).with_name("replaceme-bench"), "run", suite, "--out", out],
-        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-        check=True,
-    )
-    return time.perf_counter() - began
+    with subprocess.Popen(
+        command, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr
+        for line in process.stderr:
+            told.append(line)
+            print(f"{time.perf_counter() - began:6.1f} {line}", end="")
+            if not scoring and "loading for scoring" in line:
+                scoring = time.perf_counter()
+    ended = time.perf_counter()
+    assert process.returncode == 0, "".join(told)
+    return {"seconds": ended - began, "scoring": ended - (scoring or ended)}
 
 
 def phases(out: Path) -> dict[str, float]:
-    """Seconds of calibrating, of all fits, and of sweeps, in all models."""
+    """Seconds of calibrating, of fits, and of computing answers, of all models, summed over workers."""
     records = [json.loads(path.read_text()) for path in (out / "records").glob("*.json")]
     fitted = {record["model"]: record["prune"] for record in records if record["prune"]["blocks"]}
     passes = {record["model"]: record["quality"].values() for record in records}
@@ -84,7 +95,7 @@ def test_suite_on_workers(benchmark: Any, sizes: Any, source: Path, tmp_path: Pa
         for name, threads, executor in (("local", 2, {}), ("ray", 1, on_ray(2))):
             out = tmp_path / name
             seconds = run(sizes, [source], out, threads, **executor)
-            benchmark.extra_info[name] = {"seconds": seconds, **phases(out)}
+            benchmark.extra_info[name] = seconds | phases(out)
 
     benchmark.pedantic(measure, rounds=1)
 
@@ -102,7 +113,22 @@ def test_two_models_on_workers(
         for workers in (1, 2):
             out = tmp_path / f"workers-{workers}"
             seconds = run(sizes, models, out, 1, **on_ray(workers))
-            benchmark.extra_info[out.name] = {"seconds": seconds, **phases(out)}
+            benchmark.extra_info[out.name] = seconds | phases(out)
+
+    benchmark.pedantic(measure, rounds=1)
+
+
+@pytest.mark.benchmark(group="a sweep on two workers of Ray")
+def test_sweep_on_workers(benchmark: Any, sizes: Any, source: Path, tmp_path: Path) -> None:
+    """All tasks on one model that is pruned already."""
+    pruned = tmp_path / "pruned"
+    run({**sizes, "score": None}, [source], pruned, 2)
+
+    def measure() -> None:
+        for workers in (1, 2):
+            out = shutil.copytree(pruned, tmp_path / f"workers-{workers}")
+            seconds = run(sizes, [source], out, 1, **on_ray(workers))
+            benchmark.extra_info[out.name] = seconds | phases(out)
 
     benchmark.pedantic(measure, rounds=1)
 

@@ -39,8 +39,9 @@ class Job:
             it yields. One that takes ``report`` tells the share that is done.
         arguments: behind what is held, if something is.
         held: what the worker has to hold; ``None``: nothing.
-        title: what it is called where progress is shown; ``None``: it is a part of something else.
-        cost: the key of what it costs, see :mod:`bench.run.costs`.
+        title: what it is called where progress is shown; ``None``: it is a part of something else. Jobs
+            of one title are parts of one thing.
+        cost: the key of what that costs, see :mod:`bench.run.costs`.
         exclusive: alone on its machine: nothing else computes there while it is done.
         resumes: done again because its worker died, it gives only what had not come before; of one that
             does not, the executor sees to that.
@@ -80,7 +81,7 @@ class Outcome:
         raise self.error
 
 
-Tell = Callable[[int, float], None]
+Tell = Callable[[int, float | None], None]
 
 
 class Executor(Protocol):
@@ -102,7 +103,8 @@ class Executor(Protocol):
         """The outcomes of jobs, as they come, with the number of the job.
 
         Args:
-            tell: told which share of a job, by its number, is done: 0 when it begins.
+            tell: told which share of a job, by its number, is done: 0 when it begins, ``None`` when it
+                has ended.
         """
         ...
 

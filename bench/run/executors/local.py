@@ -24,6 +24,7 @@ class Local:
             tell(number, 0.0)
             for outcome in self._worker.run(job, partial(tell, number)):
                 yield number, outcome
+            tell(number, None)
 
     def side_by_side(self, calls: Sequence[Callable[[], object]]) -> None:
         for call in calls:

@@ -112,14 +112,16 @@ class Ray:
                     if outcome is None or isinstance(outcome, _Died):
                         running.remove(one)
                         self._give_back(one, dead=outcome is not None)
-                    if isinstance(outcome, _Died):
-                        if one.tries < TRIES:
-                            tried[one.number] = one
-                            waiting.appendleft(one.number)
-                        else:
-                            yield one.number, Outcome(error=outcome.error)
-                    elif outcome:
+                    if outcome is None:
+                        tell(one.number, None)
+                    elif isinstance(outcome, Outcome):
                         yield one.number, outcome
+                    elif one.tries < TRIES:
+                        tried[one.number] = one
+                        waiting.appendleft(one.number)
+                    else:
+                        yield one.number, Outcome(error=outcome.error)
+                        tell(one.number, None)
                 self._pass_on(running, tell)
         except LostError:
             running.clear()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.run.costs import pass_of
+from bench.run.costs import check_of, pass_of
 from bench.run.executors import Held, Job, cut
+from bench.run.forecast import Key
 from bench.run.host.environment import name_device
+from bench.run.ledger import Stage
+from bench.run.stages.pool import Asked, Pool, Portion
 from bench.run.stages.scores import Scores
 from bench.suite.matrix import Cell
 from bench.tasks.planned import PlannedTask, stage_of
@@ -18,8 +22,7 @@ from replaceme.io.editfile import load_edit
 if TYPE_CHECKING:
     from bench.scoring.answers import Answers
     from bench.scoring.one_pass import OnePass
-    from bench.scoring.tasks import PreparedTask
-    from bench.scoring.trees import Request, Tree
+    from bench.scoring.verify import Agreement
 
 
 class OnePassScoring:
@@ -27,24 +30,23 @@ class OnePassScoring:
 
     def __init__(self, scores: Scores) -> None:
         self.scores, self.ledger = scores, scores.ledger
+        self.reasons: dict[PlannedTask, str] = {}  # why tasks are left to others
 
     def score(self, tasks: list[PlannedTask]) -> dict[PlannedTask, str]:
         """Score tasks; returns those that cannot be scored in one pass, with the reason."""
         from bench.scoring.one_pass import OnePass
 
-        name, reasons = self.scores.model.name, {}
-        title = f"{name}: loading for scoring in one pass"
+        name = self.scores.model.name
+        self.reasons = {}
         with self.ledger.guard(self.scores.lacking_stages(tasks)):
             known = self._read_answers()
+            title = f"{name}: loading for scoring in one pass"
             obstacle = self.ledger.do(self._job(OnePass.explain_obstacle, title=title))
             self.ledger.progress.say(f"{name}: scoring in {self.scores.dtype}.")
-            for task in tasks:
-                with self.ledger.guard(self.scores.lacking_stages([task])):
-                    if reason := obstacle or self.refuse_kinds(task) or self._sweep(task, known):
-                        reasons[task] = reason
-                        self.ledger.progress.learn_obstacle(self.scores.model, task)
+            if asked := [one for task in tasks if (one := self._ask(task, obstacle))]:
+                self._sweep(Pool(known, asked), known)
         self.ledger.executor.let_go()
-        return reasons
+        return self.reasons
 
     def load(self) -> OnePass:
         """The model with the edits of all its cells, in this process."""
@@ -77,8 +79,8 @@ class OnePassScoring:
         }
         return scores.source, files, settings
 
-    def _job(self, call: Any, *arguments: Any, title: str | None = None) -> Job:
-        return Job(call, arguments, Held(load_one_pass, self._arguments), title)
+    def _job(self, call: Any, *arguments: Any, title: str, cost: Key | None = None) -> Job:
+        return Job(call, arguments, Held(load_one_pass, self._arguments), title, cost)
 
     def _read_answers(self) -> Answers:
         """Those of an interrupted run, if they were computed alike."""
@@ -89,84 +91,137 @@ class OnePassScoring:
         answers.budget = self.scores.settings.batch_tokens or answers.budget
         return answers
 
-    def _sweep(self, task: PlannedTask, known: Answers) -> str | None:
-        """Score a task; returns why that cannot be, if so."""
-        from bench.scoring.verify import sample, try_few
-
-        cells, name = self.scores.list_lacking(task), self.scores.model.name
-        unloaded = self.scores.unloaded
-        prepared = self.scores.prepare(task, unloaded)
-        self.ledger.progress.step(
-            f"{name}: {task.name}, {len(cells)} variants in one pass", pass_of(self.scores.model, task)
-        )
-        requests = unloaded.lm.requests(prepared.instances)
-        stems = [cell.stem for cell in cells]
-        few = self._job(try_few, stems, sample(requests, unloaded.lengths), known.budget)
-        sound, comparison = self.ledger.do(few)
-        cells = self._drop_nan(task, cells, sound)
-        if cells and not comparison.agree:
-            reason = f"one pass {comparison.disagreement} from one request at a time"
-            self.ledger.progress.say(f"{name}: {task.name} checkpoint by checkpoint: {reason}.")
-            return reason
-        start = time.perf_counter()
-        self._answer(requests, sound, known)
-        seconds = time.perf_counter() - start
-        sound = [stem for stem in sound if not known.lists_nan(stem, requests)]
-        for cell in self._drop_nan(task, cells, sound):
-            self._score_cell(task, prepared, cell, known, seconds, len(cells))
+    def _ask(self, task: PlannedTask, obstacle: str | None) -> Asked | None:
+        """What a task asks of the cells that lack it; ``None`` where that is not done in one pass."""
+        with self.ledger.guard(self.scores.lacking_stages([task])):
+            if reason := obstacle or self.refuse_kinds(task):
+                self._leave(task, reason)
+                return None
+            prepared = self.scores.prepare(task, self.scores.unloaded)
+            asks = self.scores.unloaded.lm.requests(prepared.instances)
+            return Asked(task, prepared, self.scores.list_lacking(task), asks)
         return None
 
-    def _answer(self, requests: list[Request], stems: list[str], known: Answers) -> None:
-        """Have the answers of some cells to all requests in ``known``."""
+    def _leave(self, task: PlannedTask, reason: str) -> None:
+        """Leave a task to others."""
+        self.reasons[task] = reason
+        self.ledger.progress.learn_obstacle(self.scores.model, task)
+
+    def _sweep(self, pool: Pool, known: Answers) -> None:
+        """Score tasks that may be answered in one pass, but for those where a few answers differ."""
         from bench.scoring.one_pass import OnePass
-        from bench.scoring.sweep import count_asked
 
-        batches: list[list[Tree]]
-        known.budget, batches = self.ledger.do(self._job(OnePass.arrange, requests, known.budget))
-        lacking = known.list_lacking(stems, batches)
-        total = sum(map(count_asked, batches))
-        done = total - sum(count_asked(trees) for own in lacking.values() for trees in own)
+        title = f"{self.scores.model.name}: arranging what is asked"
+        arrange = self._job(OnePass.arrange, pool.divide(), known.budget, title=title)
+        known.budget, arranged = self.ledger.do(arrange)
+        checked = self._check(pool.asked, known)
+        self._answer(pool, pool.portion(arranged, checked), known)
+
+    def _check(self, asked: list[Asked], known: Answers) -> list[Asked]:
+        """Have all cells answer a few requests of each task; returns what can be answered in one pass,
+        by the cells that answer with numbers."""
+        from bench.scoring.verify import sample, try_few
+
+        lengths, checked = self.scores.unloaded.lengths, set[Asked]()
+        parts = cut(asked, self.ledger.executor.workers)
+        title, cost = f"{self.scores.model.name}: trying a few requests", check_of(self.scores.model)
         jobs = [
-            self._job(OnePass.answer_batches, list(names), part, known.budget)
-            for names, own in lacking.items()
-            for part in cut(own, self.ledger.executor.parts)
+            self._job(
+                try_few,
+                [(one.stems, sample(one.requests, lengths)) for one in part],
+                known.budget,
+                title=title,
+                cost=cost,
+            )
+            for part in parts
         ]
-        self.ledger.progress.share(done / total if total else 1.0)
-        for _, outcome in self.ledger.run(jobs):
-            asked, answers = outcome.get()
-            known.keep(asked, answers)
-            done += sum(len(request.tokens) for request in asked)
-            self.ledger.progress.share(done / total)
+        for number, outcome in self.ledger.run(jobs):
+            with self.ledger.guard(self._stages(*parts[number])):
+                for one, (sound, comparison) in zip(parts[number], outcome.get(), strict=True):
+                    self._drop_nan(one, sound)
+                    if one.cells and self._judge(one, comparison):
+                        checked.add(one)
+        return [one for one in asked if one in checked]
 
-    def _score_cell(
-        self,
-        task: PlannedTask,
-        prepared: PreparedTask,
-        cell: Cell,
-        known: Answers,
-        seconds: float,
-        variants: int,
-    ) -> None:
-        with self.ledger.stage(cell, stage_of(task)):
-            unloaded, texts = self.scores.unloaded, self.scores.read_texts(cell, prepared)
-            score = unloaded.score(prepared, texts, partial(known.of, cell.stem))
+    def _judge(self, one: Asked, comparison: Agreement) -> bool:
+        """Whether a task is answered in one pass; where it is not, it is left to others."""
+        if not comparison.agree:
+            reason = f"one pass {comparison.disagreement} from one request at a time"
+            self.ledger.progress.say(
+                f"{self.scores.model.name}: {one.name} checkpoint by checkpoint: {reason}."
+            )
+            self._leave(one.task, reason)
+        return comparison.agree
+
+    def _answer(self, pool: Pool, portions: list[Portion], known: Answers) -> None:
+        """Have everything answered, and score each task as soon as all of it is."""
+        parts = [
+            replace(portion, batches=part)
+            for portion in portions
+            for part in cut(portion.batches, self.ledger.executor.parts)
+        ]
+        self._score(pool, known)
+        for number, outcome in self.ledger.run([self._answer_job(part, known) for part in parts]):
+            part = parts[number]
+            if outcome.error:
+                with self.ledger.guard(self._stages(*pool.pop_needing(part))):
+                    outcome.get()
+            else:
+                requests, answers, seconds = outcome.get()
+                known.keep(requests, answers, part.owner.name)
+                part.owner.seconds += seconds
+                pool.keep(requests)
+                self._score(pool, known)
+
+    def _answer_job(self, part: Portion, known: Answers) -> Job:
+        from bench.scoring.one_pass import OnePass
+
+        owner = part.owner
+        return self._job(
+            OnePass.answer_batches,
+            part.variants,
+            part.batches,
+            known.budget,
+            title=f"{self.scores.model.name}: {owner.name}, {len(owner.cells)} variants in one pass",
+            cost=pass_of(self.scores.model, owner.task),
+        )
+
+    def _score(self, pool: Pool, known: Answers) -> None:
+        """Score the tasks that are answered."""
+        for one in pool.pop_answered():
+            self.ledger.progress.step(f"{self.scores.model.name}: scores of {one.name}")
+            with self.ledger.guard(self._stages(one)):
+                variants = len(one.cells)
+                self._drop_nan(one, [s for s in one.stems if not known.lists_nan(s, one.requests)])
+                for cell in one.cells:
+                    self._score_cell(one, cell, known, variants)
+            self.ledger.progress.rest()
+
+    def _score_cell(self, one: Asked, cell: Cell, known: Answers, variants: int) -> None:
+        with self.ledger.stage(cell, stage_of(one.task)):
+            unloaded, texts = self.scores.unloaded, self.scores.read_texts(cell, one.prepared)
+            score = unloaded.score(one.prepared, texts, partial(known.of, cell.stem))
             self.scores.record(
                 cell,
-                task,
-                prepared,
+                one.task,
+                one.prepared,
                 score,
-                generation=self.scores.describe_texts(cell, prepared, unloaded.lm.generated),
+                generation=self.scores.describe_texts(cell, one.prepared, unloaded.lm.generated),
                 method="one-pass",
-                pass_seconds=seconds,
+                pass_seconds=one.seconds,
                 pass_variants=variants,
             )
 
-    def _drop_nan(self, task: PlannedTask, cells: list[Cell], sound: list[str]) -> list[Cell]:
-        """The cells that answer with numbers; a task fails for the others."""
-        for cell in cells:
+    def _stages(self, *asked: Asked) -> Iterator[Stage]:
+        """The stages that score tasks, of the cells that are left."""
+        return ((cell, stage_of(one.task)) for one in asked for cell in one.cells)
+
+    def _drop_nan(self, one: Asked, sound: list[str]) -> None:
+        """Leave the cells that answer with numbers; a task fails for the others."""
+        for cell in one.cells:
             if cell.stem not in sound:
-                self.ledger.fail(cell, stage_of(task), self.scores.refuse_nan())
-        return [cell for cell in cells if cell.stem in sound]
+                self.ledger.fail(cell, stage_of(one.task), self.scores.refuse_nan())
+        one.cells = [cell for cell in one.cells if cell.stem in sound]
 
 
 def load_one_pass(source: Path, edits: dict[str, Path | None], settings: dict[str, Any]) -> OnePass:

@@ -331,7 +331,7 @@ def one_pass(tiny: Path) -> OnePass:
 @pytest.mark.parametrize("variant", ["baseline", "removal", "transform", "more"])
 def test_check_finds_right_answers_right(one_pass: OnePass, variant: str) -> None:
     requests = requests_of(*range(1, 10))
-    found = check(one_pass, variant, requests)
+    (found,) = check(one_pass, variant, [requests])
     assert (found.requests, found.flips, found.agree) == (9, 0, True)
     assert found.difference < 1e-4
     assert not one_pass.sweep.known.lacking([], requests)
@@ -353,7 +353,7 @@ def test_check_compares_the_weights_that_a_checkpoint_in_half_precision_holds(
         answers=Answers(),
     )
     requests = requests_of(*range(1, 10))
-    found = check(rounded, variant, requests)
+    (found,) = check(rounded, variant, [requests])
     assert found.agree
     _, whole = one_pass.ask_both_ways(variant, requests)
     _, halved = rounded.ask_both_ways(variant, requests)
@@ -363,7 +363,7 @@ def test_check_compares_the_weights_that_a_checkpoint_in_half_precision_holds(
 
 def test_check_finds_wrong_answers_wrong(one_pass: OnePass, zero_positions: Callable[[], None]) -> None:
     zero_positions()
-    found = check(one_pass, "transform", requests_of(*range(1, 10)))
+    (found,) = check(one_pass, "transform", [requests_of(*range(1, 10))])
     assert not found.agree
     assert found.difference > 1e-3
 
@@ -382,7 +382,7 @@ def test_check_in_half_precision_judges_in_float32(
         answers=Answers(),
     )
     before = {name: values.clone() for name, values in half.lm.model.state_dict().items()}
-    found = check(half, "more", requests_of(*range(1, 10)))
+    (found,) = check(half, "more", [requests_of(*range(1, 10))])
     assert found.agree
     assert found.difference < 1e-4
     assert found.rounding
@@ -391,7 +391,8 @@ def test_check_in_half_precision_judges_in_float32(
     assert all(torch.equal(values, after[name]) for name, values in before.items())
     assert {values.dtype for values in after.values()} == {getattr(torch, dtype)}
     zero_positions()
-    assert not check(half, "more", requests_of(*range(1, 10))).agree
+    (found,) = check(half, "more", [requests_of(*range(1, 10))])
+    assert not found.agree
 
 
 def test_layer_that_runs_again_with_other_weights_computes_with_these_in_float32(tiny: Path) -> None:
