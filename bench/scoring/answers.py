@@ -63,7 +63,7 @@ class Answers:
 
     def task_of(self, request: Request) -> str | None:
         """The task that a request was answered for, as far as it is known."""
-        return self._tasks.get(key(request))
+        return self._tasks.get(key(request)) if self._tasks else None
 
     def lists_nan(self, variant: str, requests: Iterable[Request]) -> bool:
         """Whether one of a variant's answers to some requests is not a number."""

@@ -122,7 +122,8 @@ def test_two_models_on_workers(
 def test_sweep_on_workers(benchmark: Any, sizes: Any, source: Path, tmp_path: Path) -> None:
     """All tasks on one model that is pruned already."""
     pruned = tmp_path / "pruned"
-    run({**sizes, "score": None}, [source], pruned, 2)
+    sizes["prune"] |= {"solvers": SOLVERS[:4]}
+    run(sizes | {"score": sizes["score"] | {"tasks": TASKS[:1], "limit": 1}}, [source], pruned, 2)
 
     def measure() -> None:
         for workers in (1, 2):
