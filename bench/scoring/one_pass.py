@@ -14,7 +14,7 @@ from bench.scoring.generation.texts import Text
 from bench.scoring.heads import Answer
 from bench.scoring.sweep import Sweep, count_asked
 from bench.scoring.tasks import PreparedTask, TaskScore
-from bench.scoring.trees import Request, Tree, grow
+from bench.scoring.trees import Request, Tree, count_tokens, grow
 from replaceme.architectures import architecture_of
 from replaceme.decoder import Decoder
 from replaceme.edit import Edit, prune_temporarily
@@ -121,7 +121,7 @@ class OnePass:
         self.sweep.known.budget = budget
         total, done, before = sum(map(count_asked, batches)), 0, self.sweep.work.seconds
         for requests, answers in self.sweep.answer(variants, batches):
-            done += sum(len(request.tokens) for request in requests)
+            done += count_tokens(requests)
             report(done / total)
             yield requests, answers, self.sweep.work.seconds - before
             before = self.sweep.work.seconds

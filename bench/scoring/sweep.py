@@ -12,7 +12,7 @@ import torch
 from bench.scoring.answers import Answers
 from bench.scoring.fork import Fork
 from bench.scoring.heads import Answer
-from bench.scoring.trees import Request, Tree, TreeBatch, grow, make_batches
+from bench.scoring.trees import Request, Tree, TreeBatch, count_tokens, grow, make_batches
 from replaceme.lengths import Lengths
 
 CPU_BUDGETS = (256, 512, 1024, 2048, 4096)
@@ -73,7 +73,7 @@ class Sweep:
         for names, own in lacking.items():
             for asked, answers in self.answer(names, own):
                 self.known.keep(asked, answers)
-                done += sum(len(request.tokens) for request in asked)
+                done += count_tokens(asked)
                 progress(done / total)
 
     def arrange(self, requests: Iterable[Request]) -> list[list[Tree]]:
@@ -193,7 +193,7 @@ class Sweep:
 
 def count_asked(trees: list[Tree]) -> int:
     """Tokens of the requests, which are the same in whatever trees they are."""
-    return sum(len(request.tokens) for tree in trees for request in tree.tails)
+    return sum(count_tokens(tree.tails) for tree in trees)
 
 
 def _smaller(trees: list[Tree]) -> list[Tree]:

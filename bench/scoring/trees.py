@@ -35,6 +35,11 @@ class Request(NamedTuple):
         return list(self.tokens[: len(self.tokens) - len(self.targets) + 1]), list(self.targets)
 
 
+def count_tokens(requests: Iterable[Request]) -> int:
+    """Tokens that the model reads where each request is by itself."""
+    return sum(len(request.tokens) for request in requests)
+
+
 @dataclass
 class Tree:
     """Requests with what they share merged; nodes are numbered in preorder.

@@ -13,6 +13,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.run.executors import balance
 from bench.run.stages.pool import Asked, Pool
 from bench.scoring.answers import Answers
 from bench.scoring.heads import Answer
@@ -109,3 +110,12 @@ def test_request_that_a_task_lacks_which_is_done_is_asked_again() -> None:
     assert pool.divide() == [[]]
     assert pool.portion([[]], pool.asked) == []
     assert pool.pop_answered() == pool.asked
+
+
+@given(st.lists(st.integers(1, 100), max_size=12), st.integers(1, 5))
+def test_work_is_balanced(sizes: list[int], parts: int) -> None:
+    """No part is larger than the mean by more than the largest piece."""
+    shares = balance(sizes, parts, float)
+    assert sorted(one for share in shares for one in share) == sorted(sizes)
+    assert len(shares) == min(parts, len(sizes))
+    assert all(sum(share) <= sum(sizes) / len(shares) + max(sizes) for share in shares)

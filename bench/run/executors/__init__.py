@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.run.executors.job import Executor, Held, Job, Outcome, cut
+from bench.run.executors.job import Executor, Held, Job, Outcome, balance, cut
 from bench.run.executors.local import Local
 from bench.suite.executor import ExecutorSpec
 
-__all__ = ["Executor", "Held", "Job", "Local", "Outcome", "cut", "make_executor"]
+__all__ = ["Executor", "Held", "Job", "Local", "Outcome", "balance", "cut", "make_executor"]
 
 
 def make_executor(spec: ExecutorSpec, out: Path) -> Executor:

@@ -93,7 +93,7 @@ class Cluster:
             found: dict[str, Any] = self.ray.get(answer)
         except self.ray.exceptions.RayError as error:
             self.check_alive()
-            reason = told(error).rpartition("Error: ")[2]
+            reason = told(error).rpartition("Error: ")[2].partition(" class_name: ")[0]
             raise InputError(f"executor: a worker cannot start: {reason}") from error
         return found
 

@@ -126,3 +126,11 @@ def cut(work: Sequence[T], parts: int) -> list[Sequence[T]]:
     """Work in about equal parts, as many as there can be up to a number."""
     size = max(1, -(-len(work) // parts))
     return [work[start : start + size] for start in range(0, len(work), size)]
+
+
+def balance(work: Sequence[T], parts: int, size: Callable[[T], float]) -> list[list[T]]:
+    """Work in as many parts, at most, that are about equally large together."""
+    shares: list[list[T]] = [[] for _ in range(min(parts, len(work)))]
+    for one in sorted(work, key=size, reverse=True):
+        min(shares, key=lambda share: sum(map(size, share))).append(one)
+    return shares

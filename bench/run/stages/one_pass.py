@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.run.costs import check_of, pass_of
-from bench.run.executors import Held, Job, cut
+from bench.run.executors import Held, Job, balance, cut
 from bench.run.forecast import Key
 from bench.run.host.environment import name_device
 from bench.run.ledger import Stage
@@ -120,15 +120,17 @@ class OnePassScoring:
     def _check(self, asked: list[Asked], known: Answers) -> list[Asked]:
         """Have all cells answer a few requests of each task; returns what can be answered in one pass,
         by the cells that answer with numbers."""
+        from bench.scoring.trees import count_tokens
         from bench.scoring.verify import sample, try_few
 
         lengths, checked = self.scores.unloaded.lengths, set[Asked]()
-        parts = cut(asked, self.ledger.executor.workers)
+        few = {one: sample(one.requests, lengths) for one in asked}
+        parts = balance(asked, self.ledger.executor.workers, lambda one: count_tokens(few[one]))
         title, cost = f"{self.scores.model.name}: trying a few requests", check_of(self.scores.model)
         jobs = [
             self._job(
                 try_few,
-                [(one.stems, sample(one.requests, lengths)) for one in part],
+                [(one.stems, few[one]) for one in part],
                 known.budget,
                 title=title,
                 cost=cost,
