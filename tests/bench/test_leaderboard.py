@@ -19,19 +19,7 @@ from bench.render.formats import FORMATS
 from bench.render.formats import csv as csv_format
 from bench.render.formats import json as json_format
 from bench.serving import ServingResult
-
-SETTINGS = {
-    "max_model_len": 192,
-    "max_num_seqs": 8,
-    "max_num_batched_tokens": 1024,
-    "block_size": 16,
-    "kv_cache_dtype": "auto",
-    "enable_prefix_caching": False,
-    "enable_chunked_prefill": True,
-    "enforce_eager": True,
-    "compilation_mode": "NONE",
-    "tensor_parallel_size": 1,
-}
+from tests.bench.cells import SETTINGS
 
 
 def serving(latency: float, device: str = "CPU, 2 cores") -> Serving:
