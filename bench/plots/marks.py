@@ -24,14 +24,15 @@ class Solvers:
         looks_of = looks(labels, style)
         self.shown = list(shown)
         self._looks = [looks_of[label] for label in shown]
-        self._columns = _legend_columns(self.shown, style)
+        self._columns, self._room = _legend_columns(self.shown, style), _legend_room(style)
 
     def _scale(self, key: str) -> alt.Scale:
         return alt.Scale(domain=self.shown, range=[look[key] for look in self._looks])
 
     @property
     def _legend(self) -> alt.Legend:
-        return alt.Legend(title=None, columns=self._columns)
+        limit = self._room if self._columns == 1 else alt.Undefined
+        return alt.Legend(title=None, columns=self._columns, labelLimit=limit)
 
     @property
     def colour(self) -> alt.Color:
@@ -52,10 +53,15 @@ class Solvers:
 
 
 def _legend_columns(shown: Sequence[str], style: Style) -> int:
-    """How many entries stand side by side under a chart, on the page under one of 300 pixels."""
+    """How many entries stand side by side under a chart."""
     letter = 0.55 * style.font_size
     entry = min(style.label_limit, letter * max(map(len, shown), default=1)) + 2.5 * style.font_size
-    return max(1, int((300 if style.width == "container" else int(style.width) - 25) // entry))
+    return max(1, int(_legend_room(style) // entry))
+
+
+def _legend_room(style: Style) -> int:
+    """Pixels under a chart, on the page under one of 300."""
+    return 300 if style.width == "container" else int(style.width) - 25
 
 
 def tips(**named: str) -> list[alt.Tooltip]:

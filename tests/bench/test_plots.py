@@ -19,6 +19,7 @@ from bench.leaderboard import leaderboard
 from bench.plots import PAPER, SCREEN, Figure, figures
 from bench.plots.facts import Z95
 from bench.plots.files import drawn
+from bench.plots.marks import Solvers, chart, finished
 from bench.plots.pareto import frontier
 from bench.plots.style import DARK, LIGHT, STEPS, looks
 from bench.records import Record
@@ -294,6 +295,14 @@ def test_files_have_the_width_of_a_column_in_every_format() -> None:
         if part[:1] == b"x"
     )
     assert re.search(rb"/MediaBox ?\[ ?0 0 240 ", texts)
+
+
+def test_long_names_in_a_legend_of_one_column_are_whole(matrix: list[Figure]) -> None:
+    names = [f"reconstruct-then-healed, {cut} layers removed" for cut in (3, 6, 9)]
+    points = chart([{"solver": name, "x": 1} for name in names]).mark_point()
+    spec = finished(points.encode(x="x:Q", color=Solvers(names, names, PAPER).colour), PAPER)
+    svg = drawn(replace(matrix[0], spec=spec), "svg").decode()
+    assert [name for name in names if name in svg] == names
 
 
 def test_hostile_names_stay_text_in_an_svg() -> None:
