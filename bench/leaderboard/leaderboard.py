@@ -34,11 +34,12 @@ def build(records: Iterable[Record]) -> Table:
     return build_all({"": records})
 
 
-def build_all(folders: Mapping[str, Iterable[Record]]) -> Table:
+def build_all(folders: Mapping[str, Iterable[Record]], together: bool = False) -> Table:
     """The leaderboard of several result folders with the same columns, each folder in groups of its own.
 
     Of several records of one cell in a folder (an older calibration, say) the latest counts. Rows whose
-    latencies come from different engines or devices are in different groups, too.
+    latencies come from different engines or devices are in different groups, too. What was trained after
+    pruning is ranked by itself, unless all is to be ranked ``together``.
     """
     given = {name: list(records) for name, records in folders.items()}
     cells = {name: list(latest(records).values()) for name, records in given.items()}
@@ -51,9 +52,17 @@ def build_all(folders: Mapping[str, Iterable[Record]]) -> Table:
     for folder, records in cells.items():
         for model in dict.fromkeys(record.model for record in records):
             found = [record for record in records if record.model == model]
-            groups += _groups(found, columns + spare, folder if len(cells) > 1 else "")
-    tasks = _tasks(shown)
-    return Table(columns, groups, _remarks(shown, older), tasks, spare, noise=describe_noise(shown))
+            named = folder if len(cells) > 1 else ""
+            groups += _groups(found, columns + spare, named, together)
+    return Table(
+        columns,
+        groups,
+        _remarks(shown, older),
+        _tasks(shown),
+        spare,
+        apart=not together and any(record.heal for record in shown),
+        noise=describe_noise(shown),
+    )
 
 
 def _tasks(records: list[Record]) -> list[TaskInfo]:
@@ -168,7 +177,7 @@ def _serving_columns(loads: list[Workload]) -> list[Column]:
     return columns
 
 
-def _groups(records: list[Record], columns: list[Column], folder: str) -> list[Group]:
+def _groups(records: list[Record], columns: list[Column], folder: str, together: bool) -> list[Group]:
     """The rows of one model in one folder, a group for each place that its latencies come from."""
     baseline = next((record for record in records if record.layers == 0), None)
     intact = next((r.prune.intact_loss for r in records if r.prune and r.prune.loss), None)
@@ -179,7 +188,8 @@ def _groups(records: list[Record], columns: list[Column], folder: str) -> list[G
         served_here = [r for r in records if (place(r) or places[0]) == where]
         rows = [make_row(record, context, columns) for record in served_here]
         title = " · ".join([served_here[0].model, *_described(baseline)])
-        groups.append(Group(title, marked(sorted(rows, key=_rank), columns), where, folder))
+        ranked = marked(sorted(rows, key=_rank), columns, together)
+        groups.append(Group(title, ranked, where, folder))
     return groups
 
 
@@ -194,16 +204,23 @@ def _rank(row: Row) -> tuple[int, float]:
     return row.layers or 0, 0 if value is None else -value
 
 
-def marked(rows: list[Row], columns: list[Column]) -> list[Row]:
+def marked(rows: list[Row], columns: list[Column], together: bool) -> list[Row]:
     """The rows with the best of each cut marked: the row of the best average, and the values of columns.
 
     Only where there is a choice; equal values are all best, but not where all are equal. The baseline
     is never best.
+
+    Args:
+        together: rank what was trained after pruning together with what was not.
     """
     best: set[tuple[int, str]] = set()
     leaders = set()
-    for cut in {row.layers for row in rows if row.layers}:
-        here = [(i, row) for i, row in enumerate(rows) if row.layers == cut]
+    rankings: dict[tuple[int, str | None], list[tuple[int, Row]]] = {}
+    for i, row in enumerate(rows):
+        if row.layers:
+            kind = None if together else row.values[TRAINING_FREE.key].text
+            rankings.setdefault((row.layers, kind), []).append((i, row))
+    for here in rankings.values():
         for column in columns:
             known = {i: row.values[column.key].ranked for i, row in here}
             numbers = [number for number in known.values() if number is not None]

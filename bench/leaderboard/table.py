@@ -137,7 +137,8 @@ class Table:
 
     ``spare``: columns that are shown only when asked for. ``quoted``: published tables, which are shown
     apart and are in no ranking; ``title`` and ``source`` are those of such a table. ``mark``: how the
-    best are marked; ``None``: as is usual in a format. ``chosen``: whether its columns were asked for.
+    best are marked; ``None``: as is usual in a format. ``apart``: whether there is a best of what was
+    trained and one of what was not. ``chosen``: whether its columns were asked for.
     ``noise``: what disturbed noisy values, for tables that show any.
     """
 
@@ -150,6 +151,7 @@ class Table:
     title: str | None = None
     source: str | None = None
     mark: Mark | None = None
+    apart: bool = False
     chosen: bool = False
     noise: list[str] = field(default_factory=list)
 

@@ -6,9 +6,10 @@ from bench.leaderboard.table import Mark, Row, Table
 
 QUOTED = "Quoted, not measured here"
 LEGENDS: dict[Mark, str] = {
-    "star": "★: best avg of its cut.",
-    "bold": "bold: best of its cut in each column.",
+    "star": "★: best avg of its cut",
+    "bold": "bold: best of its cut in each column",
 }
+APART = ", of what was trained and of what was not"
 
 
 def legend(table: Table, default: Mark) -> list[str]:
@@ -18,7 +19,7 @@ def legend(table: Table, default: Mark) -> list[str]:
         row.best if mark == "star" else any(value.best for value in row.values.values())
         for row in table.rows
     )
-    return [LEGENDS[mark]] if marked and mark in LEGENDS else []
+    return [f"{LEGENDS[mark]}{APART * table.apart}."] if marked and mark in LEGENDS else []
 
 
 def signs(row: Row, mark: Mark) -> list[str]:

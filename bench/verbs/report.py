@@ -44,6 +44,9 @@ KINDS = ["table", *FORMATS, "html", "lm-eval"]
     help="Mark the best of each cut: its value in every column (bold), or the row of the best average "
     "(star). [default: bold in latex, star elsewhere]",
 )
+@click.option(
+    "--together", is_flag=True, help="Rank what was trained after pruning together with what was not."
+)
 @click.option("--published", is_flag=True, help="Quote what was published about the same models.")
 def report(
     sources: tuple[str, ...],
@@ -53,6 +56,7 @@ def report(
     key: str | None,
     group_by: Grouping,
     best: Mark | None,
+    together: bool,
     published: bool,
 ) -> None:
     """Print the leaderboard of result folders from their records alone, or published tables.
@@ -67,9 +71,10 @@ def report(
     from bench.render import terminal
 
     if kind == "lm-eval":
-        _write_lm_eval(sources, output, columns or key or best or published or group_by != "model")
+        others = columns or key or best or together or published or group_by != "model"
+        _write_lm_eval(sources, output, others)
         return
-    found, table = _gathered(sources, published, kind == "html")
+    found, table = _gathered(sources, published, kind == "html", together)
     table = replace(_viewed(table, columns, key, group_by), mark=best)
     render = partial(terminal.render, table) if kind == "table" else None
     put_out(output, lambda: _rendered(kind, found, table), render)
@@ -89,7 +94,7 @@ def _write_lm_eval(sources: tuple[str, ...], folder: Path | None, other: object)
 
 
 def _gathered(
-    sources: tuple[str, ...], same_models: bool, transcripts: bool
+    sources: tuple[str, ...], same_models: bool, transcripts: bool, together: bool
 ) -> tuple[list[Results], Table]:
     """All results, and the table of their records with what is to be quoted."""
     from dataclasses import replace
@@ -108,7 +113,7 @@ def _gathered(
             raise published.unknown(source)
     folders = {source: list(results.records.values()) for source, results in opened.items()}
     records = [record for found in folders.values() for record in found]
-    table = leaderboard.build_all(folders) if folders else leaderboard.EMPTY
+    table = leaderboard.build_all(folders, together) if folders else leaderboard.EMPTY
     if same_models and folders:
         models = list(dict.fromkeys(record.model for record in records))
         if of_models := published.of_models(models):

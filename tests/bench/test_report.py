@@ -196,6 +196,26 @@ def test_best_is_marked_as_asked(call_here: Call, kind: str, best: str, shown: s
         assert (legend in text) == (name == best)
 
 
+@pytest.mark.parametrize(
+    ("options", "best", "legend"),
+    [
+        ([], {"healed", "reconstruct"}, "cut, of what was trained and of what was not."),
+        (["--together"], {"healed"}, "★: best avg of its cut."),
+    ],
+)
+def test_what_was_trained_is_ranked_by_itself_unless_asked(
+    call_here: Call, rows: Rows, options: list[str], best: set[str], legend: str
+) -> None:
+    """The averages of three cuts, healed and not: 63.6 and 63.1, 56.5 and 54.8, 50.4 and 49.6."""
+    folder = Path(__file__).parents[2] / "results" / "demo-heal"
+    found = [row for row in rows(folder, *options) if row["best"]]
+    assert [row["layers"] for row in found] == sorted([3, 6, 9] * len(best))
+    assert {row["label"] for row in found} == best
+    assert legend in call_here("report", folder, *options, "--format", "markdown").stdout.replace(
+        "\n", " "
+    )
+
+
 def test_values_that_all_share_are_not_best(call_here: Call) -> None:
     content = json.loads(call_here("report", DEMO, "--format", "json").stdout)
     rows = content["groups"][0]["rows"]
