@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,15 +133,15 @@ class Ray:
 
     def side_by_side(self, calls: Sequence[Callable[[], object]]) -> None:
         count = min(self.workers, len(calls)) or 1
-        with self._others_turn(), ThreadPoolExecutor(count) as pool:
+        with ThreadPoolExecutor(count) as pool:
             futures = [pool.submit(self._call_in_turn, call) for call in calls]
             try:
                 for future in as_completed(futures):
                     future.result()
-            except BaseException as error:
+            except BaseException:
                 self._ended = True
                 pool.shutdown(cancel_futures=True)
-                raise _find_cause(futures) or error from None
+                raise
 
     def let_go(self) -> None:
         for hand in self._idle:
@@ -342,12 +342,6 @@ class Ray:
             self._ray.kill(hand.actor)
             hand = self._start()
         self._idle.append(hand)
-
-
-def _find_cause(futures: Sequence[Future[None]]) -> BaseException | None:
-    """Why calls ended that others have ended with."""
-    errors = [future.exception() for future in futures if not future.cancelled()]
-    return next((e for e in errors if e and not isinstance(e, KeyboardInterrupt)), None)
 
 
 @dataclass(frozen=True)
