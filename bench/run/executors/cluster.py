@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import platform
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from bench.run.executors.job import LostError
-from bench.run.executors.remote import PACKAGES, RemoteWorker
+from bench.run.executors.remote import RemoteWorker, list_versions
 from replaceme.amounts import format_bytes
 from replaceme.errors import InputError, told
 
@@ -105,9 +103,9 @@ class Cluster:
             if not found["error"]:
                 reason = f"sees another folder at {self._out}"
             raise InputError(f"{where} {reason}; --out must name a folder that all machines share.")
-        own = {"Python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+        own = list_versions()
         for name, number in found["versions"].items():
-            if number != own[name]:
+            if number != own.get(name, number):
                 raise InputError(f"{where} has {name} {number}, and this machine {own[name]}.")
 
     @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.run.executors.job import Held, Job, Outcome
 from bench.run.executors.worker import Worker
-from bench.serving import ServingError
+from bench.serving import ServingError, engine_version
 from replaceme.errors import InputError, OutputError, told
 
 PACKAGES = ("replaceme", "torch", "transformers", "lm-eval", "ray")
@@ -48,10 +48,9 @@ class RemoteWorker:
 
     def describe(self, mark: Path) -> dict[str, Any]:
         """Where it is, its versions, whether it sees a file, and why it cannot write its log."""
-        versions = {"Python": platform.python_version()} | {name: version(name) for name in PACKAGES}
         return {
             "place": self._place,
-            "versions": versions,
+            "versions": list_versions(),
             "sees": mark.exists(),
             "error": self.error,
         }
@@ -110,6 +109,13 @@ class Shares:
         """What was told since this was asked last."""
         told, self._told = self._told, {}
         return told
+
+
+def list_versions() -> dict[str, str]:
+    """What numbers depend on; vLLM where it is installed."""
+    found = {"Python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    engine = engine_version()
+    return found | ({"vLLM": engine} if engine else {})
 
 
 def _portable(outcome: Outcome) -> Outcome:
