@@ -188,7 +188,9 @@ class Task(_Scored):
         "in one pass, or by an older release",
     )
     pass_seconds: float | None = Field(
-        None, description="of the pass that gave the answers of all its variants"
+        None,
+        description="of computing the answers of all its variants that no task before it asked for, "
+        "added over workers",
     )
     pass_variants: int | None = Field(None, description="how many these were")
     peak_memory_bytes: int | None = Field(

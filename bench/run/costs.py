@@ -92,6 +92,7 @@ class Costs:
         self.tasks: dict[PlannedTask, TaskSize] = {}
         self.starts: dict[Cell, int] = {}  # first layer that is removed, by what is only pruned
         self.apart: set[tuple[ModelSpec, PlannedTask]] = set()  # scored checkpoint by checkpoint
+        self.left: dict[tuple[ModelSpec, PlannedTask], float] = {}  # share of a sweep, if not all of it
 
     def list_jobs(self) -> Iterator[Job]:
         """What is left, in seconds on a usual machine."""
@@ -170,7 +171,8 @@ class Costs:
         if self._is_together(model, task):
             predictions = asked.answers * len(cells)
             tokens, layers = asked.context + asked.answers, self._count_layers(size, cells)
-            yield Job(*pass_of(model, task), size.run(tokens, layers, predictions))
+            left = self.left.get((model, task), 1.0)
+            yield Job(*pass_of(model, task), left * size.run(tokens, layers, predictions))
             return
         for cell in cells:
             work = size.run(asked.apart, size.layers - cell.layers, asked.apart)

@@ -71,9 +71,12 @@ class Forecast:
         self._current: dict[Hashable, _Current] = {}  # by the lane in which they run
 
     def expect(self, jobs: Iterable[Job]) -> None:
-        """Take these for what is left; jobs that ran, or run, stay, with the work told last."""
-        known = {key: job for key, job in self._jobs.items() if key in self._begun}
-        self._jobs = known | {job.key: job for job in jobs}
+        """Take these for what is left; jobs that ran stay as they were, and those that run, with the
+        work told last."""
+        begun = self._begun
+        known = {key: job for key, job in self._jobs.items() if key in begun}
+        done = {key: job for key, job in known.items() if key in self._taken}
+        self._jobs = known | {job.key: job for job in jobs} | done
 
     def begin(self, key: Key | None, lane: Hashable = None) -> None:
         """A job begins, or something that is none; the one that ran in its lane is done."""

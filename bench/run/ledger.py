@@ -80,7 +80,7 @@ class Ledger:
         together: dict[str, list[int]] = {}  # the jobs of a title
         for number, job in enumerate(jobs):
             together.setdefault(job.title or "", []).append(number)
-        lanes: dict[str, Hashable] = {}  # of the titles that are at hand
+        lanes: dict[str, Hashable] = {}  # of the titles that have begun
 
         def tell(number: int, share: float | None) -> None:
             job, shares[number] = jobs[number], 1.0 if share is None else share

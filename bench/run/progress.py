@@ -110,6 +110,11 @@ class Progress:
         self._costs.tasks[task] = TaskSize.of(built)
         self.relist()
 
+    def learn_left(self, model: ModelSpec, task: PlannedTask, share: float) -> None:
+        """So much of a task is left to be answered in one pass; from 0 to 1."""
+        self._costs.left[model, task] = share
+        self.relist()
+
     def learn_obstacle(self, model: ModelSpec, task: PlannedTask) -> None:
         """A task cannot be scored in one pass."""
         self._costs.apart.add((model, task))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import wraps
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +90,40 @@ def test_what_failed_is_left_alone_until_it_is_retried(
     assert "calibrating" not in third.stderr
     assert {record.status for record in by_label(out).values()} == {"complete"}
     assert not any(record.failures for record in by_label(out).values())
+
+
+@pytest.mark.parametrize(
+    ("call", "failing_calls"),
+    [
+        ("bench.scoring.one_pass.OnePass.answer_batches", [1]),
+        ("bench.scoring.verify.try_few", [1, 2]),  # of both tasks, and then of the first
+    ],
+)
+def test_task_that_cannot_be_answered_fails_alone(
+    call_here: Any,
+    write_suite: WriteSuite,
+    task_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    failing_calls: list[int],
+) -> None:
+    """All that endings asks is what colours asks, which comes first."""
+    original, calls = pkgutil.resolve_name(call.replace(".OnePass", ":OnePass")), count(1)
+
+    @wraps(original)
+    def failing(*arguments: Any, **more: Any) -> Any:
+        if next(calls) in failing_calls:
+            raise ValueError("there is no answer")
+        return original(*arguments, **more)
+
+    monkeypatch.setattr(call, failing)
+    score = {"tasks": ["colours", "endings"], "include_path": str(task_folder)}
+    done = call_here("run", write_suite(score=score), "--out", tmp_path / "out")
+    assert done.returncode == 3
+    assert "there is no answer" in done.stdout
+    assert reasons(tmp_path / "out") == {label: ["score:colours"] for label in LABELS}
+    assert all([*record.quality] == ["endings"] for record in by_label(tmp_path / "out").values())
 
 
 def test_plan_tells_what_failed(

@@ -128,6 +128,17 @@ def test_jobs_that_fall_away_take_no_time(forecast: Forecast, clock: Clock) -> N
     assert forecast.estimate_left() == 0
 
 
+def test_job_that_is_done_tells_the_pace_by_the_work_that_it_had(clock: Clock) -> None:
+    """30 s for the work of ten; the work that is listed since is that of one."""
+    forecast = Forecast(clock)
+    forecast.expect([Job("check", "a", 10), Job("check", "b", 10)])
+    forecast.begin(("check", "a"))
+    clock.now += 30
+    forecast.begin(None)
+    forecast.expect([Job("check", "a", 1), Job("check", "b", 10)])
+    assert forecast.estimate_left() == 30
+
+
 def test_demo_is_told_within_a_factor_of_two_from_the_first_minute_on(
     tmp_path: Path, clock: Clock
 ) -> None:
@@ -174,3 +185,16 @@ def test_task_that_leaves_the_one_pass_is_a_job_of_each_checkpoint(tmp_path: Pat
     apart = {job.key for job in costs.list_jobs()}
     assert together - apart == {pass_of(model, task)}
     assert apart - together == {scoring_of(cell, task) for cell in plan.cells}
+
+
+def test_task_that_is_half_answered_takes_half_as_long(tmp_path: Path) -> None:
+    plan = matrix.expand(load_measured(), ("*/baseline", "*/6/*"))
+    costs, task = Costs(plan, Ledger(plan, tmp_path).list_due), plan.tasks[0]
+    (model,) = plan.suite.models
+
+    def work() -> float:
+        return next(job.work for job in costs.list_jobs() if job.key == pass_of(model, task))
+
+    whole = work()
+    costs.left[model, task] = 0.5
+    assert work() == 0.5 * whole > 0

@@ -50,7 +50,7 @@ def run(path: Path, tasks: list[list[Request]], done: set[str], order: random.Ra
     order.shuffle(single)
     for part in single[:most]:
         requests, answers = answer_in(part.batches[0])
-        known.keep(requests, {stem: answers[stem] for stem in part.variants}, part.owner.name)
+        known.keep(requests, {stem: answers[stem] for stem in part.variants}, part.owner)
         pool.keep(requests)
         for one in pool.pop_answered():
             assert not known.lacking(one.stems, one.requests)
@@ -88,12 +88,26 @@ def test_batch_of_a_task_that_is_not_answered_is_answered_for_those_that_need_it
     pool = Pool(Answers(), [a, b])
     arranged = [[grow(part, 0.0, 4) for part in parts] for parts in _halves(pool.divide())]
     found = pool.portion(arranged, [b])
-    assert [(one.owner.name, one.variants, [*one.requests]) for one in found] == [
-        ("a", ["lstsq", "uidl"], REQUESTS[:2]),
-        ("b", ["lstsq", "uidl"], [REQUESTS[5]]),
+    assert [(one.owner, one.asker, one.variants, [*one.requests]) for one in found] == [
+        ("a", b, ["lstsq", "uidl"], REQUESTS[:2]),
+        ("b", b, ["lstsq", "uidl"], [REQUESTS[5]]),
     ]
-    assert pool.pop_needing(found[0]) == [b]
     assert pool.pop_answered() == []
+    assert pool.pop() == [b]
+
+
+def test_what_fails_for_a_task_is_tried_for_the_others_that_need_it() -> None:
+    a, b = ask("a", REQUESTS[:4]), ask("b", [REQUESTS[0], REQUESTS[5]])
+    pool = Pool(Answers(), [a, b])
+    arranged = [[grow(part, 0.0, 4) for part in parts] for parts in _halves(pool.divide())]
+    whole, _ = pool.portion(arranged, [a, b])
+    assert [*whole.requests] == REQUESTS[:4]
+    assert pool.pop([a]) == [a]
+    (again,) = pool.pass_on(whole)
+    assert (again.owner, again.asker, [*again.requests]) == ("a", b, REQUESTS[:2])
+    assert pool.pop([a]) == []
+    pool.pop([b])
+    assert pool.pass_on(again) == []
 
 
 def _halves(divided: list[list[Request]]) -> list[list[list[Request]]]:
@@ -119,3 +133,11 @@ def test_work_is_balanced(sizes: list[int], parts: int) -> None:
     assert sorted(one for share in shares for one in share) == sorted(sizes)
     assert len(shares) == min(parts, len(sizes))
     assert all(sum(share) <= sum(sizes) / len(shares) + max(sizes) for share in shares)
+
+
+def test_request_of_a_task_that_asks_it_no_more_is_asked_by_another() -> None:
+    """The suite was changed after an interruption, and a variant came."""
+    known = Answers()
+    known.keep(REQUESTS[:1], {"lstsq": [Answer(-1.0, True)]}, "a")
+    pool = Pool(known, [ask("a", REQUESTS[2:3]), ask("b", REQUESTS[:1], CELLS[1:])])
+    assert pool.divide() == [REQUESTS[2:3], REQUESTS[:1]]

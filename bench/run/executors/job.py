@@ -43,8 +43,9 @@ class Job:
             of one title are parts of one thing.
         cost: the key of what that costs, see :mod:`bench.run.costs`.
         exclusive: alone on its machine: nothing else computes there while it is done.
-        resumes: done again because its worker died, it gives only what had not come before; of one that
-            does not, the executor sees to that.
+        resumes: done again because its worker died, all that it gives is handed on, since it gives only
+            what had not come before, or that may come twice; of others the executor leaves out as many
+            results as had come.
     """
 
     call: Callable[..., Any]

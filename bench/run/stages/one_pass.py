@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from replaceme.io.editfile import load_edit
 if TYPE_CHECKING:
     from bench.scoring.answers import Answers
     from bench.scoring.one_pass import OnePass
+    from bench.scoring.trees import Request
     from bench.scoring.verify import Agreement
 
 
@@ -38,7 +39,7 @@ class OnePassScoring:
 
         name = self.scores.model.name
         self.reasons = {}
-        with self.ledger.guard(self.scores.lacking_stages(tasks)):
+        with self.ledger.guard(self._lacking_stages(tasks)):
             known = self._read_answers()
             title = f"{name}: loading for scoring in one pass"
             obstacle = self.ledger.do(self._job(OnePass.explain_obstacle, title=title))
@@ -47,6 +48,12 @@ class OnePassScoring:
                 self._sweep(Pool(known, asked), known)
         self.ledger.executor.let_go()
         return self.reasons
+
+    def _lacking_stages(self, tasks: list[PlannedTask]) -> Iterator[Stage]:
+        """The stages that are left to be done in one pass when this is read."""
+        for task in tasks:
+            if task not in self.reasons:
+                yield from self.scores.lacking_stages([task])
 
     def load(self) -> OnePass:
         """The model with the edits of all its cells, in this process."""
@@ -79,8 +86,12 @@ class OnePassScoring:
         }
         return scores.source, files, settings
 
+    @cached_property
+    def _held(self) -> Held:
+        return Held(load_one_pass, self._arguments)
+
     def _job(self, call: Any, *arguments: Any, title: str, cost: Key | None = None) -> Job:
-        return Job(call, arguments, Held(load_one_pass, self._arguments), title, cost)
+        return Job(call, arguments, self._held, title, cost)
 
     def _read_answers(self) -> Answers:
         """Those of an interrupted run, if they were computed alike."""
@@ -98,8 +109,8 @@ class OnePassScoring:
                 self._leave(task, reason)
                 return None
             prepared = self.scores.prepare(task, self.scores.unloaded)
-            asks = self.scores.unloaded.lm.requests(prepared.instances)
-            return Asked(task, prepared, self.scores.list_lacking(task), asks)
+            requests = [*dict.fromkeys(self.scores.unloaded.lm.requests(prepared.instances))]
+            return Asked(task, prepared, self.scores.list_lacking(task), requests)
         return None
 
     def _leave(self, task: PlannedTask, reason: str) -> None:
@@ -110,40 +121,50 @@ class OnePassScoring:
     def _sweep(self, pool: Pool, known: Answers) -> None:
         """Score tasks that may be answered in one pass, but for those where a few answers differ."""
         from bench.scoring.one_pass import OnePass
+        from bench.scoring.trees import count_tokens
+        from bench.scoring.verify import sample
 
         title = f"{self.scores.model.name}: arranging what is asked"
         arrange = self._job(OnePass.arrange, pool.divide(), known.budget, title=title)
         known.budget, arranged = self.ledger.do(arrange)
-        checked = self._check(pool.asked, known)
-        self._answer(pool, pool.portion(arranged, checked), known)
+        lengths = self.scores.unloaded.lengths
+        few = {one: sample(one.requests, lengths) for one in pool.asked}
+        parts = balance(pool.asked, self.ledger.executor.workers, lambda one: count_tokens(few[one]))
+        checked = [*self._try(parts, few, known)]
+        portions = pool.portion(arranged, [one for one in pool.asked if one in checked])
+        self._tell_left(portions, pool.asked)
+        self._answer(pool, portions, known)
+        for one in pool.pop():
+            with self.ledger.guard(self._stages(one)):
+                raise RuntimeError("not all answers came")
 
-    def _check(self, asked: list[Asked], known: Answers) -> list[Asked]:
-        """Have all cells answer a few requests of each task; returns what can be answered in one pass,
-        by the cells that answer with numbers."""
-        from bench.scoring.trees import count_tokens
-        from bench.scoring.verify import sample, try_few
+    def _try(
+        self, parts: Sequence[list[Asked]], few: dict[Asked, list[Request]], known: Answers
+    ) -> Iterator[Asked]:
+        """Have all cells answer a few requests of each task; gives the tasks that can be answered in one
+        pass, by the cells that answer with numbers. What fails among others is tried by itself."""
+        from bench.scoring.verify import try_few
 
-        lengths, checked = self.scores.unloaded.lengths, set[Asked]()
-        few = {one: sample(one.requests, lengths) for one in asked}
-        parts = balance(asked, self.ledger.executor.workers, lambda one: count_tokens(few[one]))
         title, cost = f"{self.scores.model.name}: trying a few requests", check_of(self.scores.model)
         jobs = [
             self._job(
-                try_few,
-                [(one.stems, few[one]) for one in part],
-                known.budget,
-                title=title,
-                cost=cost,
+                try_few, [(one.stems, few[one]) for one in part], known.budget, title=title, cost=cost
             )
             for part in parts
         ]
+        again: list[list[Asked]] = []
         for number, outcome in self.ledger.run(jobs):
-            with self.ledger.guard(self._stages(*parts[number])):
-                for one, (sound, comparison) in zip(parts[number], outcome.get(), strict=True):
+            part = parts[number]
+            if outcome.error and len(part) > 1:
+                again += [[one] for one in part]
+                continue
+            with self.ledger.guard(self._stages(*part)):
+                for one, (sound, comparison) in zip(part, outcome.get(), strict=True):
                     self._drop_nan(one, sound)
                     if one.cells and self._judge(one, comparison):
-                        checked.add(one)
-        return [one for one in asked if one in checked]
+                        yield one
+        if again:
+            yield from self._try(again, few, known)
 
     def _judge(self, one: Asked, comparison: Agreement) -> bool:
         """Whether a task is answered in one pass; where it is not, it is left to others."""
@@ -155,38 +176,53 @@ class OnePassScoring:
             self._leave(one.task, reason)
         return comparison.agree
 
+    def _tell_left(self, portions: list[Portion], asked: list[Asked]) -> None:
+        """Say how much of each task is left to be answered."""
+        from bench.scoring.trees import count_tokens
+
+        for one in asked:
+            left = sum(count_tokens(portion.requests) for portion in portions if portion.asker is one)
+            whole = count_tokens(one.requests)
+            self.ledger.progress.learn_left(self.scores.model, one.task, min(1.0, left / max(whole, 1)))
+
     def _answer(self, pool: Pool, portions: list[Portion], known: Answers) -> None:
-        """Have everything answered, and score each task as soon as all of it is."""
+        """Have everything answered, and score each task as soon as all of it is. A task fails with what
+        it is the first to wait for; what others need of that is tried for them."""
         parts = [
             replace(portion, batches=part)
             for portion in portions
             for part in cut(portion.batches, self.ledger.executor.parts)
         ]
+        again: list[Portion] = []
         self._score(pool, known)
         for number, outcome in self.ledger.run([self._answer_job(part, known) for part in parts]):
             part = parts[number]
             if outcome.error:
-                with self.ledger.guard(self._stages(*pool.pop_needing(part))):
+                with self.ledger.guard(self._stages(*pool.pop([part.asker]))):
                     outcome.get()
+                again += pool.pass_on(part)
             else:
                 requests, answers, seconds = outcome.get()
-                known.keep(requests, answers, part.owner.name)
-                part.owner.seconds += seconds
+                known.keep(requests, answers, part.owner)
+                part.asker.seconds += seconds
                 pool.keep(requests)
                 self._score(pool, known)
+        if again:
+            self._answer(pool, again, known)
 
     def _answer_job(self, part: Portion, known: Answers) -> Job:
         from bench.scoring.one_pass import OnePass
 
-        owner = part.owner
-        return self._job(
+        asker = part.asker
+        job = self._job(
             OnePass.answer_batches,
             part.variants,
             part.batches,
             known.budget,
-            title=f"{self.scores.model.name}: {owner.name}, {len(owner.cells)} variants in one pass",
-            cost=pass_of(self.scores.model, owner.task),
+            title=f"{self.scores.model.name}: {asker.name}, {len(asker.cells)} variants in one pass",
+            cost=pass_of(self.scores.model, asker.task),
         )
+        return replace(job, resumes=True)  # the same answers may come twice
 
     def _score(self, pool: Pool, known: Answers) -> None:
         """Score the tasks that are answered."""
@@ -198,6 +234,7 @@ class OnePassScoring:
                 for cell in one.cells:
                     self._score_cell(one, cell, known, variants)
             self.ledger.progress.rest()
+            self.ledger.progress.relist()
 
     def _score_cell(self, one: Asked, cell: Cell, known: Answers, variants: int) -> None:
         with self.ledger.stage(cell, stage_of(one.task)):

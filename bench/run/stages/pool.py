@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,24 +19,19 @@ class Asked:
     """A task, and the cells that are to answer it.
 
     Attributes:
-        asks: its requests, which may repeat.
-        seconds: of computing answers to those that no task before it asks.
+        requests: each once.
+        seconds: of computing the answers that it was the first to wait for.
     """
 
     task: PlannedTask
     prepared: PreparedTask
     cells: list[Cell]
-    asks: list[Request]
+    requests: list[Request]
     seconds: float = 0.0
 
     @property
     def name(self) -> str:
         return self.task.name
-
-    @cached_property
-    def requests(self) -> list[Request]:
-        """Each once."""
-        return [*dict.fromkeys(self.asks)]
 
     @property
     def stems(self) -> list[str]:
@@ -50,18 +44,19 @@ class Portion:
     """Batches that some variants lack.
 
     Attributes:
-        owner: the task whose requests they are made of.
+        owner: name of the task that the requests belong to.
+        asker: the first task that waits for the answers.
     """
 
-    owner: Asked
+    owner: str
+    asker: Asked
     variants: list[str]
     batches: Sequence[list[Tree]]
 
     @property
     def requests(self) -> Iterator[Request]:
         for trees in self.batches:
-            for tree in trees:
-                yield from tree.tails
+            yield from _list_requests(trees)
 
 
 class Pool:
@@ -80,23 +75,22 @@ class Pool:
     def divide(self) -> list[list[Request]]:
         """The requests that belong to each task.
 
-        One that was answered for a task before an interruption still belongs to it, whether that is
-        asked here or not.
+        One that was answered for a task before an interruption still belongs to it. If that task does
+        not ask it here, nobody has to, unless a cell here lacks the answer.
         """
-        owners: dict[Request, str] = {}
+        askers: dict[Request, list[str]] = {}
         for one in self.asked:
             for request in one.requests:
-                if request not in owners:
-                    owners[request] = self._find_owner(request) or one.name
+                askers.setdefault(request, []).append(one.name)
+        owners = {request: self._find_owner(request, names) for request, names in askers.items()}
         return [[r for r in one.requests if owners[r] == one.name] for one in self.asked]
 
-    def _find_owner(self, request: Request) -> str | None:
-        """The task that a request was answered for, if it is asked here or has all answers."""
+    def _find_owner(self, request: Request, askers: list[str]) -> str:
         owner = self._known.task_of(request)
-        if owner is None or any(one.name == owner for one in self.asked):
-            return owner
+        if owner is None or owner in askers:
+            return owner or askers[0]
         stems = {stem for one in self.asked for stem in one.stems}
-        return None if self._known.lacking(stems, [request]) else owner
+        return askers[0] if self._known.lacking(stems, [request]) else owner
 
     def portion(self, arranged: Sequence[list[list[Tree]]], asked: Sequence[Asked]) -> list[Portion]:
         """What is to be answered, task by task.
@@ -106,21 +100,23 @@ class Pool:
             asked: the tasks whose cells are to be answered; batches of others that these need as well
                 are answered for these.
         """
-        wanted: dict[Request, dict[str, None]] = {}
+        wanted: dict[Request, list[Asked]] = {}
         for one in asked:
             for request in one.requests:
-                wanted.setdefault(request, {}).update(dict.fromkeys(one.stems))
-        found: dict[tuple[Asked, tuple[str, ...]], list[list[Tree]]] = {}
+                wanted.setdefault(request, []).append(one)
+        found: dict[tuple[str, Asked, tuple[str, ...]], list[list[Tree]]] = {}
         lacking: set[Request] = set()
         for owner, batches in zip(self.asked, arranged, strict=True):
             for trees in batches:
-                requests = [request for tree in trees for request in tree.tails]
-                stems = dict.fromkeys(stem for r in requests for stem in wanted.get(r, ()))
-                if names := self._known.lacking(stems, requests):
-                    found.setdefault((owner, tuple(sorted(names))), []).append(trees)
+                requests = _list_requests(trees)
+                waiting = {one for request in requests for one in wanted.get(request, ())}
+                stems = {stem for one in waiting for stem in one.stems}
+                if names := self._known.lacking(sorted(stems), requests):
+                    asker = next(one for one in asked if one in waiting)
+                    found.setdefault((owner.name, asker, tuple(names)), []).append(trees)
                     lacking.update(requests)
         self._left = {one: lacking.intersection(one.requests) for one in asked}
-        return [Portion(owner, list(names), own) for (owner, names), own in found.items()]
+        return [Portion(*key[:2], [*key[2]], own) for key, own in found.items()]
 
     def keep(self, answered: Iterable[Request]) -> None:
         """Note that requests are answered."""
@@ -130,15 +126,24 @@ class Pool:
 
     def pop_answered(self) -> list[Asked]:
         """The tasks of which nothing is left to be answered, each told once."""
-        done = [one for one, left in self._left.items() if not left]
-        for one in done:
-            del self._left[one]
-        return done
+        return self.pop([one for one, left in self._left.items() if not left])
 
-    def pop_needing(self, portion: Portion) -> list[Asked]:
-        """The tasks that need answers of a portion, which nobody waits for any more."""
-        requests = {*portion.requests}
-        needing = [one for one, left in self._left.items() if left & requests]
-        for one in needing:
+    def pop(self, asked: Iterable[Asked] | None = None) -> list[Asked]:
+        """Those of some tasks, or of all, that wait for answers; they do so no more."""
+        found = [one for one in [*(self._left if asked is None else asked)] if one in self._left]
+        for one in found:
             del self._left[one]
-        return needing
+        return found
+
+    def pass_on(self, portion: Portion) -> list[Portion]:
+        """What other tasks than the asker need of a portion."""
+        found = []
+        for one, left in self._left.items():
+            needed = [trees for trees in portion.batches if left.intersection(_list_requests(trees))]
+            if needed and one is not portion.asker:
+                found.append(replace(portion, asker=one, batches=needed))
+        return found
+
+
+def _list_requests(trees: list[Tree]) -> list[Request]:
+    return [request for tree in trees for request in tree.tails]
