@@ -14,7 +14,7 @@ from bench.scoring.generation.texts import Text
 from bench.scoring.heads import Answer
 from bench.scoring.sweep import Sweep, count_asked
 from bench.scoring.tasks import PreparedTask, TaskScore
-from bench.scoring.trees import Request, Tree, count_tokens, grow
+from bench.scoring.trees import Request, Tree, TreeBatch, count_tokens, grow
 from replaceme.architectures import architecture_of
 from replaceme.decoder import Decoder
 from replaceme.edit import Edit, prune_temporarily
@@ -149,17 +149,14 @@ class OnePass:
         sweep, only = self._sweep_afresh(), fork.only([name])
         together = sweep.arrange(requests)
         single = [grow([request], 0.0, len(request.tokens)) for request in requests]
-        found = [
-            (batch, answers[name])
-            for chunk in sweep.cut(together + single, 1)
-            for batch, answers in zip(chunk, only.answers_to(chunk), strict=True)
-        ]
+        batches = [TreeBatch(trees) for trees in together + single]
+        found = [answers[name] for answers in only.answers_to(batches)]
         known = {
             request: answer
-            for batch, answers in found[: len(together)]
+            for batch, answers in zip(batches[: len(together)], found, strict=False)
             for request, answer in zip(batch.requests, answers, strict=True)
         }
-        alone = [answer for _, (answer,) in found[len(together) :]]
+        alone = [answer for (answer,) in found[len(together) :]]
         return [known[request] for request in requests], alone
 
     def _sweep_afresh(self) -> Sweep:

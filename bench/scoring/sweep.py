@@ -113,14 +113,6 @@ class Sweep:
                 self._count(batch, fork)
                 yield batch.requests, answers
 
-    def cut(self, batches: Sequence[list[Tree]], variants: int) -> Iterator[list[TreeBatch]]:
-        """Batches that pass a layer together."""
-        waiting = [*batches]
-        while waiting:
-            count = self._count_together(waiting, variants)
-            yield [TreeBatch(trees) for trees in waiting[:count]]
-            waiting = waiting[count:]
-
     def _count_together(self, waiting: list[list[Tree]], variants: int) -> int:
         """How many batches pass a layer together: what there is room for, where each time costs a read
         of the model."""
