@@ -25,6 +25,7 @@ from bench.plots import SCREEN, Figure, figures
 from bench.plots.style import DARK, LIGHT
 from bench.records import Record
 from bench.render.escape import visible
+from bench.render.wording import APART
 from bench.results import Results, latest
 
 
@@ -46,6 +47,7 @@ def document(records: list[Record], table: Table, sources: Iterable[Results] = (
     )
     return environment.get_template("page.html.j2").render(
         table=table,
+        apart=APART * table.apart,
         cells=list(cells.values()),
         summary=_summary(records),
         figures=_by_model(drawn),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from threading import get_ident
 from typing import TYPE_CHECKING
 
@@ -110,9 +110,9 @@ class Progress:
         self._costs.tasks[task] = TaskSize.of(built)
         self.relist()
 
-    def learn_left(self, model: ModelSpec, task: PlannedTask, share: float) -> None:
-        """So much of a task is left to be answered in one pass; from 0 to 1."""
-        self._costs.left[model, task] = share
+    def learn_left(self, model: ModelSpec, shares: Mapping[PlannedTask, float]) -> None:
+        """So much of each task is left to be answered in one pass; from 0 to 1."""
+        self._costs.left.update({(model, task): share for task, share in shares.items()})
         self.relist()
 
     def learn_obstacle(self, model: ModelSpec, task: PlannedTask) -> None:

@@ -180,10 +180,11 @@ class OnePassScoring:
         """Say how much of each task is left to be answered."""
         from bench.scoring.trees import count_tokens
 
+        shares = {}
         for one in asked:
             left = sum(count_tokens(portion.requests) for portion in portions if portion.asker is one)
-            whole = count_tokens(one.requests)
-            self.ledger.progress.learn_left(self.scores.model, one.task, min(1.0, left / max(whole, 1)))
+            shares[one.task] = min(1.0, left / max(count_tokens(one.requests), 1))
+        self.ledger.progress.learn_left(self.scores.model, shares)
 
     def _answer(self, pool: Pool, portions: list[Portion], known: Answers) -> None:
         """Have everything answered, and score each task as soon as all of it is. A task fails with what
