@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,9 @@ from replaceme.edit import apply
 pytestmark = pytest.mark.slow
 
 EDIT = Edit((Block(13, 19),), {12: 1.25 * torch.eye(576, dtype=torch.float64)})
+
+# Else glibc keeps what was freed: up to 90 MB of 770, another part in each process.
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 
 CALIBRATE = """
 import sys, torch
@@ -66,12 +70,14 @@ def load_and_save(source: Path, out: Path) -> None:
     model.save_pretrained(out)
 
 
-def peak_bytes(script: str, *arguments: Any) -> int:
+def peak_bytes(script: str, *arguments: Any, **variables: str) -> int:
     """Peak resident bytes of a Python process; ``ru_maxrss`` would count those of its parent as well."""
     command = [sys.executable, "-c", script + REPORT, *map(str, arguments)]
-    root = Path(__file__).parents[2]
-    printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=root).stdout
-    return int(printed.split()[-1])
+    root, environment = Path(__file__).parents[2], os.environ | variables
+    run = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, cwd=root, env=environment
+    )
+    return int(run.stdout.split()[-1])
 
 
 @pytest.mark.benchmark(group="calibration on 8 times the text")
@@ -79,10 +85,10 @@ def test_memory_of_calibration_does_not_grow_with_the_text(
     benchmark: Any, save_model: Any, tmp_path: Path
 ) -> None:
     folder = save_model(tmp_path / "model", hidden_size=256, intermediate_size=768, head_dim=128)
-    once = peak_bytes(CALIBRATE, folder, 48)
-    eight_times = benchmark.pedantic(peak_bytes, (CALIBRATE, folder, 8 * 48), rounds=1)
+    once = peak_bytes(CALIBRATE, folder, 48, **GIVE_BACK)
+    eight_times = benchmark.pedantic(peak_bytes, (CALIBRATE, folder, 8 * 48), GIVE_BACK, rounds=1)
     benchmark.extra_info |= {"peak MB": eight_times / 1e6, "peak MB with an eighth": once / 1e6}
-    assert eight_times < 1.05 * once
+    assert eight_times < 1.02 * once
 
 
 @pytest.mark.benchmark(group="a pruned checkpoint of the real model")
