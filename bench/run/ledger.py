@@ -9,6 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -20,6 +21,7 @@ from bench.records import Failure, Record
 from bench.run.costs import Costs
 from bench.run.executors import Executor, Job, Local, Outcome
 from bench.run.host import disk, environment, interrupts
+from bench.run.host.environment import Machine
 from bench.run.host.leftovers import discard
 from bench.run.progress import Progress
 from bench.run.resume import NOTHING, Retry, hash_attempt, judge, list_stages_due, recall_record
@@ -39,6 +41,7 @@ class Ledger:
 
     Attributes:
         records: of every cell, as far as it is known.
+        machine: where jobs are done.
         reopened: models of which scores turned out to be of other requests, and are to be made again.
     """
 
@@ -54,13 +57,15 @@ class Ledger:
         Raises:
             InputError: a record cannot be read.
         """
-        self.plan, self.out, self.store = plan, out, Store(out)
-        self.records = {cell: recall_record(cell, plan, self.store, retry) for cell in plan.cells}
+        self.out, self.store = out, Store(out)
         self.executor: Executor = executor or Local()
         self.device = plan.suite.device or self.executor.device or loading.default_device()
+        self.machine = self._find_machine()
+        self.plan = replace(plan, served_on=self.machine.served_on)
+        self.records = {cell: recall_record(cell, self.plan, self.store, retry) for cell in plan.cells}
         self.memory = plan.suite.memory_bytes
         self.reopened: dict[ModelSpec, None] = {}
-        self.progress = Progress(Costs(plan, self.list_due, out), self.executor.workers)
+        self.progress = Progress(Costs(self.plan, self.list_due, out), self.executor.workers)
 
     def list_due(self, cell: Cell) -> list[str]:
         """Names of the stages that are still to do for a cell."""
@@ -189,10 +194,16 @@ class Ledger:
         """Where the texts that a cell's model wrote lie until all its tasks are scored."""
         return self.answers_file(cell).with_suffix(".texts.jsonl")
 
+    def _find_machine(self) -> Machine:
+        job = Job(Machine.here, (self.device,))
+        ((_, outcome),) = self.executor.run([job], lambda *_: None)
+        found: Machine = outcome.get()
+        return found
+
     def _write(self, cell: Cell) -> None:
         suite, record = self.plan.suite, self.records[cell]
         record.status = judge(record, self.plan)
-        record.environment = environment.describe(self.device)
+        record.environment = environment.describe(self.machine)
         record.updated = datetime.now(UTC).isoformat(timespec="seconds")
         record.runtime = {
             "device": self.device,

@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from typing import Any
 
 from bench.names import cell_name, file_name
-from bench.serving import ServeSettings, ServingIdentity, device_name, engine_version
+from bench.serving import ServeSettings, ServingIdentity, engine_version
 from bench.suite.layer_counts import check_declared, prune_of
 from bench.suite.prune_spec import PruneSpec
 from bench.suite.scoring import Wanted
@@ -125,13 +125,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells of a suite with what is scored: single tasks, and the groups that they make up."""
+    """All cells of a suite with what is scored: single tasks, and the groups that they make up.
+
+    Attributes:
+        served_on: name of what vLLM computes on; ``None``: that is not known before workers are there.
+    """
 
     suite: Suite
     cells: list[Cell]
     tasks: list[PlannedTask]
     groups: list[PlannedGroup] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    served_on: str | None = None
 
 
 def expand(suite: Suite, only: tuple[str, ...] = ()) -> Plan:
@@ -216,18 +221,21 @@ def _steps(suite: Suite, prune: PruneSpec, count: int, solver: SolverSpec) -> It
         yield HealStep(version=HEALING, training=heal.parameters(), text=text)
 
 
-def serving_identity(config: dict[str, Any], settings: ServeSettings, stem: str) -> ServingIdentity:
+def serving_identity(
+    config: dict[str, Any], settings: ServeSettings, stem: str, device: str | None
+) -> ServingIdentity:
     """What a serving measurement depends on: the shape of the model, the load, engine and device.
 
     Args:
         config: ``config.json`` of the checkpoint.
         stem: the cell, which counts only where every checkpoint is measured by itself.
+        device: name of what the engine computes on.
     """
     shape = {key: value for key, value in config.items() if key not in VOLATILE_CONFIG}
     return ServingIdentity(
         config=digest(shape),
         settings=settings.identity(),
         engine_version=engine_version(),
-        device=device_name(),
+        device=device,
         checkpoint=stem if settings.per_checkpoint else None,
     )

@@ -98,7 +98,9 @@ def plan(
         click.echo(f"{names[cell]:{width}}  {visible(_state(due[cell], record, found))}")
     done = sum(not list_stages_left(record, found) for record in records.values())
     failed = sum(bool(record.failures) for record in records.values())
-    click.echo(f"{len(records)} cells, {done} done{f', {failed} failed' if failed else ''}. ", nl=False)
+    counts = [f"{len(records)} cell{'s' * (len(records) != 1)}", f"{done} done"]
+    counts += [f"{failed} failed"] * bool(failed)
+    click.echo(f"{', '.join(counts)}. ", nl=False)
     click.echo(f"Records go to {folder / 'records'}.")
     for note in found.notes:
         click.echo(visible(note))

@@ -84,6 +84,7 @@ def write_text(
     *,
     dtype: str | None = None,
     device: str | None = None,
+    written_on: str | None = None,
     logs: Path | None = None,
     report: Report = no_report,
     run: Run | None = None,
@@ -98,6 +99,7 @@ def write_text(
         day: today, for a chat template that asks.
         dtype: to compute in; ``None``: what is fast there.
         device: of torch, where it is computed; ``None``: here.
+        written_on: the name of that; ``None``: that of this machine.
         logs: folder for the engine's output; ``None``: it is not kept.
         report: told which share of the tokens is there.
         run: has :func:`run_engine` called with some arguments, and yields what that does; ``None``: it
@@ -116,7 +118,8 @@ def write_text(
         prompts, rows = read_prompts(data, tokenizer, day)
     own = loading.checkpoint_dtype(checkpoint.folder)
     dtype = dtype or loading.fast_dtype(own, device or loading.default_device())
-    scope = {"text": key, "engine": engine_version(), "device": device_name(), "dtype": dtype}
+    written_on = written_on or device_name()
+    scope = {"text": key, "engine": engine_version(), "device": written_on, "dtype": dtype}
     part = out.resolve().with_name(f".{out.name}.part")
     texts = Texts(part, scope)
     with _own_files_alone(checkpoint, out) as folder:

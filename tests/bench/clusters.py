@@ -53,18 +53,33 @@ def cluster(cpus: int = 2, before: str = "true", **environment: str) -> Iterator
         environment: of its processes.
     """
     port, folder = _free_port(), Path(tempfile.mkdtemp(dir="/tmp", prefix="ray-"))  # sockets: short
-    start = f"{RAY} start --head --block --port {port} --temp-dir {folder} --include-dashboard false"
-    shell = ["sh", "-c", f"{before} && exec {start} --num-cpus {cpus}"]
+    start = f"--head --port {port} --temp-dir {folder} --include-dashboard false --num-cpus {cpus}"
+    try:
+        with _node(start, before, environment) as process:
+            yield Head(process, f"{get_node_ip_address()}:{port}")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def joined(head: Head, before: str = "true") -> Iterator[None]:
+    """Another node of a cluster, with one CPU; ``before`` as there."""
+    with _node(f"--address {head.address} --num-cpus 1", before, {}):
+        yield
+
+
+@contextmanager
+def _node(start: str, before: str, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    shell = ["sh", "-c", f"{before} && exec {RAY} start --block {start}"]
     process = subprocess.Popen(
         shell if before == "true" else ["unshare", "--mount", *shell],
         env=os.environ | {"RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"} | OPEN | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    head = Head(process, f"{get_node_ip_address()}:{port}")
     try:
         eventually(lambda: b"Ray runtime started" in _read_line(process), 100)
-        yield head
+        yield process
     finally:
         left = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.kill()
@@ -72,7 +87,6 @@ def cluster(cpus: int = 2, before: str = "true", **environment: str) -> Iterator
         for one in left:
             if one.is_running():
                 one.kill()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

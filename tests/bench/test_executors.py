@@ -21,10 +21,11 @@ import psutil
 import pytest
 
 from bench.run.executors import Job, Outcome
-from bench.run.executors.job import Tell
+from bench.run.executors.job import LostError, Tell
 from bench.run.executors.worker import Worker
+from bench.store import Store
 from replaceme.errors import OutputError
-from tests.bench.clusters import OPEN, cluster, ray_here
+from tests.bench.clusters import OPEN, cluster, joined, ray_here
 from tests.bench.results_left import left_by
 from tests.bench.waiting import eventually
 
@@ -271,6 +272,57 @@ def test_worker_with_another_version_of_a_package_is_refused(
         out = tmp_path / "out"
         command = ("run", suite(), "--out", out, "--executor", "ray", "--address", head.address)
         refused(call(*command), f"has {told}, and this machine")
+
+
+@pytest.fixture
+def other_processor(tmp_path: Path) -> str:
+    """A command that gives the machine a processor of another name."""
+    said = Path("/proc/cpuinfo").read_text().splitlines()
+    named = ["model name : Other" if line.startswith("model name") else line for line in said]
+    (tmp_path / "cpuinfo").write_text("\n".join(named))
+    return f"mount --bind {tmp_path}/cpuinfo /proc/cpuinfo"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+def test_workers_that_compute_on_different_things_are_refused(
+    call: Any, refused: Any, suite: Suite, tmp_path: Path, other_processor: str
+) -> None:
+    with cluster(cpus=1) as head, joined(head, other_processor):
+        executor = on_ray(2)["executor"] | {"address": head.address}
+        done = call("run", suite(executor=executor), "--out", tmp_path / "out", env=OPEN)
+        refused(done, "computes on", "Other, 2 cores", "would depend on who does it")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+def test_records_name_the_machine_of_the_workers(
+    call: Any, suite: Suite, tmp_path: Path, other_processor: str
+) -> None:
+    load = {"input_len": 16, "output_len": 4, "batch_size": 1}
+    serve = {"workloads": [load], "repeats": 1, "processes": 1, "enforce_eager": True}
+    out = tmp_path / "out"
+    with cluster(before=other_processor) as head:
+        executor = on_ray(1)["executor"] | {"address": head.address}
+        path = suite(executor=executor, serve=serve | {"kv_cache_gib": 0.0625})
+        command = ("run", path, "--out", out, "--only", "*/baseline")
+        done = call(*command, env=OPEN)
+        again = call(*command, env=OPEN)
+    assert done.returncode == again.returncode == 0, done.stderr + again.stderr
+    (record,) = Store(out).all().values()
+    assert record.environment["device"].startswith("Other, ")
+    assert record.serving and record.serving.identity.device == record.environment["device"]
+    assert "serving with vllm" in done.stderr
+    assert "serving with vllm" not in again.stderr
+    planned = call("plan", path, "--out", out, "--only", "*/baseline")
+    assert "1 done" in planned.stdout, planned.stdout
+
+
+def test_worker_that_replaces_another_is_checked_as_well(tmp_path: Path) -> None:
+    with ray_here(tmp_path, workers=1) as executor:
+        (mark,) = (tmp_path / "logs").glob(".seen-*")
+        mark.unlink()
+        die = Job(os._exit, (1,))
+        with pytest.raises(LostError, match=r"sees another folder at .* It replaces one that died"):
+            [*executor.run([die], lambda *_: None)]
 
 
 def test_worker_that_lacks_a_package_is_refused(

@@ -337,7 +337,7 @@ def test_environment_of_a_record_names_versions_and_machine_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_not_to_be_told")
-    found = environment.describe("cpu")
+    found = environment.describe(environment.Machine.here("cpu"))
     assert set(found) == {
         "python",
         "platform",

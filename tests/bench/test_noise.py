@@ -28,7 +28,7 @@ from bench.render import terminal
 from bench.render.formats import FORMATS
 from bench.results import open_results
 from bench.run.resume import Retry, list_stages_due, recall_record
-from bench.serving import find_noise
+from bench.serving import device_name, find_noise
 from bench.serving.neighbours import Watch, count_busy
 from bench.serving.result import Distribution, Neighbours, ServingResult
 from bench.store import Store, read_record
@@ -310,7 +310,7 @@ def test_only_what_is_noisy_is_measured_again_and_only_when_asked(
         record = recall_record(cell, plan, store)
         assert plan.suite.serve
         measured = cells.serving(1.0)
-        identity = matrix.serving_identity({}, plan.suite.serve, cell.stem)
+        identity = matrix.serving_identity({}, plan.suite.serve, cell.stem, device_name())
         record.serving = measured.model_copy(update={"identity": identity})
         if cell.layers:
             record.serving = disturb(record.serving)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -51,13 +49,18 @@ class Cluster:
         self.device = "cuda" if self._resources["num_gpus"] else "cpu"
         self._out, self._started = out.absolute(), 0
         self._sockets = _find_sockets(self.ray)
+        self._first: dict[str, Any] | None = None  # what a worker said of itself
+        self._mark = self.logs / f".seen-{token_hex()}"  # no other folder has it
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self._mark.touch()
 
-    def start(self) -> Any:
-        """A worker that starts."""
+    def start(self) -> tuple[Any, Any]:
+        """A worker that starts, and Ray's reference to what it says of itself when it has."""
         self._started += 1
         log = self.logs / f"worker-{self._started}.log"
         make = self.ray.remote(**self._resources)(RemoteWorker)
-        return make.remote(log, int(self._resources["num_cpus"]))
+        worker = make.remote(log, int(self._resources["num_cpus"]))
+        return worker, worker.describe.remote(self._mark, self.device)
 
     @property
     def gpus(self) -> float | None:
@@ -69,34 +72,38 @@ class Cluster:
         """The folder of what workers print."""
         return self._out / "logs"
 
-    def check(self, workers: list[Any]) -> None:
+    def check_all(self, answers: list[Any]) -> None:
         """Wait for workers to start.
 
+        Args:
+            answers: what they say of themselves.
+
         Raises:
-            InputError: one does not start, does not see the folder, or has other versions.
+            InputError: one does not start, or cannot be used.
         """
-        with self._marked() as mark:
-            answers = [worker.describe.remote(mark) for worker in workers]
-            ready, _ = self.ray.wait(answers, num_returns=len(answers), timeout=START)
-            if len(ready) < len(answers):
-                raise InputError(
-                    f"executor: {len(answers) - len(ready)} of {len(answers)} workers did not start "
-                    f"within {START:.0f} s; no machine has {_format(self._resources)} free."
-                )
-            for answer in answers:
-                self._compare(self._read(answer))
+        ready, _ = self.ray.wait(answers, num_returns=len(answers), timeout=START)
+        if len(ready) < len(answers):
+            raise InputError(
+                f"executor: {len(answers) - len(ready)} of {len(answers)} workers did not start "
+                f"within {START:.0f} s; no machine has {_format(self._resources)} free."
+            )
+        for answer in answers:
+            try:
+                self.check(answer)
+            except self.ray.exceptions.RayError as error:
+                self.check_alive()
+                reason = told(error).rpartition("Error: ")[2].partition(" class_name: ")[0]
+                raise InputError(f"executor: a worker cannot start: {reason}") from error
 
-    def _read(self, answer: Any) -> dict[str, Any]:
-        try:
-            found: dict[str, Any] = self.ray.get(answer)
-        except self.ray.exceptions.RayError as error:
-            self.check_alive()
-            reason = told(error).rpartition("Error: ")[2].partition(" class_name: ")[0]
-            raise InputError(f"executor: a worker cannot start: {reason}") from error
-        return found
+    def check(self, answer: Any) -> str:
+        """The machine of a worker that has started.
 
-    def _compare(self, found: dict[str, Any]) -> None:
-        """Refuse a worker that is not as this process."""
+        Raises:
+            InputError: it does not see the folder, has other versions, or computes on something else
+                than the others.
+            RayError: it has died.
+        """
+        found: dict[str, Any] = self.ray.get(answer)
         where = f"executor: the worker on {found['place']}"
         if found["error"] or not found["sees"]:
             reason = f"cannot write into {self._out}: {found['error']}"
@@ -107,17 +114,15 @@ class Cluster:
         for name, number in found["versions"].items():
             if number != own.get(name, number):
                 raise InputError(f"{where} has {name} {number}, and this machine {own[name]}.")
-
-    @contextmanager
-    def _marked(self) -> Iterator[Path]:
-        """A file in the folder that no other folder has."""
-        mark = self.logs / f".seen-{token_hex()}"
-        self.logs.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-        try:
-            yield mark
-        finally:
-            mark.unlink(missing_ok=True)
+        self._first = self._first or found
+        there, first = found["machine"], self._first["machine"]
+        for own, other in ((there.device, first.device), (there.served_on, first.served_on)):
+            if own != other:
+                raise InputError(
+                    f"{where} computes on {own}, and that on {self._first['place']} on {other}; what is "
+                    f"measured would depend on who does it."
+                )
+        return str(found["node"])
 
     def check_alive(self) -> None:
         """Ray itself would wait for a minute for a head node that is gone, and then end this process.
@@ -138,6 +143,7 @@ class Cluster:
 
     def close(self) -> None:
         """End all workers, and the cluster if it was started for them."""
+        self._mark.unlink(missing_ok=True)
         self.ray.shutdown()
 
 

@@ -33,7 +33,7 @@ class _Hand:
     """A worker, and the number of what it holds.
 
     Attributes:
-        answer: Ray's reference to its machine, which it tells when it has started.
+        answer: Ray's reference to what it says of itself when it has started.
         asked: when, by :func:`time.monotonic`.
         node: its machine; ``None``: it has not said so yet.
     """
@@ -94,7 +94,7 @@ class Ray:
         self._things: list[tuple[Held, Any]] = []  # what may be held, and Ray's reference to it
         self._nodes, self._busy = Nodes(), list[_Hand]()
         self._idle = [self._start() for _ in range(self.workers)]
-        self._cluster.check([hand.actor for hand in self._idle])
+        self._cluster.check_all([hand.answer for hand in self._idle])
 
     def run(self, jobs: Sequence[Job], tell: Tell) -> Iterator[tuple[int, Outcome]]:
         waiting = deque(range(len(jobs)))
@@ -296,14 +296,14 @@ class Ray:
 
     def _start(self) -> _Hand:
         """A worker that starts."""
-        actor = self._cluster.start()
-        return _Hand(actor, actor.find_node.remote(), time.monotonic())
+        return _Hand(*self._cluster.start(), time.monotonic())
 
     def _list_started(self) -> list[_Hand]:
         """Idle workers that have started.
 
         Raises:
-            LostError: all have died, and none has started for long.
+            LostError: all have died, and none has started for long; or one that was started in place
+                of another cannot be used.
         """
         self._cluster.check_alive()
         for hand in self._idle:
@@ -321,9 +321,11 @@ class Ray:
     def _find_node(self, hand: _Hand) -> str:
         """The machine of a worker that has started; none of that name where it has died already."""
         try:
-            return str(self._ray.get(hand.answer))
+            return self._cluster.check(hand.answer)
         except self._ray.exceptions.RayActorError:
             return ""
+        except InputError as error:
+            raise LostError(f"{error} It replaces one that died; the same command goes on.") from None
 
     def _let_go(self, hands: list[_Hand]) -> None:
         """Have workers hold nothing any more, and wait for that."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from bench.run.executors.job import Held, Job, Outcome
 from bench.run.executors.worker import Worker
+from bench.run.host.environment import Machine
 from bench.serving import ServingError, engine_version
 from replaceme.errors import InputError, OutputError, told
 
@@ -33,7 +34,6 @@ class RemoteWorker:
         """
         import torch
 
-        self._place = platform.node()
         self.error: str | None = None
         try:
             descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -46,20 +46,23 @@ class RemoteWorker:
         self._number: int | None = None
         self._held: Held | None = None
 
-    def describe(self, mark: Path) -> dict[str, Any]:
-        """Where it is, its versions, whether it sees a file, and why it cannot write its log."""
+    def describe(self, mark: Path, device: str) -> dict[str, Any]:
+        """Where it is, and Ray's name of that; its machine and versions, whether it sees a file, and why
+        it cannot write its log.
+
+        Args:
+            device: of torch, that it computes on.
+        """
+        import ray
+
         return {
-            "place": self._place,
+            "place": platform.node(),
+            "node": str(ray.get_runtime_context().get_node_id()),
+            "machine": Machine.here(device),
             "versions": list_versions(),
             "sees": mark.exists(),
             "error": self.error,
         }
-
-    def find_node(self) -> str:
-        """Ray's name of the machine."""
-        import ray
-
-        return str(ray.get_runtime_context().get_node_id())
 
     def run(
         self, job: Job, number: int | None, held: list[Any], shares: Any, key: int

@@ -9,13 +9,14 @@ import re
 import resource
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from bench.names import is_secret
-from bench.serving.device import cpu_name
+from bench.serving.device import cpu_name, device_name
 from bench.shipped import REPOSITORY
 from replaceme.io import loading
 
@@ -24,27 +25,47 @@ SECRET_TEXT = re.compile(r"hf_\w{16,}|sk-[\w-]{16,}|(?<=://)[^/\s:@]+:[^/\s@]+(?
 SHORTEST = 8  # characters of a secret; what is shorter would hide ordinary words
 
 
-@cache
-def describe(device: str) -> dict[str, Any]:
-    """Versions of the packages that make the numbers, the project's commit, and the machine.
+@dataclass(frozen=True)
+class Machine:
+    """What numbers are computed and measured on.
 
-    Args:
-        device: of torch, that everything but vLLM computes on.
+    Attributes:
+        device: name of what torch computes on.
+        served_on: name of what vLLM does.
     """
+
+    device: str
+    served_on: str
+    logical_cpus: int | None
+
+    @classmethod
+    def here(cls, device: str) -> Machine:
+        """The one that this process is on.
+
+        Args:
+            device: of torch, that everything but vLLM computes on.
+        """
+        return cls(name_device(device), device_name(), os.cpu_count())
+
+
+@cache
+def describe(machine: Machine) -> dict[str, Any]:
+    """Versions of the packages that make the numbers, the project's commit, and the machine that they
+    are made on."""
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if (status := _git("status", "--porcelain")) is None else bool(status),
-        "device": name_device(device),
-        "logical_cpus": os.cpu_count(),
+        "device": machine.device,
+        "logical_cpus": machine.logical_cpus,
     }
 
 
 def name_device(device: str) -> str:
     """The name of a device of torch: of the GPU, or of the processor with its cores; the device itself
-    where it is one of other machines."""
+    where there is none."""
     import torch
 
     kind = loading.default_device() if device == "auto" else torch.device(device).type

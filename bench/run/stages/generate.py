@@ -50,6 +50,7 @@ def provide(
             text.key,
             ledger.plan.suite.date,
             device=ledger.executor.device,
+            written_on=ledger.machine.served_on,
             logs=ledger.out.absolute() / "logs",
             run=run,
         )

@@ -15,7 +15,6 @@ from bench.serving import (
     EngineMissingError,
     ServingError,
     Workers,
-    device_name,
     engine_version,
 )
 from bench.suite.matrix import Cell
@@ -90,7 +89,8 @@ class GenerationScoring:
         from bench.scoring.generation.launch import Outcome
         from bench.scoring.generation.texts import Texts
 
-        scope = {"dtype": self.scores.dtype, "engine": engine_version(), "device": device_name()}
+        device = self.ledger.machine.served_on
+        scope = {"dtype": self.scores.dtype, "engine": engine_version(), "device": device}
         texts, outcome = Texts(self.ledger.texts_file(self.scores.cells[0]), scope), Outcome()
         with tempfile.TemporaryDirectory(prefix="requests-", dir=texts.path.parent) as folder:
             files = {task: _write_requests(asking[task], Path(folder)) for task in asking}

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from bench.run.costs import check_of, pass_of
 from bench.run.executors import Held, Job, balance, cut
 from bench.run.forecast import Key
-from bench.run.host.environment import name_device
 from bench.run.ledger import Stage
 from bench.run.stages.pool import Asked, Pool, Portion
 from bench.run.stages.scores import Scores
@@ -97,7 +96,7 @@ class OnePassScoring:
         """Those of an interrupted run, if they were computed alike."""
         from bench.scoring.answers import Answers
 
-        scope = {"dtype": self.scores.dtype, "device": name_device(self.ledger.device)}
+        scope = {"dtype": self.scores.dtype, "device": self.ledger.machine.device}
         answers = Answers(self.ledger.answers_file(self.scores.cells[0]), scope)
         answers.budget = self.scores.settings.batch_tokens or answers.budget
         return answers

@@ -54,7 +54,8 @@ class ServeStage:
                 continue
             with self.ledger.guard([(cell, "serve")]):
                 folder = self.checkpoints.provide(cell, self.source)
-                identity = serving_identity(models.read_config(folder), settings, cell.stem)
+                config, served_on = models.read_config(folder), self.ledger.machine.served_on
+                identity = serving_identity(config, settings, cell.stem, served_on)
                 if known := self._find(identity):
                     with self.ledger.stage(cell, "serve") as record:
                         record.serving = known
