@@ -174,6 +174,15 @@ class Checkpoint:
 
         return load_within(self.folder, self.architecture, dtype, device, self.trust_remote_code, memory)
 
+    def load_by_layers(
+        self, memory: int, beside: int, dtype: str | None = None, device: str = "cpu"
+    ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Room]:
+        """The same, see :func:`replaceme.memory.load_by_layers`."""
+        from replaceme.memory import load_by_layers
+
+        code = self.trust_remote_code
+        return load_by_layers(self.folder, self.architecture, dtype, device, code, memory, None, beside)
+
     def load_calibrator(
         self,
         text: CalibrationText,

@@ -108,16 +108,44 @@ def load_within(
         device = default_device() if device == "auto" else device
         found, gauge = Footprint.of(folder, architecture, dtype, device), Gauge(device, memory)
         if not found.fits(memory - gauge.used()):
-            check_limit(found, memory, gauge.used(), str(folder))
-            tokenizer, own = load_tokenizer(folder, trust_remote_code), dtype or checkpoint_dtype(folder)
-            model = open_layers(folder, architecture, own, device, trust_remote_code, cast)
-            gauge.reserve = found.layer + found.beside
-            return model, tokenizer, Room(gauge.free)
+            return load_by_layers(
+                folder, architecture, dtype, device, trust_remote_code, memory, cast, found.beside
+            )
     model, tokenizer = load(folder, dtype, device, trust_remote_code)
     round_values(model.state_dict().values(), cast)
     if memory is None:
         keep_freed_memory()
     return model, tokenizer, Room()
+
+
+def load_by_layers(
+    folder: Path,
+    architecture: Architecture,
+    dtype: str | None,
+    device: str,
+    trust_remote_code: bool,
+    memory: int,
+    cast: str | None,
+    beside: int,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Room]:
+    """A model whose layers are brought one by one, and where states find room.
+
+    Args:
+        device, memory, cast: see :func:`load_within`.
+        beside: bytes that are taken beside the model.
+
+    Raises:
+        InputError: see :func:`replaceme.io.layers.open_layers`.
+        NoMemoryError: the limit is too small for two layers.
+    """
+    return_freed_memory()
+    device = default_device() if device == "auto" else device
+    found, gauge = Footprint.of(folder, architecture, dtype, device), Gauge(device, memory)
+    check_limit(found, memory, gauge.used(), str(folder))
+    tokenizer, own = load_tokenizer(folder, trust_remote_code), dtype or checkpoint_dtype(folder)
+    model = open_layers(folder, architecture, own, device, trust_remote_code, cast)
+    gauge.reserve = found.layer + beside
+    return model, tokenizer, Room(gauge.free)
 
 
 def check_limit(found: Footprint, memory: int, used: int, name: str) -> None:

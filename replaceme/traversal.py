@@ -90,7 +90,7 @@ def walk(
         for chunk in chunks(enumerate(batches), decoder.chunk):
             streams = [enter(decoder, number, batch) for number, batch in chunk]
             for layer in layers:
-                _pass(decoder, layer, streams, visitor, Edit() if whole else edit)
+                pass_layer(decoder, layer, streams, visitor, Edit() if whole else edit)
                 done += len(streams)
                 if len(streams) > 1 or layer == layers[-1]:
                     report(done / total)
@@ -109,9 +109,15 @@ def enter(decoder: Decoder, number: int, batch: Batch) -> Stream:
     return Stream(number, batch, calls, decoder.room.put(states))
 
 
-def _pass(decoder: Decoder, layer: int, streams: list[Stream], visitor: Visitor, edit: Edit) -> None:
+def pass_layer(
+    decoder: Decoder,
+    layer: int,
+    streams: list[Stream],
+    visitor: Visitor | None = None,
+    edit: Edit = Edit(),  # noqa: B008
+) -> None:
     """Take all batches of a chunk through a layer."""
-    reads = visitor.reads(layer)
+    reads = visitor.reads(layer) if visitor else {}
     with change_layer(decoder.model, decoder.architecture, edit, layer):
         for stream in streams:
             states = stream.states.read()
@@ -120,7 +126,8 @@ def _pass(decoder: Decoder, layer: int, streams: list[Stream], visitor: Visitor,
                 states = decoder.step(layer, states, stream.calls[layer])
                 decoder.pass_norm(layer, states)
             stream.states = decoder.room.put(states)
-            visitor.see(layer, stream.number, stream.batch, seen)
+            if visitor:
+                visitor.see(layer, stream.number, stream.batch, seen)
 
 
 def _run_whole(

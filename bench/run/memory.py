@@ -12,7 +12,7 @@ from bench.store import Store
 from replaceme.amounts import format_bytes
 from replaceme.calibration import CalibrationData
 from replaceme.checkpoint import Checkpoint
-from replaceme.healing.need import Sizes
+from replaceme.healing.need import Need, Sizes
 from replaceme.io import models
 from replaceme.io.loading import declared_dtype
 from replaceme.memory import Footprint, check_limit
@@ -45,7 +45,8 @@ def compute_healing_needs(plan: Plan, out: Path) -> dict[str, int]:
         if cells and (folder := find_folder(model)):
             sizes = Sizes.of(Checkpoint.read(model.id, folder, model.revision, model.trust_remote_code))
             half = _is_half(model, folder, device)
-            needs[model.name] = max(_compute_need(cell, plan, sizes, half, device) for cell in cells)
+            found = (_compute_need(cell, plan, sizes, half, device) for cell in cells)
+            needs[model.name] = max(need.within(plan.suite.memory_bytes) for need in found)
     return needs
 
 
@@ -82,7 +83,7 @@ def describe_memory(name: str, found: Footprint, limit: int | None) -> str:
     )
 
 
-def _compute_need(cell: Cell, plan: Plan, sizes: Sizes, half: bool, device: str) -> int:
+def _compute_need(cell: Cell, plan: Plan, sizes: Sizes, half: bool, device: str) -> Need:
     assert cell.heal is not None
     calibration: CalibrationData = plan.suite.calibration
     tokens = cell.heal.text(calibration).max_length

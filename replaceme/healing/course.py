@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from math import isfinite
@@ -140,6 +140,15 @@ class Course:
             end = self.training.until or budget
             over = self._share() >= 1 if end is None else self._now.tokens + tokens > end
             if over:
+                return
+            yield rows
+
+    def until_end(self, steps: Iterable[list[Row]]) -> Iterator[list[Row]]:
+        """Those of the next steps that a budget of tokens has room for."""
+        end, tokens = self.training.until or self.training.budget, self._now.tokens
+        for rows in steps:
+            tokens += sum(map(len, rows))
+            if end is not None and tokens > end:
                 return
             yield rows
 

@@ -6,14 +6,14 @@ few tokens at a time, since there are as many logits as tokens times vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from replaceme.calibration import Batch, Batches
 from replaceme.decoder import Call, Decoder
@@ -21,10 +21,14 @@ from replaceme.healing.logits import log_softmax, mixed
 from replaceme.healing.order import list_steps, split
 from replaceme.healing.pair import Pair
 from replaceme.logits import tokens_at_once
+from replaceme.traversal import chunks, enter, pass_layer
 
 if TYPE_CHECKING:
     from replaceme.healing.course import Course
     from replaceme.healing.settings import Training
+    from replaceme.room import Kept
+
+AHEAD = 16  # steps whose text the teacher reads in one walk, where its layers are brought one by one
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,9 @@ class Start:
         real: [sequences, tokens] bool.
     """
 
-    entering: Tensor
+    entering: Kept
     calls: list[Call]
-    goal: Tensor
+    goal: Kept
     real: Tensor
 
 
@@ -53,7 +57,8 @@ class Distillation:
 
     Attributes:
         pair: the parameters that require gradients are the student's alone.
-        checkpointing: compute layers anew in the backward instead of keeping what is inside them.
+        checkpointing: compute layers anew in the backward instead of keeping what is inside them; so it
+            is done where layers are brought one by one.
     """
 
     pair: Pair
@@ -64,14 +69,105 @@ class Distillation:
         """Layers that are run once for both."""
         return self.pair.shared
 
-    def learn(self, batch: Batch, weight: float) -> float:
-        """Add to the gradients those of ``weight`` times the sum of a batch's losses, which is returned
-        in nats."""
-        start = self.start(batch)
+    @property
+    def _own(self) -> range:
+        """The student's other layers."""
+        return range(self.shared, len(self.pair.student.layers))
+
+    def start(self, batches: Iterable[Batch]) -> list[Start]:
+        """Run the layers of both that come first, and the teacher to its end."""
+        found: list[Start] = []
+        for chunk in chunks(batches, self.pair.teacher.chunk):
+            found += self._start(chunk)
+        return found
+
+    @torch.no_grad()
+    def _start(self, batches: Sequence[Batch]) -> Iterator[Start]:
+        teacher, student = self.pair.teacher, self.pair.student
+        streams = [enter(teacher, number, batch) for number, batch in enumerate(batches)]
+        own = [enter(student, number, batch) for number, batch in enumerate(batches)]
+        for layer in range(self.shared):
+            pass_layer(teacher, layer, streams)
+        entering = [stream.states for stream in (streams if self.shared else own)]
+        for layer in range(self.shared, len(teacher.layers)):
+            pass_layer(teacher, layer, streams)
+        for states, stream, mine in zip(entering, streams, own, strict=True):
+            ends = stream.states.read()
+            real = stream.batch.mask.to(ends.device)
+            yield Start(states, mine.calls, teacher.room.put(ends[real]), real)
+
+    def learn(self, starts: Sequence[Start], weight: float) -> float:
+        """Add to the gradients those of ``weight`` times the sum of some batches' losses, which is
+        returned in nats."""
+        student = self.pair.student
+        if self.checkpointing or not student.is_resident:
+            together = chunks(starts, student.chunk)
+            return sum(self._learn_layer_by_layer(chunk, weight) for chunk in together)
+        return sum(self._learn(start, weight) for start in starts)
+
+    def _learn(self, start: Start, weight: float) -> float:
+        states = start.entering.read()
         with mixed(self.pair.teacher.model):
-            ends = self._follow(start)
+            for layer in self._own:
+                states = self.pair.student.pass_through(layer, states, start.calls[layer])
+        loss, gradient = self._compare(start, states.detach(), weight)
+        if states.requires_grad:
+            states.backward(gradient)
+        return loss
+
+    def _learn_layer_by_layer(self, starts: Sequence[Start], weight: float) -> float:
+        """The same, for batches that pass each layer together, onward and then back."""
+        student, room = self.pair.student, self.pair.student.room
+        entered: dict[int, list[Kept]] = {}
         total, gradients = 0.0, []
-        for goal, leaf in _chunks(start.goal, ends.detach(), self._at_once):
+        for start, ends in zip(starts, self._follow(starts, entered), strict=True):
+            loss, gradient = self._compare(start, ends.read(), weight)
+            total += loss
+            gradients.append(room.put(gradient))
+        first = self._find_first_trained()
+        for layer in reversed(range(first, len(student.layers))):
+            for number, (start, before) in enumerate(zip(starts, entered.pop(layer), strict=True)):
+                states = before.read().requires_grad_(layer > first)
+                with mixed(self.pair.teacher.model):
+                    after = student.pass_through(layer, states, start.calls[layer])
+                after.backward(gradients[number].read())
+                if states.grad is not None:
+                    gradients[number] = room.put(states.grad)
+        return total
+
+    def _find_first_trained(self) -> int:
+        """The first of the student's layers with something that is trained; their number: none has."""
+        layers = self.pair.student.layers
+        trained = (
+            layer for layer in self._own if any(p.requires_grad for p in layers[layer].parameters())
+        )
+        return next(trained, len(layers))
+
+    @torch.no_grad()
+    def _follow(
+        self, starts: Sequence[Start], entered: dict[int, list[Kept]] | None = None
+    ) -> list[Kept]:
+        """Last states of the student, [sequences, tokens, d] of each batch.
+
+        Args:
+            entered: takes the states that enter each layer.
+        """
+        student = self.pair.student
+        streams = [start.entering for start in starts]
+        for layer in self._own:
+            if entered is not None:
+                entered[layer] = [*streams]
+            for number, start in enumerate(starts):
+                with mixed(self.pair.teacher.model):
+                    after = student.pass_through(layer, streams[number].read(), start.calls[layer])
+                streams[number] = student.room.put(after)
+        return streams
+
+    def _compare(self, start: Start, states: Tensor, weight: float) -> tuple[float, Tensor]:
+        """The sum of a batch's losses in nats, and the gradient of ``weight`` times it by the student's
+        last states [sequences, tokens, d]; that of its head is added."""
+        total, parts = 0.0, []
+        for goal, leaf in _pair_up(start.goal.read(), states[start.real], self._at_once):
             leaf.requires_grad_()
             reference = self._log_probabilities(self.pair.teacher, goal)
             with mixed(self.pair.teacher.model):
@@ -82,50 +178,25 @@ class Distillation:
             change = logs.exp_().sub_(likely).mul_(weight)  # of Σ p₀ (log p₀ − log p) by the logits
             logits.backward(change.to(logits.dtype))
             assert leaf.grad is not None
-            gradients.append(leaf.grad)
-        if ends.requires_grad:
-            ends.backward(torch.cat(gradients))
-        return total
+            parts.append(leaf.grad)
+        gradient = torch.zeros_like(states)
+        gradient[start.real] = torch.cat(parts)
+        return total, gradient
 
     @torch.no_grad()
-    def measure(self, starts: Iterable[Start]) -> float:
+    def measure(self, starts: Sequence[Start]) -> float:
         """Mean loss over the tokens of some batches, in nats."""
         total, count = 0.0, 0
-        for start in starts:
-            with mixed(self.pair.teacher.model):
-                ends = self._follow(start)
-            for goal, own in _chunks(start.goal, ends, self._at_once):
-                reference = self._log_probabilities(self.pair.teacher, goal)
-                with mixed(self.pair.teacher.model):
-                    logits = self.pair.student.predict(own[None])[0]
-                total += float((reference.exp() * (reference - log_softmax(logits))).sum())
-            count += len(start.goal)
+        for chunk in chunks(starts, self.pair.student.chunk):
+            for start, states in zip(chunk, self._follow(chunk), strict=True):
+                goals = start.goal.read()
+                for goal, own in _pair_up(goals, states.read()[start.real], self._at_once):
+                    reference = self._log_probabilities(self.pair.teacher, goal)
+                    with mixed(self.pair.teacher.model):
+                        logits = self.pair.student.predict(own[None])[0]
+                    total += float((reference.exp() * (reference - log_softmax(logits))).sum())
+                count += len(goals)
         return total / count
-
-    @torch.no_grad()
-    def start(self, batch: Batch) -> Start:
-        """Run the layers of both that come first, and the teacher to its end."""
-        teacher, student = self.pair.teacher, self.pair.student
-        states, calls = teacher.enter(batch)
-        own, own_calls = student.enter(batch)
-        for layer in range(self.shared):
-            states = teacher.step(layer, states, calls[layer])
-        entering = states if self.shared else own
-        for layer in range(self.shared, len(teacher.layers)):
-            states = teacher.step(layer, states, calls[layer])
-        real = batch.mask.to(states.device)
-        return Start(entering, own_calls, states[real], real)
-
-    def _follow(self, start: Start) -> Tensor:
-        """Last states of the student at real tokens, [real tokens, d]."""
-        student, states = self.pair.student, start.entering
-        for layer in range(self.shared, len(student.layers)):
-            call = start.calls[layer]
-            if self.checkpointing and torch.is_grad_enabled():
-                states = checkpoint(student.pass_through, layer, states, call, use_reentrant=False)
-            else:
-                states = student.pass_through(layer, states, call)
-        return states[start.real]
 
     def _log_probabilities(self, decoder: Decoder, states: Tensor) -> Tensor:
         return log_softmax(decoder.logits(states[None])[0])
@@ -148,25 +219,36 @@ class Distilling:
         self.batches, self.training = batches, training
         self.distillation = Distillation(pair, training.checkpointing)
         self.shared = self.distillation.shared
-        self._starts = [self.distillation.start(batch) for batch in held]
+        self._starts = self.distillation.start(held)
 
     def measure(self) -> float:
         return self.distillation.measure(self._starts)
 
     def train(self, course: Course) -> None:
-        batches = self.batches
-        steps = list_steps(batches.sequences, batches.batch_size, batches.lengths, self.training.seed)
-        for rows in course.within(steps):
+        steps = zip(course.within(self._list_steps()), self._begin(course), strict=False)
+        for rows, starts in steps:
             tokens = sum(map(len, rows))
             course.optimizer.zero_grad()
-            loss = sum(
-                self.distillation.learn(Batch.of(part, pad=batches.pad), 1 / tokens)
-                for part in split(rows, self.training.accumulate)
-            )
+            loss = self.distillation.learn(starts, 1 / tokens)
             course.prepare(tokens, loss)
             course.optimizer.step()
             course.count(tokens, loss, tokens)
 
+    def _list_steps(self) -> Iterator[list[list[int]]]:
+        batches = self.batches
+        return list_steps(batches.sequences, batches.batch_size, batches.lengths, self.training.seed)
 
-def _chunks(goals: Tensor, ends: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _begin(self, course: Course) -> Iterator[list[Start]]:
+        """What the steps to come start from; a few of them after one walk, where layers are brought one
+        by one."""
+        steps = islice(self._list_steps(), course.steps, None)
+        ahead = 1 if self.distillation.pair.teacher.is_resident else AHEAD
+        while some := list(course.until_end(islice(steps, ahead))):
+            parts = [split(rows, self.training.accumulate) for rows in some]
+            batches = (Batch.of(part, pad=self.batches.pad) for each in parts for part in each)
+            starts = iter(self.distillation.start(batches))
+            yield from ([*islice(starts, len(each))] for each in parts)
+
+
+def _pair_up(goals: Tensor, ends: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     return zip(goals.split(size), ends.split(size), strict=True)

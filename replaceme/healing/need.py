@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from replaceme.architectures import layer_count
 from replaceme.errors import InputError
 from replaceme.healing.settings import LAST
 from replaceme.io import contents, loading, models
+from replaceme.io.layers import HELD
 from replaceme.logits import logit_bytes
 
 if TYPE_CHECKING:
@@ -22,6 +23,28 @@ if TYPE_CHECKING:
 TRAINED = 24  # bytes of a trained number: it, its gradient, two means, what is between, and a half
 EXACT, HALF = 4, 2  # bytes of a number
 REST = 1 << 30  # of libraries
+
+
+class Need(NamedTuple):
+    """Bytes that healing takes on its device.
+
+    Attributes:
+        whole: with the model in memory.
+        brought: with its layers brought one by one; ``None``: so it cannot be trained.
+        beside: of these, what is neither the model's nor of libraries.
+    """
+
+    whole: int
+    brought: int | None
+    beside: int
+
+    def is_brought(self, memory: int | None) -> bool:
+        """Whether layers are brought one by one, where so many bytes may be taken."""
+        return memory is not None and self.whole > memory and self.brought is not None
+
+    def within(self, memory: int | None) -> int:
+        """What is taken, where so many bytes may be."""
+        return self.brought if self.brought and self.is_brought(memory) else self.whole
 
 
 @dataclass(frozen=True)
@@ -85,8 +108,8 @@ class Sizes:
 
     def compute_need(
         self, training: Training, tokens: int, blocks: Sequence[Block], half: bool, device: str
-    ) -> int:
-        """Bytes on the device.
+    ) -> Need:
+        """What is taken on the device.
 
         Args:
             tokens: of a sequence.
@@ -98,12 +121,23 @@ class Sizes:
         inside = together * (number * self.sides + 2 * EXACT * self.width)
         between = together * number * self.width
         kept = inside + behind * between if training.checkpointing else behind * inside
-        trained = TRAINED * self.count_trained(training, blocks)
-        return number * self.whole + trained + kept + logit_bytes(device) + REST
+        trained = TRAINED * self.count_trained(training, blocks) + logit_bytes(device)
+        whole = number * self.whole + trained + kept + REST
+        held, beside = self.whole - (self.layers - HELD) * self.layer, trained + inside + 2 * between
+        brought = number * held + beside + REST if can_be_brought(training) else None
+        return Need(whole, brought, beside)
 
     def _count_behind(self, blocks: Sequence[Block]) -> int:
         """Layers from the one before the first gap on."""
         return self.layers - sum(block.end - block.start for block in blocks) - (blocks[0].start - 1)
+
+
+def can_be_brought(training: Training) -> bool:
+    """Whether it can go on with one of the model's layers in memory at a time.
+
+    Low-rank changes are merged into all matrices behind the gap; ``sft`` is done by trl.
+    """
+    return training.train != "lora" and not training.is_sft
 
 
 def check_need(
@@ -113,6 +147,7 @@ def check_need(
     blocks: Sequence[Block],
     half: bool,
     device: str,
+    memory: int | None = None,
 ) -> None:
     """Refuse a training that its device has no room for.
 
@@ -121,14 +156,19 @@ def check_need(
         tokens: of the longest sequence.
         blocks: that were removed.
         half: whether the models are in half precision.
+        memory: bytes that may be taken; ``None``: all that the device has.
 
     Raises:
         InputError: saying how much it takes, how much there is, and what takes less.
     """
-    need = Sizes.of(checkpoint).compute_need(training, tokens, blocks, half, device)
-    if need > (there := loading.device_memory(device)):
+    found = Sizes.of(checkpoint).compute_need(training, tokens, blocks, half, device)
+    has = loading.device_memory(device)
+    there = f"which has {has / 1e9:,.1f} GB"
+    if memory is not None and memory < has:
+        has, there = memory, f"and 'memory' allows {memory / 1e9:,.1f} GB"
+    if (need := found.within(memory)) > has:
         raise InputError(
-            f"training {training.train} takes about {need / 1e9:,.1f} GB on {device!r}, which has "
-            f"{there / 1e9:,.1f} GB; less is taken by a smaller batch_size, 'accumulate', "
-            f"'checkpointing: true', or 'train: lora' or 'projection'."
+            f"training {training.train} takes about {need / 1e9:,.1f} GB on {device!r}, {there}; less "
+            f"is taken by a smaller batch_size, 'accumulate', 'checkpointing: true', or 'train: lora' "
+            f"or 'projection', the latter with a suite's 'memory', which brings layers one by one."
         )

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from replaceme.decoder import Decoder
 from replaceme.edit import Edit, apply, list_changed
 from replaceme.errors import InputError
+from replaceme.io import layers as layer_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,16 +39,28 @@ class Pair:
 
     @classmethod
     def of_edit(cls, teacher: Decoder, edit: Edit) -> Pair:
-        """The student that an edit makes of a model, which itself stays as it is."""
+        """The student that an edit makes of a model, which itself stays as it is.
+
+        Where the model's layers are brought one by one, so are the student's.
+        """
         model, architecture = teacher.model, teacher.architecture
-        own = {id(parameter) for _, _, parameter in list_changed(model, architecture, edit)}
-        own |= {id(model.get_parameter(name)) for name in edit.outside}
         named = dict(model.named_parameters())
-        own |= {id(named[name]) for name in architecture.along if name in named}
-        shared = {id(parameter): parameter for parameter in named.values() if id(parameter) not in own}
-        student: PreTrainedModel = copy.deepcopy(model, dict(shared))
-        apply(student, architecture, edit)
-        return cls._of(teacher, student, edit.kept(len(teacher.layers)))
+        copies: dict[int, Any] = {id(parameter): parameter for parameter in named.values()}
+        for name in {*edit.outside, *architecture.along} & named.keys():
+            del copies[id(named[name])]
+        if not teacher.is_resident:
+            copies |= {id(buffer): buffer for buffer in teacher.layers.buffers()}
+        for layer, tensor, parameter in list_changed(model, architecture, edit):
+            if layer in edit.transforms:
+                teacher.layer(layer)
+            values = edit.changed(architecture, layer, tensor, parameter.data)
+            copies[id(parameter)] = nn.Parameter(values, parameter.requires_grad)
+        student: PreTrainedModel = copy.deepcopy(model, copies)
+        apply(student, architecture, Edit(edit.blocks, outside=edit.outside))
+        pair = cls._of(teacher, student, edit.kept(len(teacher.layers)))
+        for number, layer_of_student in zip(pair.kept, pair.student.layers, strict=True):
+            layer_files.follow(layer_of_student, number)
+        return pair
 
     @classmethod
     def of_models(cls, teacher: Decoder, student: PreTrainedModel, edit: Edit) -> Pair:
@@ -77,7 +90,7 @@ class Pair:
     @classmethod
     def _of(cls, teacher: Decoder, student: PreTrainedModel, kept: list[int]) -> Pair:
         architecture = teacher.architecture.keeping(kept)
-        return cls(teacher, Decoder(student, architecture), tuple(kept))
+        return cls(teacher, Decoder(student, architecture, room=teacher.room), tuple(kept))
 
     def extend(self, start: Edit, new: Edit) -> Edit:
         """The edit that the student came from, and new values on top of it.

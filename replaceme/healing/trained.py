@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from replaceme.errors import InputError
 from replaceme.healing.pair import put_parameter
+from replaceme.io.layers import bring_around
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,7 +41,7 @@ class Trained:
     def whole(cls, model: PreTrainedModel, names: list[str]) -> Trained:
         """Tensors themselves, each of which becomes the student's own."""
         model.requires_grad_(False)
-        before = {name: model.get_parameter(name).detach() for name in names}
+        before = {name: _read(model, name) for name in names}
         for name, values in before.items():
             put_parameter(model, name, nn.Parameter(values.to(_exact(values.dtype), copy=True)))
         return cls(model, {name: model.get_parameter(name) for name in names}, before)
@@ -77,7 +78,7 @@ class Trained:
         config = LoraConfig(
             r=rank, lora_alpha=ALPHA * rank, lora_dropout=dropout, target_modules=f"({paths})"
         )
-        before = {name: model.get_parameter(name).detach() for name in names}
+        before = {name: _read(model, name) for name in names}
         own = cls.whole(model, whole)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -137,6 +138,12 @@ def open_parameters(pair: Pair, training: Training, names: list[str]) -> Trained
     said = training.parameters()
     rank, dropout = said["rank"], said.get("dropout", 0.0)
     return Trained.low_rank(model, matrices, others, rank=rank, dropout=dropout, seed=training.seed)
+
+
+def _read(model: PreTrainedModel, name: str) -> Tensor:
+    bring_around(model, name)
+    parameter: nn.Parameter = model.get_parameter(name)
+    return parameter.detach()
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:

@@ -79,6 +79,23 @@ def let_go(layers: nn.ModuleList) -> None:
         residence.let_go()
 
 
+def bring_around(model: nn.Module, name: str) -> None:
+    """Have a tensor in memory, by its path in a model, until another layer's are wanted."""
+    parts = name.split(".")[:-1]
+    for end in range(1, len(parts) + 1):
+        bring(model.get_submodule(".".join(parts[:end])))
+
+
+def follow(layer: nn.Module, number: int) -> None:
+    """Have a copy of a layer, whose parameters are the same objects, brought as that is.
+
+    Args:
+        number: of the layer that it is a copy of.
+    """
+    if (residence := getattr(layer, "residence", None)) is not None:
+        residence.follow(layer, number)
+
+
 def is_resident(layer: nn.Module) -> bool:
     """Whether a decoder layer is in memory all the time."""
     return not hasattr(layer, "residence")
@@ -211,7 +228,7 @@ class Residence:
     """Which decoder layer of a model is in memory: one, and the next is being read.
 
     A layer that is called is brought; so is one that :func:`bring` names. What was put into its
-    parameters in the meantime stays.
+    parameters in the meantime stays. The next is the one that came next the last time.
     """
 
     def __init__(self, layers: nn.ModuleList, files: LayerFiles) -> None:
@@ -221,6 +238,8 @@ class Residence:
         self._nothing: list[Values] = []
         self._here: tuple[int, Values] | None = None
         self._next: tuple[int, Future[Values]] | None = None
+        self._came: dict[tuple[int | None, int], int] = {}  # two layers → the one behind them
+        self._before: int | None = None
         self._reader = ThreadPoolExecutor(1, "layers")
         for number, layer in enumerate(layers):
             self._numbers[layer] = number
@@ -247,6 +266,16 @@ class Residence:
 
         return run
 
+    def __deepcopy__(self, _: Any) -> Residence:
+        """The same: the layers of a copied model share their parameters with those of the first."""
+        return self
+
+    def follow(self, layer: nn.Module, number: int) -> None:
+        """Bring a layer as well when a copy of it is called."""
+        del layer.forward  # that of the other
+        self._numbers[layer] = number
+        layer.forward = self._brought(layer)
+
     def bring(self, layer: nn.Module) -> None:
         """Have a layer's values in memory, in the place of the one before.
 
@@ -257,11 +286,14 @@ class Residence:
         if self._here and self._here[0] == number:
             self._replace(number, self._nothing[number], self._here[1])
             return
+        last = self._here[0] if self._here else None
+        if last is not None:
+            self._came[self._before, last] = number
         self.let_go()
         values = self._take(number)
         self._replace(number, self._nothing[number], values)
-        self._here = number, values
-        following = (number + 1) % len(self._layers)
+        self._here, self._before = (number, values), last
+        following = self._came.get((last, number), (number + 1) % len(self._layers))
         self._next = following, self._reader.submit(partial(self.files.read, following))
 
     def _take(self, number: int) -> Values:

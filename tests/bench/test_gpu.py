@@ -72,7 +72,8 @@ def test_losses_and_gradients_of_both_devices_are_the_same(name: str, part: str)
         pair = Pair.of_edit(Decoder.of(model_of(name, device)), Edit((Block(3, 5),)))
         training = Training(train=part)  # type: ignore[arg-type]
         trained = open_parameters(pair, training, choose(pair, training))
-        loss = Distillation(pair).learn(Batch.of([[5, 9, 2, 7, 40], [100, 4, 77]]), 1 / 8)
+        distillation, batch = Distillation(pair), Batch.of([[5, 9, 2, 7, 40], [100, 4, 77]])
+        loss = distillation.learn(distillation.start([batch]), 1 / 8)
         gradients = {name: p.grad.double().cpu() for name, p in trained.parameters.items()}
         found.append((loss, gradients))
     (loss, own), (other_loss, others) = found

@@ -389,7 +389,7 @@ def test_plan_says_what_healing_takes_of_its_device(
     longest = suite.load(path).calibration.max_length
     whole = Training(train="all", **{k: v for k, v in HEAL.items() if k != "learning_rate"})
     assert needed == {
-        "tiny": sizes.compute_need(whole, longest, (Block(1, 3),), half=False, device="cpu")
+        "tiny": sizes.compute_need(whole, longest, (Block(1, 3),), half=False, device="cpu").whole
     }
     told = forked("plan", path, "--out", tmp_path).stdout
     assert f"Healing tiny takes up to {format_bytes(needed['tiny'])} of its device's memory." in told

@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 
 import replaceme.memory
+from replaceme.checkpoint import Checkpoint
+from replaceme.healing import Training
+from replaceme.healing.need import Sizes
 from replaceme.memory import Gauge
-from tests.bench.test_run import stable
+from replaceme.selection import Block
+from tests.bench.test_run import by_label, stable
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 WriteSuite = Callable[..., Path]
@@ -79,3 +83,26 @@ def test_records_are_the_same_with_models_layer_by_layer(
     assert whole == walked
     sure = [[loss for loss in losses if loss is not None] for losses in reloaded]
     assert sure[0] == pytest.approx(sure[1], abs=1e-5)  # summed in another order
+
+
+@pytest.mark.slow
+def test_healing_is_the_same_with_layers_one_by_one(
+    call_here: Call, write_suite: WriteSuite, tiny: Path, tmp_path: Path, opened: list[Path]
+) -> None:
+    heal = {"tokens": 3000, "learning_rate": 3e-3, "batch_size": 4}
+    solvers = [{"name": "lstsq", "heal": heal, "as": "healed"}]
+    suite = write_suite(prune={"layers": [2], "solvers": solvers})
+    facts, said = [], list[str]()
+    for name in ("whole", "brought"):
+        done = call_here("run", suite, "--out", tmp_path / name, "--only", "*/healed", *said)
+        assert done.returncode == 0, done.stderr
+        assert len(opened) == bool(said)
+        record = by_label(tmp_path / name)["healed"]
+        assert record.heal and record.heal.used and record.prune
+        without = {"curve": {"__all__": {"seconds"}}, "seconds": True, "peak_memory_bytes": True}
+        facts.append((record.heal.model_dump(exclude=without), record.quality["colours"].metrics))
+        blocks = [Block(*block) for block in record.prune.blocks]
+        sizes = Sizes.of(Checkpoint.open(str(tiny)))
+        need = sizes.compute_need(Training(**heal), 32, blocks, False, "cpu")
+        said = ["--memory", f"{need.within(need.whole - 1) / 1000:.3f}kB"]
+    assert facts[0] == facts[1]

@@ -57,5 +57,9 @@ def test_step(benchmark: Any, teacher: Decoder, rows: Batch, way: str) -> None:
     pair, training = Pair.of_edit(teacher, CUT), Training(train=way)  # type: ignore[arg-type]
     open_parameters(pair, training, choose(pair, training))
     distillation = Distillation(pair)
-    benchmark.pedantic(distillation.learn, (rows, 1e-3), rounds=3, warmup_rounds=1)
+
+    def learn() -> float:
+        return distillation.learn(distillation.start([rows]), 1e-3)
+
+    benchmark.pedantic(learn, rounds=3, warmup_rounds=1)
     assert distillation.shared == 12

@@ -1,5 +1,5 @@
-"""A suite on a random Llama under a limit on memory, against the same with the model in memory: seconds,
-those of its phases, and peak memory, in ``extra_info``.
+"""A suite, and a training, on a random Llama under a limit on memory, against the same with the model in
+memory: seconds, those of its phases, and peak memory, in ``extra_info``.
 
 ``--perf-shape 3b --perf-memory 3GB`` is a model of 6 GB; the usual one is small, and has a limit that
 holds it but for some of its layers.
@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,14 +112,21 @@ def _records(out: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted((out / "records").glob("*.json"))]
 
 
-@pytest.mark.benchmark(group="a suite layer by layer")
-def test_suite_layer_by_layer(benchmark: Any, request: Any, source: Path, tmp_path: Path) -> None:
-    option = request.config.getoption
-    model, suite = tmp_path / "model", tmp_path / "suite.yaml"
+@pytest.fixture
+def model(request: pytest.FixtureRequest, source: Path, tmp_path: Path) -> Iterator[Path]:
+    """The random Llama, which takes its place on the disk only as long as it is used."""
+    folder = tmp_path / "model"
     script = "import sys, json; from pathlib import Path; from tests.large_model import make_model; "
     script += "make_model(json.loads(sys.argv[1]), Path(sys.argv[2]), 'cpu', Path(sys.argv[3]))"
-    shape = json.dumps(SHAPES[option("--perf-shape")])
-    subprocess.run([sys.executable, "-c", script, shape, source, model], check=True)
+    shape = json.dumps(SHAPES[request.config.getoption("--perf-shape")])
+    subprocess.run([sys.executable, "-c", script, shape, source, folder], check=True)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.benchmark(group="a suite layer by layer")
+def test_suite_layer_by_layer(benchmark: Any, request: Any, model: Path, tmp_path: Path) -> None:
+    option, suite = request.config.getoption, tmp_path / "suite.yaml"
     suite.write_text(yaml.safe_dump(suite_of(model, option("--perf-windows"), 4)))
     memory, whole, walked = option("--perf-memory"), tmp_path / "whole", tmp_path / "walked"
 
@@ -128,6 +136,32 @@ def test_suite_layer_by_layer(benchmark: Any, request: Any, source: Path, tmp_pa
             benchmark.extra_info[out.name] = {"seconds": seconds, "peak_bytes": peak, **sum_phases(out)}
 
     benchmark.pedantic(measure, rounds=1)
-    shutil.rmtree(model)
     benchmark.extra_info["memory"] = memory
     assert read_numbers(whole) == read_numbers(walked)
+
+
+@pytest.mark.benchmark(group="a training layer by layer")
+def test_training_layer_by_layer(benchmark: Any, request: Any, model: Path, tmp_path: Path) -> None:
+    """Four steps of four sequences; of the first cell that is healed the training alone is timed."""
+    option, suite = request.config.getoption, tmp_path / "suite.yaml"
+    heal = {"tokens": 4 * 4 * 256, "batch_size": 4, "train": "projection", "checks": 1}
+    content = suite_of(model, max(20, option("--perf-windows")), 4)
+    content["prune"]["solvers"] = [{"name": "uidl", "heal": heal}]
+    del content["score"]
+    suite.write_text(yaml.safe_dump(content))
+    memory, whole, walked = option("--perf-memory"), tmp_path / "whole", tmp_path / "walked"
+    facts = []
+
+    def measure() -> None:
+        for out, arguments in ((whole, []), (walked, ["--memory", memory])):
+            seconds, peak = run(suite, out, "--only", "*/4/*", *arguments)
+            (record,) = _records(out)
+            heal = record["heal"]
+            benchmark.extra_info[out.name] = {"seconds": seconds, "peak_bytes": peak} | {
+                "training": heal["seconds"]
+            }
+            facts.append((heal["divergence"], [point["held_back"] for point in heal["curve"]]))
+
+    benchmark.pedantic(measure, rounds=1)
+    benchmark.extra_info["memory"] = memory
+    assert facts[0] == facts[1]

@@ -84,6 +84,11 @@ def open_part(pair: Pair, **settings: Any) -> Trained:
     return open_parameters(pair, training, choose(pair, training))
 
 
+def learn(pair: Pair, batch: Batch) -> float:
+    distillation = Distillation(pair)
+    return distillation.learn(distillation.start([batch]), 1.0)
+
+
 def values_of(model: Any) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
@@ -144,7 +149,8 @@ def test_shared_layers_give_loss_and_gradients_of_whole_models(
     pruned = copy.deepcopy(pair.teacher.model)
     apply(pruned, pair.teacher.architecture, edit_of(pair.teacher))
     trained = open_part(pair, train="all")
-    loss = Distillation(pair, checkpointing).learn(batch, 1 / 15)
+    distillation = Distillation(pair, checkpointing)
+    loss = distillation.learn(distillation.start([batch]), 1 / 15)
 
     with torch.no_grad():
         goal = pair.teacher.model(batch.ids, use_cache=False).logits[batch.mask].log_softmax(-1)
@@ -194,7 +200,7 @@ PARTS = {
 def test_gradients_reach_what_is_trained_and_nothing_else(part: str, norms: bool, pair_of: Any) -> None:
     pair = pair_of("llama")
     open_part(pair, train=part, norms=norms)
-    Distillation(pair).learn(Batch.of(ROWS), 1.0)
+    learn(pair, Batch.of(ROWS))
     named = pair.student.model.named_parameters()
     reached = {name for name, p in named if p.grad is not None and p.grad.any()}
     assert reached == {*PARTS[part], *(NORMS if norms else [])}
@@ -229,7 +235,7 @@ def test_low_rank_changes_merge_into_what_they_did(pair_of: Any) -> None:
     assert reached == {*MATRICES, *NORMS}
     optimizer = torch.optim.SGD([*trained.parameters.values()], lr=0.5)
     for _ in range(2):
-        Distillation(pair).learn(Batch.of(ROWS), 1.0)
+        learn(pair, Batch.of(ROWS))
         optimizer.step()
     ids, model = torch.tensor([ROWS[0]]), pair.student.model
     with torch.no_grad():

@@ -66,7 +66,7 @@ def test_trained_numbers_are_those_that_are_opened(
 )
 def test_what_is_to_lower_the_need_does(sizes: Sizes, change: dict[str, Any], lower: bool) -> None:
     usual, changed = (
-        sizes.compute_need(Training(**told), 256, BLOCKS[0], half=True, device="cuda")
+        sizes.compute_need(Training(**told), 256, BLOCKS[0], half=True, device="cuda").whole
         for told in ({}, change)
     )
     assert (changed < usual) is lower
@@ -80,7 +80,8 @@ def test_7b_fits_on_a_card_of_80_gb() -> None:
     llama = Sizes(whole, 32, layer, 4096 * 11008, sides, head, 4096)
 
     def need(part: Any) -> int:
-        return llama.compute_need(Training(train=part), 256, (Block(1, 9),), half=True, device="cuda")
+        training = Training(train=part)
+        return llama.compute_need(training, 256, (Block(1, 9),), half=True, device="cuda").whole
 
     assert max(map(need, ("projection", "mlp", "lora"))) < 80e9 < need("all")
 

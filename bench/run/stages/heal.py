@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench import records
 from bench.run.checkpoints import Checkpoints, flush_to_disk
@@ -19,11 +19,12 @@ from bench.run.stages.generate import provide
 from bench.suite.matrix import Cell
 from bench.suite.suite import ModelSpec
 from replaceme.checkpoint import Checkpoint
-from replaceme.healing.need import check_need
+from replaceme.healing.need import Sizes, check_need
 from replaceme.io import loading
 from replaceme.io.editfile import load_edit, save_edit
 from replaceme.io.saved import SavedLayers
 from replaceme.recipe import digest
+from replaceme.selection import Block
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -74,13 +75,10 @@ class HealStage:
         for cell in self.cells:
             with self.ledger.guard([(cell, "heal")]):
                 texts[cell] = self._text(cell)
-        own = self.model.dtype or loading.checkpoint_dtype(self.source)
-        device = self.ledger.device
-        held = Held(load, (self.checkpoint, loading.training_dtype(own, device), device))
         while texts:
             first = {cell.trained.stem: cell for cell in reversed(texts)}.values()
             cells = [cell for cell in texts if cell in first]
-            jobs = [self._job(cell, texts.pop(cell), held) for cell in cells]
+            jobs = [self._job(cell, texts.pop(cell)) for cell in cells]
             for number, outcome in self.ledger.run(jobs):
                 cell = cells[number]
                 with self.ledger.guard([(cell, "heal")]):
@@ -89,7 +87,7 @@ class HealStage:
                         self.ledger.progress.say(f"warning: {cell.name}: {warning}")
                     made[cell] = found[0], found[1]
 
-    def _job(self, cell: Cell, text: CalibrationText, held: Held) -> Job:
+    def _job(self, cell: Cell, text: CalibrationText) -> Job:
         order = Order(
             cell,
             self.checkpoint,
@@ -99,8 +97,22 @@ class HealStage:
             edit_file=self.checkpoints.edit_file(cell),
             out=self.checkpoints.folder(cell, self.source),
             state=self._state(cell),
+            memory=self.ledger.memory,
         )
+        held = Held(load, self._choose_loading(cell, text))
         return Job(train_and_save, (order,), held, f"{cell.name}: healing", heal_of(cell))
+
+    def _choose_loading(self, cell: Cell, text: CalibrationText) -> tuple[Any, ...]:
+        """Arguments of :func:`load`."""
+        own, device = self.model.dtype or loading.checkpoint_dtype(self.source), self.ledger.device
+        dtype, memory = loading.training_dtype(own, device), self.ledger.memory
+        whole = self.checkpoint, dtype, device
+        prune = self.ledger.records[cell].prune
+        assert cell.heal and prune
+        blocks = [Block(*block) for block in prune.blocks]
+        sizes, longest = Sizes.of(self.checkpoint), max(map(len, text.sequences))
+        need = sizes.compute_need(cell.heal, longest, blocks, dtype != "float32", device)
+        return (*whole, memory, need.beside) if need.is_brought(memory) else whole
 
     def _text(self, cell: Cell) -> CalibrationText:
         from replaceme.healing.examples import read_healing_text
@@ -131,6 +143,7 @@ class Order:
         start: file with what its solver found.
         edit_file, out: where what is trained goes, and the checkpoint with it.
         state: where the training lies as long as it is not done.
+        memory: bytes that it may take; ``None``: all.
     """
 
     cell: Cell
@@ -141,16 +154,26 @@ class Order:
     edit_file: Path
     out: Path
     state: Path
+    memory: int | None
 
 
 def load(
-    checkpoint: Checkpoint, dtype: str | None, device: str
+    checkpoint: Checkpoint, dtype: str | None, device: str, memory: int | None = None, beside: int = 0
 ) -> tuple[Decoder, PreTrainedTokenizerBase]:
-    """The intact model, for all trainings."""
+    """The intact model.
+
+    Args:
+        memory: bytes that may be taken, as its layers are brought one by one; ``None``: it is loaded
+            whole.
+        beside: bytes that training takes beside it.
+    """
     from replaceme.decoder import Decoder
 
-    model, tokenizer = checkpoint.load(dtype, device)
-    return Decoder.of(model), tokenizer
+    if memory is None:
+        model, tokenizer = checkpoint.load(dtype, device)
+        return Decoder.of(model), tokenizer
+    model, tokenizer, room = checkpoint.load_by_layers(memory, beside, dtype, device)
+    return Decoder.of(model, room=room), tokenizer
 
 
 def train_and_save(
@@ -172,7 +195,7 @@ def train_and_save(
     start, provenance = load_edit(order.start)
     longest = max(map(len, text.sequences))
     half = decoder.model.dtype.itemsize == 2
-    check_need(source, cell.heal, longest, start.blocks, half, order.device)
+    check_need(source, cell.heal, longest, start.blocks, half, order.device, order.memory)
     pair = Pair.of_edit(decoder, saved.with_values(decoder.model, start))
     places = Places(pair.student.architecture, saved, pair.kept)
     healed = heal(
