@@ -142,13 +142,17 @@ def test_suite_layer_by_layer(benchmark: Any, request: Any, model: Path, tmp_pat
 
 @pytest.mark.benchmark(group="a training layer by layer")
 def test_training_layer_by_layer(benchmark: Any, request: Any, model: Path, tmp_path: Path) -> None:
-    """Four steps of four sequences, of a projection alone."""
+    """Four steps of four sequences, of a projection in the middle alone."""
     if request.config.getoption("--perf-shape") == "small":
         pytest.skip("takes minutes, and test_healing_by_layers.py compares the same; --perf-shape 3b")
     option, suite = request.config.getoption, tmp_path / "suite.yaml"
     heal = {"tokens": 4 * 4 * 256, "batch_size": 4, "train": "projection", "checks": 1}
     content = suite_of(model, max(12, option("--perf-windows")), 1)
-    content["prune"]["solvers"] = [{"name": "uidl", "heal": heal}]
+    layers = SHAPES[option("--perf-shape")]["num_hidden_layers"]
+    content["prune"] = {
+        "blocks": [[layers // 2, layers // 2 + 4]],
+        "solvers": [{"name": "uidl", "heal": heal}],
+    }
     content["score"]["tasks"] = ["demo_facts"]
     suite.write_text(yaml.safe_dump(content))
     memory, whole, walked = option("--perf-memory"), tmp_path / "whole", tmp_path / "walked"
