@@ -175,13 +175,13 @@ class Checkpoint:
         return load_within(self.folder, self.architecture, dtype, device, self.trust_remote_code, memory)
 
     def load_by_layers(
-        self, memory: int, beside: int, dtype: str | None = None, device: str = "cpu"
+        self, memory: int, passing: int, dtype: str | None = None, device: str = "cpu"
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Room]:
-        """The same, see :func:`replaceme.memory.load_by_layers`."""
+        """The same with layers brought one by one, see :func:`replaceme.memory.load_by_layers`."""
         from replaceme.memory import load_by_layers
 
         code = self.trust_remote_code
-        return load_by_layers(self.folder, self.architecture, dtype, device, code, memory, None, beside)
+        return load_by_layers(self.folder, self.architecture, dtype, device, code, memory, None, passing)
 
     def load_calibrator(
         self,

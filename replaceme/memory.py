@@ -126,13 +126,13 @@ def load_by_layers(
     trust_remote_code: bool,
     memory: int,
     cast: str | None,
-    beside: int,
+    passing: int,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Room]:
     """A model whose layers are brought one by one, and where states find room.
 
     Args:
         device, memory, cast: see :func:`load_within`.
-        beside: bytes that are taken beside the model.
+        passing: bytes of what comes and goes beside the model.
 
     Raises:
         InputError: see :func:`replaceme.io.layers.open_layers`.
@@ -144,7 +144,7 @@ def load_by_layers(
     check_limit(found, memory, gauge.used(), str(folder))
     tokenizer, own = load_tokenizer(folder, trust_remote_code), dtype or checkpoint_dtype(folder)
     model = open_layers(folder, architecture, own, device, trust_remote_code, cast)
-    gauge.reserve = found.layer + beside
+    gauge.reserve = found.layer + passing
     return model, tokenizer, Room(gauge.free)
 
 

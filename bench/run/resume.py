@@ -125,7 +125,7 @@ def hash_attempt(cell: Cell, stage: str, plan: Plan) -> str:
     elif stage == "serve":
         assert suite.serve is not None
         tried |= suite.serve.model_dump(mode="json")
-        tried |= {"engine": engine_version(), "machine": _find_device(plan)}
+        tried |= {"engine": engine_version(), "machine": _name_own_device(plan)}
     else:
         assert suite.score is not None
         every: list[PlannedTask | PlannedGroup] = [*plan.tasks, *plan.groups]
@@ -168,15 +168,15 @@ def lacks_serving(record: Record | None, plan: Plan) -> bool:
     if record is None or record.serving is None:
         return True
     known = record.serving.identity
-    wanted = serving_identity({}, plan.suite.serve, "", _find_device(plan) or known.device)
+    device = plan.served_on or _name_own_device(plan) or known.device
+    wanted = serving_identity({}, plan.suite.serve, "", device)
     checkpoint = known.checkpoint if plan.suite.serve.per_checkpoint else None
     return known != wanted.model_copy(update={"config": known.config, "checkpoint": checkpoint})
 
 
-def _find_device(plan: Plan) -> str | None:
-    """Name of what vLLM computes on; ``None``: it is not known yet."""
-    is_here = plan.suite.executor.name == "local"
-    return plan.served_on or (device_name() if is_here else None)
+def _name_own_device(plan: Plan) -> str | None:
+    """Name of what vLLM computes on, where that is this machine."""
+    return device_name() if plan.suite.executor.name == "local" else None
 
 
 def list_stages_left(record: Record | None, plan: Plan) -> list[str]:

@@ -163,8 +163,8 @@ class Suite(Section):
     device: str | None = Field(None, description="torch device; null: the GPU where there is one")
     memory: Size | None = Field(
         None,
-        description="memory of the device to prune and score in, such as 20GiB; a larger model is read "
-        "layer by layer",
+        description="memory of the device to prune, heal and score in, such as 20GiB; a larger model "
+        "is read layer by layer",
     )
     executor: ExecutorSpec = Field(
         default_factory=ExecutorSpec, description="who does the work: this process, or workers of Ray"

@@ -107,7 +107,7 @@ def _execute(plan: Plan, out: Path, retry: Retry, log: Path, records: list[Recor
     with (
         environment.masked_logs(log.parent),
         chatter_to(log) as stderr,
-        closing(make_executor(size_workers(plan), out)) as executor,
+        closing(make_executor(size_workers(plan), out, plan.suite.device)) as executor,
     ):
         ledger = Ledger(plan, out, retry, executor)
         run = Run(ledger)

@@ -72,7 +72,7 @@ class MemorySize(click.ParamType[str]):
 MEMORY = click.option(
     "--memory",
     type=MemorySize(),
-    help="Memory of the device to prune and score in, such as 20GiB, instead of the suite's.",
+    help="Memory of the device to prune, heal and score in, such as 20GiB, instead of the suite's.",
 )
 
 

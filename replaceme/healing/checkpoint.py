@@ -17,7 +17,7 @@ from replaceme.errors import InputError
 from replaceme.facts import HealFacts
 from replaceme.healing.examples import read_healing_text
 from replaceme.healing.heal import Healed, heal
-from replaceme.healing.need import check_need
+from replaceme.healing.need import Sizes, check_need
 from replaceme.healing.options import HealOptions
 from replaceme.healing.pair import Pair
 from replaceme.healing.places import Places
@@ -91,7 +91,8 @@ def heal_as_told(options: HealOptions, watcher: Watcher | None = None) -> Healed
     text = read_healing_text(source, settings, settings.text(CalibrationData()), options.date)
     blocks, longest = [Block(*block) for block in provenance.blocks], max(map(len, text.sequences))
     half = loading.training_dtype(loading.checkpoint_dtype(source.folder), device) != "float32"
-    check_need(teacher, options, longest, blocks, half, device)
+    need = Sizes.of(teacher).compute_need(options, longest, blocks, half, device)
+    check_need(need, options, device)
     watcher.step("loading both models")
     state = out.resolve().with_name(f".{out.name}.healing.safetensors")
     with loading.enough_memory():

@@ -6,6 +6,7 @@ few tokens at a time, since there are as many logits as tokens times vocabulary.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,12 +22,12 @@ from replaceme.healing.logits import log_softmax, mixed
 from replaceme.healing.order import list_steps, split
 from replaceme.healing.pair import Pair
 from replaceme.logits import tokens_at_once
+from replaceme.room import Kept
 from replaceme.traversal import chunks, enter, pass_layer
 
 if TYPE_CHECKING:
     from replaceme.healing.course import Course
     from replaceme.healing.settings import Training
-    from replaceme.room import Kept
 
 AHEAD = 16  # steps whose text the teacher reads in one walk, where its layers are brought one by one
 
@@ -85,16 +86,20 @@ class Distillation:
     def _start(self, batches: Sequence[Batch]) -> Iterator[Start]:
         teacher, student = self.pair.teacher, self.pair.student
         streams = [enter(teacher, number, batch) for number, batch in enumerate(batches)]
-        own = [enter(student, number, batch) for number, batch in enumerate(batches)]
-        for layer in range(self.shared):
+        calls, entering = list[list[Call]](), list[Kept]()
+        for batch in batches:
+            states, called = student.enter(batch)
+            calls.append(called)
+            if not self.shared:
+                entering.append(student.room.put(states))
+        for layer in range(len(teacher.layers)):
             pass_layer(teacher, layer, streams)
-        entering = [stream.states for stream in (streams if self.shared else own)]
-        for layer in range(self.shared, len(teacher.layers)):
-            pass_layer(teacher, layer, streams)
-        for states, stream, mine in zip(entering, streams, own, strict=True):
+            if layer + 1 == self.shared:
+                entering = [stream.states for stream in streams]
+        for stream, own, before in zip(streams, calls, entering, strict=True):
             ends = stream.states.read()
             real = stream.batch.mask.to(ends.device)
-            yield Start(states, mine.calls, teacher.room.put(ends[real]), real)
+            yield Start(before, own, teacher.room.put(ends[real]), real)
 
     def learn(self, starts: Sequence[Start], weight: float) -> float:
         """Add to the gradients those of ``weight`` times the sum of some batches' losses, which is
@@ -242,12 +247,14 @@ class Distilling:
         """What the steps to come start from; a few of them after one walk, where layers are brought one
         by one."""
         steps = islice(self._list_steps(), course.steps, None)
-        ahead = 1 if self.distillation.pair.teacher.is_resident else AHEAD
+        most = 1 if self.distillation.pair.teacher.is_resident else AHEAD
+        ahead = most if self.training.budget else 1  # how many fit into some seconds is not known
         while some := list(course.until_end(islice(steps, ahead))):
             parts = [split(rows, self.training.accumulate) for rows in some]
             batches = (Batch.of(part, pad=self.batches.pad) for each in parts for part in each)
-            starts = iter(self.distillation.start(batches))
-            yield from ([*islice(starts, len(each))] for each in parts)
+            starts = deque(self.distillation.start(batches))
+            yield from ([starts.popleft() for _ in each] for each in parts)
+            ahead = min(2 * ahead, most)
 
 
 def _pair_up(goals: Tensor, ends: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:

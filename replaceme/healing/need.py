@@ -31,12 +31,12 @@ class Need(NamedTuple):
     Attributes:
         whole: with the model in memory.
         brought: with its layers brought one by one; ``None``: so it cannot be trained.
-        beside: of these, what is neither the model's nor of libraries.
+        passing: of the latter, what comes and goes.
     """
 
     whole: int
     brought: int | None
-    beside: int
+    passing: int
 
     def is_brought(self, memory: int | None) -> bool:
         """Whether layers are brought one by one, where so many bytes may be taken."""
@@ -121,11 +121,11 @@ class Sizes:
         inside = together * (number * self.sides + 2 * EXACT * self.width)
         between = together * number * self.width
         kept = inside + behind * between if training.checkpointing else behind * inside
-        trained = TRAINED * self.count_trained(training, blocks) + logit_bytes(device)
-        whole = number * self.whole + trained + kept + REST
-        held, beside = self.whole - (self.layers - HELD) * self.layer, trained + inside + 2 * between
-        brought = number * held + beside + REST if can_be_brought(training) else None
-        return Need(whole, brought, beside)
+        trained, logits = TRAINED * self.count_trained(training, blocks), logit_bytes(device)
+        whole = number * self.whole + trained + kept + logits + REST
+        held, passing = self.whole - (self.layers - HELD) * self.layer, inside + 2 * between + logits
+        brought = number * held + trained + passing + REST if can_be_brought(training) else None
+        return Need(whole, brought, passing)
 
     def _count_behind(self, blocks: Sequence[Block]) -> int:
         """Layers from the one before the first gap on."""
@@ -140,35 +140,29 @@ def can_be_brought(training: Training) -> bool:
     return training.train != "lora" and not training.is_sft
 
 
-def check_need(
-    checkpoint: Checkpoint,
-    training: Training,
-    tokens: int,
-    blocks: Sequence[Block],
-    half: bool,
-    device: str,
-    memory: int | None = None,
-) -> None:
+def check_need(need: Need, training: Training, device: str, memory: int | None = None) -> None:
     """Refuse a training that its device has no room for.
 
     Args:
-        checkpoint: the intact model.
-        tokens: of the longest sequence.
-        blocks: that were removed.
-        half: whether the models are in half precision.
-        memory: bytes that may be taken; ``None``: all that the device has.
+        memory: bytes that may be taken, where layers can be brought one by one; ``None``: all that the
+            device has.
 
     Raises:
         InputError: saying how much it takes, how much there is, and what takes less.
     """
-    found = Sizes.of(checkpoint).compute_need(training, tokens, blocks, half, device)
-    has = loading.device_memory(device)
-    there = f"which has {has / 1e9:,.1f} GB"
-    if memory is not None and memory < has:
-        has, there = memory, f"and 'memory' allows {memory / 1e9:,.1f} GB"
-    if (need := found.within(memory)) > has:
+    there = loading.device_memory(device)
+    said = f"on {device!r}, which has {there / 1e9:,.1f} GB"
+    if limited := memory is not None and need.brought is not None and memory < there:
+        there, said = memory or 0, f"and 'memory' allows {(memory or 0) / 1e9:,.1f} GB"
+    if (taken := need.within(memory)) > there:
+        less = ["a smaller batch_size, 'accumulate'"]
+        less += ["'checkpointing: true'"] * (not training.checkpointing and taken == need.whole)
+        less += ["'train: projection' or 'lora'"] * (training.train not in ("projection", "lora"))
+        less += ["the 'memory' of a suite, which brings layers one by one"] * (
+            memory is None and need.brought is not None
+        )
+        more = "; or allow more 'memory'" if limited else ""
         raise InputError(
-            f"training {training.train} takes about {need / 1e9:,.1f} GB on {device!r}, {there}; less "
-            f"is taken by a smaller batch_size, 'accumulate', 'checkpointing: true', or 'train: lora' "
-            f"or 'projection', the latter with a suite's 'memory', which brings layers one by one."
+            f"training {training.train} takes about {taken / 1e9:,.1f} GB {said}; less is taken by "
+            f"{', '.join(less)}{more}."
         )

@@ -44,10 +44,10 @@ class Pair:
         Where the model's layers are brought one by one, so are the student's.
         """
         model, architecture = teacher.model, teacher.architecture
-        named = dict(model.named_parameters())
+        named = dict(model.named_parameters(remove_duplicate=False))
         copies: dict[int, Any] = {id(parameter): parameter for parameter in named.values()}
         for name in {*edit.outside, *architecture.along} & named.keys():
-            del copies[id(named[name])]
+            copies.pop(id(named[name]), None)
         if not teacher.is_resident:
             copies |= {id(buffer): buffer for buffer in teacher.layers.buffers()}
         for layer, tensor, parameter in list_changed(model, architecture, edit):
@@ -59,7 +59,7 @@ class Pair:
         apply(student, architecture, Edit(edit.blocks, outside=edit.outside))
         pair = cls._of(teacher, student, edit.kept(len(teacher.layers)))
         for number, layer_of_student in zip(pair.kept, pair.student.layers, strict=True):
-            layer_files.follow(layer_of_student, number)
+            layer_files.bring_copy(layer_of_student, number)
         return pair
 
     @classmethod

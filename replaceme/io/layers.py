@@ -9,6 +9,7 @@ from functools import partial, wraps
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from replaceme.architectures import Architecture
 from replaceme.errors import InputError, told
@@ -86,14 +87,14 @@ def bring_around(model: nn.Module, name: str) -> None:
         bring(model.get_submodule(".".join(parts[:end])))
 
 
-def follow(layer: nn.Module, number: int) -> None:
-    """Have a copy of a layer, whose parameters are the same objects, brought as that is.
+def bring_copy(layer: nn.Module, number: int) -> None:
+    """Have a copy of a layer, whose parameters are the same objects, brought from now on as that is.
 
     Args:
         number: of the layer that it is a copy of.
     """
     if (residence := getattr(layer, "residence", None)) is not None:
-        residence.follow(layer, number)
+        residence.add_copy(layer, number)
 
 
 def is_resident(layer: nn.Module) -> bool:
@@ -233,7 +234,7 @@ class Residence:
 
     def __init__(self, layers: nn.ModuleList, files: LayerFiles) -> None:
         self.files = files
-        self._numbers: dict[nn.Module, int] = {}
+        self._numbers = WeakKeyDictionary[Any, int]()  # of layers, and of copies as long as these live
         self._layers = [*layers]
         self._nothing: list[Values] = []
         self._here: tuple[int, Values] | None = None
@@ -270,8 +271,8 @@ class Residence:
         """The same: the layers of a copied model share their parameters with those of the first."""
         return self
 
-    def follow(self, layer: nn.Module, number: int) -> None:
-        """Bring a layer as well when a copy of it is called."""
+    def add_copy(self, layer: nn.Module, number: int) -> None:
+        """Bring a layer as well when a copy of it is called, see :func:`bring_copy`."""
         del layer.forward  # that of the other
         self._numbers[layer] = number
         layer.forward = self._brought(layer)

@@ -36,7 +36,7 @@ THREADS = """
 import sys
 from bench.run import executors
 from tests.bench.test_executors import Threads
-executors.make_executor = lambda spec, out: Threads(2)
+executors.make_executor = lambda *_: Threads(2)
 from bench.cli import main
 main(sys.argv[1:])
 """
@@ -257,6 +257,7 @@ def test_folder_that_workers_do_not_share_is_refused(
         command = ("run", suite(), "--out", out, "--executor", "ray", "--address", head.address)
         refused(call(*command), told.format(out=out), "--out must name a folder that all machines share")
     assert [path.name for path in out.iterdir()] == ["logs"]
+    assert not [*(out / "logs").glob(".seen-*")]
 
 
 @pytest.mark.parametrize(
@@ -342,6 +343,16 @@ def test_cluster_that_wants_a_token_is_refused(
         out = tmp_path / "out"
         command = ("run", suite(), "--out", out, "--executor", "ray", "--address", head.address)
         refused(call(*command), head.address, "RAY_AUTH_MODE and Ray's token must be those of")
+
+
+def test_token_that_the_cluster_does_not_have_is_refused(
+    call: Any, refused: Any, suite: Suite, tmp_path: Path
+) -> None:
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+    with cluster() as head:
+        out = tmp_path / "out"
+        command = ("run", suite(), "--out", out, "--executor", "ray", "--address", head.address)
+        refused(call(*command, env=token), "RAY_AUTH_MODE and Ray's token must be those of the cluster")
 
 
 @pytest.mark.parametrize("speaks", [True, False], ids=["HTTP", "silent"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from itertools import product
@@ -156,3 +158,13 @@ def test_no_more_than_a_layer_is_in_memory_and_none_is_read_in_vain(
     assert all(steps <= reads[layer] <= steps + others for layer in (0, 5))
     assert all(2 * steps <= reads[layer] <= 2 * steps + others for layer in (3, 4))
     assert all(reads[layer] <= others for layer in (1, 2))
+
+
+def test_student_is_let_go_with_its_pair(save: Any) -> None:
+    """And not kept by what brings its teacher's layers."""
+    pair = make_pair(save("llama"), by_layers=True)
+    teacher, student = pair.teacher, weakref.ref(pair.student.model)
+    del pair
+    gc.collect()
+    assert student() is None
+    assert teacher.layer(0).mlp.down_proj.weight.isfinite().all()

@@ -93,5 +93,43 @@ def test_training_that_does_not_fit_is_refused_with_what_takes_less(
     told = re.escape(
         "training all takes about 1.2 GB on 'cpu', which has 1.0 GB; less is taken by a smaller"
     )
+    training = Training(train="all")
+    need = Sizes.of(Checkpoint.open(str(tiny))).compute_need(training, 64, BLOCKS[0], False, "cpu")
     with pytest.raises(InputError, match=told):
-        check_need(Checkpoint.open(str(tiny)), Training(train="all"), 64, BLOCKS[0], "bfloat16", "cpu")
+        check_need(need, training, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "memory", "advised", "not_advised"),
+    [
+        ({}, None, ["checkpointing", "projection", "the 'memory' of a suite"], ["allow more"]),
+        ({"train": "lora"}, 10, ["checkpointing"], ["'memory'", "projection"]),
+        ({"train": "projection"}, 10, ["allow more 'memory'"], ["lora", "checkpointing"]),
+        ({"checkpointing": True}, None, ["'train: projection' or 'lora'"], ["checkpointing"]),
+    ],
+)
+def test_what_is_advised_takes_less(
+    sizes: Sizes,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    memory: int | None,
+    advised: list[str],
+    not_advised: list[str],
+) -> None:
+    monkeypatch.setattr(loading, "device_memory", lambda _: 10**9)
+    training = Training(**change)
+    need = sizes.compute_need(training, 64, BLOCKS[0], False, "cpu")
+    with pytest.raises(InputError, match="takes about") as error:
+        check_need(need, training, "cpu", memory)
+    assert all(words in str(error.value) for words in advised)
+    assert not any(words in str(error.value) for words in not_advised)
+
+
+def test_layers_are_brought_where_the_model_does_not_fit_and_the_part_allows_it(sizes: Sizes) -> None:
+    for part in PARTS:
+        need = sizes.compute_need(Training(train=part), 64, BLOCKS[1], False, "cpu")
+        assert not need.is_brought(None) and not need.is_brought(need.whole)
+        assert need.is_brought(need.whole - 1) is (part != "lora")
+        assert need.within(need.whole) == need.whole
+        if need.brought:
+            assert need.passing < need.within(need.whole - 1) == need.brought < need.whole

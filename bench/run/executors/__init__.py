@@ -15,11 +15,12 @@ from bench.suite.executor import ExecutorSpec
 __all__ = ["Executor", "Held", "Job", "Local", "Outcome", "balance", "cut", "make_executor"]
 
 
-def make_executor(spec: ExecutorSpec, out: Path) -> Executor:
+def make_executor(spec: ExecutorSpec, out: Path, device: str | None = None) -> Executor:
     """The executor that a suite names, ready to work.
 
     Args:
         out: the folder of the results.
+        device: of torch, that the suite names.
 
     Raises:
         InputError: it cannot be had.
@@ -28,4 +29,4 @@ def make_executor(spec: ExecutorSpec, out: Path) -> Executor:
         return Local()
     from bench.run.executors.ray import Ray
 
-    return Ray(spec, out)
+    return Ray(spec, out, device)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 START = 120.0  # seconds that a worker may take until it answers
 HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 SETTINGS = bytes([4])  # the kind of the frame that each side begins with, RFC 9113 section 3.4
+TOKEN = "; RAY_AUTH_MODE and Ray's token must be those of the cluster"
 ANSWER = 10.0  # seconds that a cluster may take to answer
 NAMES = {"num_cpus": "CPU", "num_gpus": "GPU"}
 
@@ -32,12 +33,13 @@ class Cluster:
         device: where they compute.
     """
 
-    def __init__(self, spec: ExecutorSpec, out: Path) -> None:
+    def __init__(self, spec: ExecutorSpec, out: Path, device: str | None) -> None:
         """Join a cluster, or start one on this machine.
 
         Args:
             spec: where, how many workers, and what each has of a machine.
             out: the folder of the results, which all workers must see.
+            device: of torch, that workers compute on; ``None``: their GPU if they have one.
 
         Raises:
             InputError: Ray is not installed, nothing answers at the address, or there is no room for the
@@ -46,7 +48,7 @@ class Cluster:
         self.ray = _import_ray()
         _join(self.ray, spec)
         self.workers, self._resources = _divide(self.ray, spec)
-        self.device = "cuda" if self._resources["num_gpus"] else "cpu"
+        self.device = device or ("cuda" if self._resources["num_gpus"] else "cpu")
         self._out, self._started = out.absolute(), 0
         self._sockets = _find_sockets(self.ray)
         self._first: dict[str, Any] | None = None  # what a worker said of itself
@@ -90,10 +92,9 @@ class Cluster:
         for answer in answers:
             try:
                 self.check(answer)
-            except self.ray.exceptions.RayError as error:
+            except self.ray.exceptions.RayActorError as error:
                 self.check_alive()
-                reason = told(error).rpartition("Error: ")[2].partition(" class_name: ")[0]
-                raise InputError(f"executor: a worker cannot start: {reason}") from error
+                raise self._refuse(error) from error
 
     def check(self, answer: Any) -> str:
         """The machine of a worker that has started.
@@ -101,9 +102,14 @@ class Cluster:
         Raises:
             InputError: it does not see the folder, has other versions, or computes on something else
                 than the others.
-            RayError: it has died.
+            RayActorError: it has died.
         """
-        found: dict[str, Any] = self.ray.get(answer)
+        try:
+            found: dict[str, Any] = self.ray.get(answer)
+        except self.ray.exceptions.RayActorError:
+            raise
+        except self.ray.exceptions.RayError as error:
+            raise self._refuse(error) from error
         where = f"executor: the worker on {found['place']}"
         if found["error"] or not found["sees"]:
             reason = f"cannot write into {self._out}: {found['error']}"
@@ -115,14 +121,20 @@ class Cluster:
             if number != own.get(name, number):
                 raise InputError(f"{where} has {name} {number}, and this machine {own[name]}.")
         self._first = self._first or found
-        there, first = found["machine"], self._first["machine"]
-        for own, other in ((there.device, first.device), (there.served_on, first.served_on)):
-            if own != other:
+        this, first = found["machine"], self._first["machine"]
+        for name, other in ((this.device, first.device), (this.served_on, first.served_on)):
+            if name != other:
                 raise InputError(
-                    f"{where} computes on {own}, and that on {self._first['place']} on {other}; what is "
-                    f"measured would depend on who does it."
+                    f"{where} computes on {name}, and that on {self._first['place']} on {other}; what "
+                    f"is measured would depend on who does it."
                 )
         return str(found["node"])
+
+    def _refuse(self, error: Exception) -> InputError:
+        """What is said of a worker that does not say what it is."""
+        reason = told(error).rpartition("Error: ")[2].partition(" class_name: ")[0]
+        hint = TOKEN if "never ran" in reason else ""
+        return InputError(f"executor: a worker cannot start: {reason}{hint}")
 
     def check_alive(self) -> None:
         """Ray itself would wait for a minute for a head node that is gone, and then end this process.
@@ -179,7 +191,7 @@ def _join(ray: Any, spec: ExecutorSpec) -> None:
         ray.init(address=spec.address, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        hint = "; RAY_AUTH_MODE and Ray's token must be those of the cluster" if reached else ""
+        hint = TOKEN if reached else ""
         raise InputError(
             f"executor: no Ray cluster answers at {spec.address} ({reason}){hint}."
         ) from None

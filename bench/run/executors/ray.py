@@ -72,18 +72,20 @@ class Ray:
     only what had not come before is handed on.
     """
 
-    def __init__(self, spec: ExecutorSpec, out: Path) -> None:
+    def __init__(self, spec: ExecutorSpec, out: Path, device: str | None) -> None:
         """Join a cluster, or start one on this machine, and start the workers.
 
         Args:
             spec: where, how many, and what each has of a machine.
             out: the folder of the results, which all workers must see.
+            device: of torch, that they compute on; ``None``: their GPU if they have one.
 
         Raises:
             InputError: Ray is not installed, nothing answers at the address, there is no room for the
-                workers, or one of them does not see the folder or has other versions.
+                workers, or one of them does not see the folder, has other versions, or computes on
+                something else.
         """
-        self._cluster = Cluster(spec, out)
+        self._cluster = Cluster(spec, out, device)
         self._ray, self.workers = self._cluster.ray, self._cluster.workers
         self.parts = PARTS * self.workers
         self.device: str | None = self._cluster.device
@@ -93,8 +95,12 @@ class Ray:
         self._shares = self._ray.remote(num_cpus=0, max_restarts=-1)(Shares).remote()
         self._things: list[tuple[Held, Any]] = []  # what may be held, and Ray's reference to it
         self._nodes, self._busy = Nodes(), list[_Hand]()
-        self._idle = [self._start() for _ in range(self.workers)]
-        self._cluster.check_all([hand.answer for hand in self._idle])
+        try:
+            self._idle = [self._start() for _ in range(self.workers)]
+            self._cluster.check_all([hand.answer for hand in self._idle])
+        except BaseException:
+            self.close()
+            raise
 
     def run(self, jobs: Sequence[Job], tell: Tell) -> Iterator[tuple[int, Outcome]]:
         waiting = deque(range(len(jobs)))

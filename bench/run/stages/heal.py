@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench import records
 from bench.run.checkpoints import Checkpoints, flush_to_disk
@@ -18,8 +18,9 @@ from bench.run.stages.confirm import confirm
 from bench.run.stages.generate import provide
 from bench.suite.matrix import Cell
 from bench.suite.suite import ModelSpec
+from replaceme.allocator import free_memory
 from replaceme.checkpoint import Checkpoint
-from replaceme.healing.need import Sizes, check_need
+from replaceme.healing.need import Need, Sizes, check_need
 from replaceme.io import loading
 from replaceme.io.editfile import load_edit, save_edit
 from replaceme.io.saved import SavedLayers
@@ -88,31 +89,31 @@ class HealStage:
                     made[cell] = found[0], found[1]
 
     def _job(self, cell: Cell, text: CalibrationText) -> Job:
+        need, dtype = self._compute_need(cell, text)
+        memory = self.ledger.memory if need.is_brought(self.ledger.memory) else None
+        held = Held(load, (self.checkpoint, dtype, self.ledger.device, memory, need.passing))
         order = Order(
             cell,
             self.checkpoint,
             text,
             self.ledger.device,
+            need,
             start=self.checkpoints.edit_file(cell.pruned),
             edit_file=self.checkpoints.edit_file(cell),
             out=self.checkpoints.folder(cell, self.source),
             state=self._state(cell),
             memory=self.ledger.memory,
         )
-        held = Held(load, self._choose_loading(cell, text))
         return Job(train_and_save, (order,), held, f"{cell.name}: healing", heal_of(cell))
 
-    def _choose_loading(self, cell: Cell, text: CalibrationText) -> tuple[Any, ...]:
-        """Arguments of :func:`load`."""
+    def _compute_need(self, cell: Cell, text: CalibrationText) -> tuple[Need, str]:
+        """What a training takes, and the dtype that it runs in."""
         own, device = self.model.dtype or loading.checkpoint_dtype(self.source), self.ledger.device
-        dtype, memory = loading.training_dtype(own, device), self.ledger.memory
-        whole = self.checkpoint, dtype, device
-        prune = self.ledger.records[cell].prune
+        prune, dtype = self.ledger.records[cell].prune, loading.training_dtype(own, device)
         assert cell.heal and prune
-        blocks = [Block(*block) for block in prune.blocks]
-        sizes, longest = Sizes.of(self.checkpoint), max(map(len, text.sequences))
-        need = sizes.compute_need(cell.heal, longest, blocks, dtype != "float32", device)
-        return (*whole, memory, need.beside) if need.is_brought(memory) else whole
+        blocks, longest = [Block(*block) for block in prune.blocks], max(map(len, text.sequences))
+        sizes = Sizes.of(self.checkpoint)
+        return sizes.compute_need(cell.heal, longest, blocks, dtype != "float32", device), dtype
 
     def _text(self, cell: Cell) -> CalibrationText:
         from replaceme.healing.examples import read_healing_text
@@ -140,6 +141,7 @@ class Order:
 
     Attributes:
         source: the intact model.
+        need: what the training takes of its device.
         start: file with what its solver found.
         edit_file, out: where what is trained goes, and the checkpoint with it.
         state: where the training lies as long as it is not done.
@@ -150,6 +152,7 @@ class Order:
     source: Checkpoint
     text: CalibrationText
     device: str
+    need: Need
     start: Path
     edit_file: Path
     out: Path
@@ -158,21 +161,21 @@ class Order:
 
 
 def load(
-    checkpoint: Checkpoint, dtype: str | None, device: str, memory: int | None = None, beside: int = 0
+    checkpoint: Checkpoint, dtype: str, device: str, memory: int | None, passing: int
 ) -> tuple[Decoder, PreTrainedTokenizerBase]:
     """The intact model.
 
     Args:
         memory: bytes that may be taken, as its layers are brought one by one; ``None``: it is loaded
             whole.
-        beside: bytes that training takes beside it.
+        passing: bytes of what comes and goes beside it.
     """
     from replaceme.decoder import Decoder
 
     if memory is None:
         model, tokenizer = checkpoint.load(dtype, device)
         return Decoder.of(model), tokenizer
-    model, tokenizer, room = checkpoint.load_by_layers(memory, beside, dtype, device)
+    model, tokenizer, room = checkpoint.load_by_layers(memory, passing, dtype, device)
     return Decoder.of(model, room=room), tokenizer
 
 
@@ -188,14 +191,13 @@ def train_and_save(
     from replaceme.healing.pair import Pair
     from replaceme.healing.places import Places
 
+    free_memory()  # of the student before, which is in circles of references
     (decoder, tokenizer), cell, text, source = held, order.cell, order.text, order.source
     assert cell.heal is not None
     dtype = cell.model.dtype
     saved = SavedLayers.of(source.folder, source.architecture, dtype)
     start, provenance = load_edit(order.start)
-    longest = max(map(len, text.sequences))
-    half = decoder.model.dtype.itemsize == 2
-    check_need(source, cell.heal, longest, start.blocks, half, order.device, order.memory)
+    check_need(order.need, cell.heal, order.device, order.memory)
     pair = Pair.of_edit(decoder, saved.with_values(decoder.model, start))
     places = Places(pair.student.architecture, saved, pair.kept)
     healed = heal(
