@@ -133,7 +133,7 @@ class Cluster:
     def _refuse(self, error: Exception) -> InputError:
         """What is said of a worker that does not say what it is."""
         reason = told(error).rpartition("Error: ")[2].partition(" class_name: ")[0]
-        hint = TOKEN if "never ran" in reason else ""
+        hint = TOKEN if "never ran" in str(error) else ""
         return InputError(f"executor: a worker cannot start: {reason}{hint}")
 
     def check_alive(self) -> None:
