@@ -291,7 +291,7 @@ def test_workers_that_compute_on_different_things_are_refused(
     with cluster(cpus=1) as head, joined(head, other_processor):
         executor = on_ray(2)["executor"] | {"address": head.address}
         done = call("run", suite(executor=executor), "--out", tmp_path / "out", env=OPEN)
-        refused(done, "computes on", "Other, 2 cores", "would depend on who does it")
+        refused(done, "computes on", "Other, ", "would depend on who does it")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
