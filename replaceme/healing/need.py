@@ -150,19 +150,20 @@ def check_need(need: Need, training: Training, device: str, memory: int | None =
     Raises:
         InputError: saying how much it takes, how much there is, and what takes less.
     """
-    there = loading.device_memory(device)
-    said = f"on {device!r}, which has {there / 1e9:,.1f} GB"
-    if limited := memory is not None and need.brought is not None and memory < there:
-        there, said = memory or 0, f"and 'memory' allows {(memory or 0) / 1e9:,.1f} GB"
-    if (taken := need.within(memory)) > there:
-        less = ["a smaller batch_size, 'accumulate'"]
-        less += ["'checkpointing: true'"] * (not training.checkpointing and taken == need.whole)
-        less += ["'train: projection' or 'lora'"] * (training.train not in ("projection", "lora"))
-        less += ["the 'memory' of a suite, which brings layers one by one"] * (
-            memory is None and need.brought is not None
-        )
-        more = "; or allow more 'memory'" if limited else ""
-        raise InputError(
-            f"training {training.train} takes about {taken / 1e9:,.1f} GB {said}; less is taken by "
-            f"{', '.join(less)}{more}."
-        )
+    there, less = loading.device_memory(device), ["a smaller batch_size, 'accumulate'"]
+    said, more = f"on {device!r}, which has {there / 1e9:,.1f} GB", ""
+    if memory is not None and need.brought is not None and memory < there:
+        there, said = memory, f"and 'memory' allows {memory / 1e9:,.1f} GB"
+        more = "; or allow more 'memory'"
+    if (taken := need.within(memory)) <= there:
+        return
+    if not training.checkpointing and taken == need.whole:
+        less.append("'checkpointing: true'")
+    if training.train not in ("projection", "lora"):
+        less.append("'train: projection' or 'lora'")
+    if memory is None and need.brought is not None:
+        less.append("the 'memory' of a suite, which brings layers one by one")
+    raise InputError(
+        f"training {training.train} takes about {taken / 1e9:,.1f} GB {said}; less is taken by "
+        f"{', '.join(less)}{more}."
+    )

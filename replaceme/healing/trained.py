@@ -78,7 +78,7 @@ class Trained:
         config = LoraConfig(
             r=rank, lora_alpha=ALPHA * rank, lora_dropout=dropout, target_modules=f"({paths})"
         )
-        before = {name: _read(model, name) for name in names}
+        before = {name: model.get_parameter(name).detach() for name in names}
         own = cls.whole(model, whole)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,8 +91,8 @@ class HealStage:
 
     def _job(self, cell: Cell, text: CalibrationText) -> Job:
         need, dtype = self._compute_need(cell, text)
-        memory = self.ledger.memory if need.is_brought(self.ledger.memory) else None
-        held = Held(load, (self.checkpoint, dtype, self.ledger.device, memory, need.passing))
+        limit = (self.ledger.memory, need.passing) if need.is_brought(self.ledger.memory) else ()
+        held = Held(load, (self.checkpoint, dtype, self.ledger.device, *limit))
         order = Order(
             cell,
             self.checkpoint,
@@ -112,8 +113,12 @@ class HealStage:
         prune, dtype = self.ledger.records[cell].prune, loading.training_dtype(own, device)
         assert cell.heal and prune
         blocks, longest = [Block(*block) for block in prune.blocks], max(map(len, text.sequences))
-        sizes = Sizes.of(self.checkpoint)
-        return sizes.compute_need(cell.heal, longest, blocks, dtype != "float32", device), dtype
+        half = dtype != "float32"
+        return self._sizes.compute_need(cell.heal, longest, blocks, half, device), dtype
+
+    @cached_property
+    def _sizes(self) -> Sizes:
+        return Sizes.of(self.checkpoint)
 
     def _text(self, cell: Cell) -> CalibrationText:
         from replaceme.healing.examples import read_healing_text
@@ -161,7 +166,7 @@ class Order:
 
 
 def load(
-    checkpoint: Checkpoint, dtype: str, device: str, memory: int | None, passing: int
+    checkpoint: Checkpoint, dtype: str, device: str, memory: int | None = None, passing: int = 0
 ) -> tuple[Decoder, PreTrainedTokenizerBase]:
     """The intact model.
 
